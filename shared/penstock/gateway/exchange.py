@@ -1,0 +1,138 @@
+"""
+One client request on its way through the gateway: the facts that every step adds to and that the
+record at the end is made from. No prompt and no answer is kept here beyond the request's life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from penstock.domain.change import Change
+from penstock.domain.fault import Fault, Outcome
+from penstock.domain.profile import ModelProfile
+from penstock.domain.upstream import Locality
+
+Stage = Literal[
+    "accepted", "queued", "loading", "forwarding", "prefilling", "streaming", "done"
+]
+
+Operation = Literal["chat", "completions", "embeddings", "responses", "messages", "generate", "other"]
+"""What kind of work a request is; the label `operation` of the metrics."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """
+    One try to get an answer from an upstream.
+
+    Attributes:
+        upstream: its name.
+        started_s, ended_s: monotonic seconds.
+        status: HTTP status of the answer, None without one.
+        fault: why it failed, None when it did not.
+        delay_s: what was waited before the next attempt.
+    """
+
+    upstream: str
+    started_s: float
+    ended_s: float | None = None
+    status: int | None = None
+    fault: Fault | None = None
+    delay_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Exchange:
+    """
+    One request and what became of it. Times are monotonic seconds of the event loop's clock.
+
+    Attributes:
+        id: our request id (`req_...`), also in the header `penstock-request-id`.
+        arrived_s: when the request's head was complete.
+        arrived_at: the same as wall-clock time (seconds since 1970), for people only.
+        method, path: as sent by the client, path normalised, without the query.
+        operation: what kind of work it is.
+        dialect: the client's: `openai`, `anthropic`, `responses`, `ollama`, `llamacpp`.
+        client: name of the client key, or `anonymous`.
+        user_agent: cut to 120 characters.
+        model: as the client asked for it; empty when none.
+        upstream_model: as it was sent upstream.
+        stream: whether the client asked for a stream.
+        body_bytes: size of the request's body.
+        queued_s, admitted_s, sent_s, first_byte_s, first_token_s, ended_s: when it got there, or None.
+        status: HTTP status sent to the client; 499 when it hung up before there was one.
+        error_code: code of the error that the client got, empty for none.
+        outcome: what the request teaches about its upstream; None while it runs.
+        committed: the status line went out.
+        client_gone: the client hung up before its answer was complete.
+        chunks: events or pieces relayed.
+        answer_bytes: bytes of body sent to the client.
+        window: tokens, as announced; prompt_tokens, completion_tokens, cached_tokens: the server's own
+            counts; None while unknown.
+        prefill_done, prefill_total: the server's own progress in tokens.
+    """
+
+    id: str
+    arrived_s: float
+    arrived_at: float
+    method: str
+    path: str
+    operation: Operation = "other"
+    dialect: str = "openai"
+    client: str = "anonymous"
+    user_agent: str = ""
+    model: str = ""
+    upstream_model: str = ""
+    upstream: str = ""
+    locality: Locality | None = None
+    profile: ModelProfile | None = None
+    stream: bool = False
+    body_bytes: int = 0
+    priority: str = "normal"
+    stage: Stage = "accepted"
+    queued_s: float | None = None
+    admitted_s: float | None = None
+    sent_s: float | None = None
+    first_byte_s: float | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    status: int | None = None
+    error_code: str = ""
+    outcome: Outcome | None = None
+    committed: bool = False
+    client_gone: bool = False
+    heartbeats: int = 0
+    chunks: int = 0
+    answer_bytes: int = 0
+    window: int | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cached_tokens: int | None = None
+    prefill_done: int | None = None
+    prefill_total: int | None = None
+    finish_reason: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    explain: bool = False
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds between arrival in the queue and the permit; 0 when it did not wait."""
+        if self.queued_s is None:
+            return 0.0
+        end = self.admitted_s if self.admitted_s is not None else self.ended_s
+        return 0.0 if end is None else max(0.0, end - self.queued_s)
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from arrival to the end; None while it runs."""
+        return None if self.ended_s is None else self.ended_s - self.arrived_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from the first attempt's sending to the first token; None when there was none."""
+        if self.first_token_s is None or self.sent_s is None:
+            return None
+        return self.first_token_s - self.sent_s
