@@ -1,0 +1,225 @@
+"""
+What goes to the client: status and headers, heartbeats, the body, errors before and after the headers.
+
+The status line goes out as late as possible ("commitment"), so that refusals, retries and quick failures
+keep their own status codes. After it an error can only be an event of the client's dialect, and the end
+comes without the dialect's closing event, so that no client takes half an answer for a whole one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+
+from penstock.dialects.surfaces import Surface
+from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.protocol import Connection
+
+Send = Callable[[Any], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+LONGEST_RETRY_AFTER_S = 60.0
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+
+
+def end_to_end(headers: Headers, *, drop: frozenset[bytes] = frozenset()) -> Headers:
+    """
+    Headers that a proxy passes on (RFC 9110 section 7.6.1): without the hop-by-hop ones, without those
+    that `Connection` names, and without *drop* (lower case). Case and order stay.
+    """
+    named: set[bytes] = set()
+    for name, value in headers:
+        if len(name) == 10 and name.lower() == b"connection":
+            named.update(part.strip().lower() for part in value.split(b","))
+    return [
+        (name, value)
+        for name, value in headers
+        if (low := name.lower()) not in _HOP_BY_HOP and low not in drop and low not in named
+    ]
+
+
+def header_text(text: str, longest: int = 400) -> bytes:
+    """Text as a header value: one line, ASCII, bounded."""
+    line = " ".join(text.split())
+    return line[:longest].encode("ascii", "replace")
+
+
+def announcement_headers(exchange: Exchange) -> Headers:
+    """The `penstock-*` headers that are known now (contracts 4)."""
+    headers: Headers = [(b"penstock-request-id", exchange.id.encode("ascii"))]
+    if exchange.upstream:
+        headers.append((b"penstock-upstream", header_text(exchange.upstream)))
+        headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))
+    if exchange.window is not None:
+        headers.append((b"penstock-window", b"%d" % exchange.window))
+    if exchange.queued_s is not None and exchange.waited_s >= 0.001:
+        headers.append((b"penstock-waited", b"%.3f" % exchange.waited_s))
+    if exchange.changes:
+        told = ", ".join(f"{c.field} {c.action}" for c in exchange.changes)
+        headers.append((b"penstock-changed", header_text(told)))
+    if exchange.warnings:
+        headers.append((b"penstock-warning", header_text("; ".join(exchange.warnings))))
+    return headers
+
+
+def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] | None:
+    """What became known after the headers went out; None when nothing did."""
+    facts: dict[str, Any] = {}
+    if committed_early:
+        facts["attempts"] = len(exchange.attempts)
+        facts["waited_s"] = round(exchange.waited_s, 3)
+        if exchange.window is not None:
+            facts["window"] = exchange.window
+        if exchange.warnings:
+            facts["warnings"] = list(exchange.warnings)
+    if exchange.cached_tokens is not None:
+        facts["cached_tokens"] = exchange.cached_tokens
+    if not facts:
+        return None
+    return {"request_id": exchange.id, **facts}
+
+
+class ClientAnswer:
+    """
+    The answer to one request.
+
+    Attributes:
+        committed: the status line went out.
+        committed_early: a heartbeat committed it, before the upstream answered.
+        ended: the body is complete.
+    """
+
+    __slots__ = (
+        "_beats",
+        "_connection",
+        "_exchange",
+        "_send",
+        "committed",
+        "committed_early",
+        "ended",
+        "surface",
+    )
+
+    def __init__(
+        self, send: Send, connection: Connection, surface: Surface, exchange: Exchange
+    ) -> None:
+        self._send = send
+        self._connection = connection
+        self._exchange = exchange
+        self._beats: set[asyncio.Task[None]] = set()
+        self.surface = surface
+        self.committed = False
+        self.committed_early = False
+        self.ended = False
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Answer with one body."""
+        self._commit(status)
+        self.ended = True
+        self._exchange.answer_bytes += len(body)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Begin a body that comes in pieces."""
+        self._commit(status)
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece. Returns when the client's buffer has room again (backpressure)."""
+        self._exchange.answer_bytes += len(data)
+        self._exchange.chunks += 1
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Complete the body."""
+        self.ended = True
+        self._exchange.answer_bytes += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    def abort(self) -> None:
+        """Drop the connection: a body that broke must not look complete."""
+        self.ended = True
+        self._connection.abort()
+
+    def beat(self) -> None:
+        """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
+        if self.ended or self._connection.disconnected or self._connection.write_buffer_size():
+            return  # A client that does not read gets no more to read.
+        data = self.surface.heartbeat(self._exchange.id, self._exchange.model)
+        if not data:
+            return
+        task = asyncio.get_running_loop().create_task(self._beat(data))
+        self._beats.add(task)
+        task.add_done_callback(self._beats.discard)
+
+    async def _beat(self, data: bytes) -> None:
+        if not self.committed:
+            self.committed_early = True
+            await self.start(200, self.stream_headers())
+        self._exchange.heartbeats += 1
+        if not self.ended:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def stream_headers(self) -> Headers:
+        """Headers of a stream that the gateway itself begins."""
+        return [
+            (b"content-type", self.surface.content_type_stream),
+            (b"cache-control", b"no-cache"),
+            *announcement_headers(self._exchange),
+        ]
+
+    async def fail(self, error: AnswerError) -> None:
+        """Tell the client about *error*, in its dialect, as a status or as an event."""
+        self._exchange.error_code = error.code.value
+        if self.ended or self._connection.disconnected:
+            return
+        if self.committed:
+            await self.end(self.surface.error_event(error, self._exchange))
+            return
+        headers = announcement_headers(self._exchange)
+        headers.append((b"content-type", b"application/json"))
+        headers.extend(retry_headers(error))
+        if error.code is ErrorCode.UNAUTHORIZED:
+            headers.append((b"www-authenticate", b"Bearer"))
+        await self.whole(
+            error.status, headers, orjson.dumps(self.surface.error_body(error, self._exchange))
+        )
+
+    def _commit(self, status: int) -> None:
+        self.committed = True
+        self._exchange.committed = True
+        self._exchange.status = status
+
+
+def retry_headers(error: AnswerError) -> Headers:
+    """`Retry-After` and `x-should-retry`, which the official clients obey (contracts 5)."""
+    headers: Headers = []
+    blame = ERROR_TABLE[error.code].blame
+    if error.retry_after_s is not None:
+        wait_s = error.retry_after_s
+        if blame == "penstock":
+            wait_s = min(wait_s, LONGEST_RETRY_AFTER_S)
+        headers.append((b"retry-after", b"%d" % max(1, round(wait_s + 0.499))))
+    if blame == "penstock" and error.code is not ErrorCode.INTERNAL_ERROR:
+        headers.append((b"x-should-retry", b"true"))
+    elif blame == "upstream" or error.status >= 500:
+        headers.append((b"x-should-retry", b"false"))
+    return headers

@@ -1,0 +1,227 @@
+"""
+The upstreams as the gateway knows them while it runs: verdict, server kind, profiles, limiter, counters.
+
+Values of the outside (settings, probes, refusals) come in through methods; nothing here makes a request.
+`profiles` keeps it up to date, `pipeline` reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import replace
+from urllib.parse import unquote, urlsplit
+
+from penstock import limits
+from penstock.adapters.transport import Origin
+from penstock.detection import judge
+from penstock.domain.profile import ModelProfile, ModelReading, ServerReading
+from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
+from penstock.gateway.limiter import Limiter
+from penstock.servers import spec as spec_of
+from penstock.servers.base import ServerSpec
+from penstock.settings import Settings
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MOST_MODELS_REMEMBERED = 256
+
+
+def origin_of(upstream: Upstream) -> tuple[Origin, bytes, str]:
+    """
+    Where connections to *upstream* go.
+
+    Returns:
+        the origin, the value of the `Host` header, and the path prefix ("" or "/api").
+    """
+    if upstream.url.startswith("unix:"):
+        path = unquote(upstream.url.removeprefix("unix://").removeprefix("unix:"))
+        return Origin("http", "localhost", 80, unix_path=path), b"localhost", ""
+    parts = urlsplit(upstream.url)
+    host = parts.hostname or ""
+    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    shown = f"[{host}]" if ":" in host else host
+    if port != _DEFAULT_PORTS[parts.scheme]:
+        shown = f"{shown}:{port}"
+    origin = Origin(
+        parts.scheme,
+        host,
+        port,
+        ca_file=upstream.ca_file,
+        verify=upstream.verify,
+        proxy=upstream.proxy,
+    )
+    return origin, shown.encode("ascii"), parts.path.rstrip("/")
+
+
+class UpstreamState:
+    """
+    One upstream at run time.
+
+    Attributes:
+        upstream: as configured or discovered.
+        verdict: local or cloud, with what probes added.
+        kind: the server kind, None until it was recognised once.
+        reachable: the last contact's result, None before the first.
+        error: one sentence on why it was not reachable, None while it is.
+        reading: what the server said last.
+        limiter: permits of this upstream (local ones; cloud upstreams are not limited).
+        generation: counts up whenever a request for this upstream would be made differently.
+        ghosts: requests whose clients are gone and that the server still works on.
+    """
+
+    def __init__(self, upstream: Upstream, limiter: Limiter) -> None:
+        self.upstream = upstream
+        self.name = upstream.name
+        self.origin, self.host, self.prefix = origin_of(upstream)
+        self.verdict: Verdict = judge(upstream.url, declared=upstream.local)
+        self.kind: ServerKind | None = upstream.kind
+        self.version: str | None = None
+        self.reachable: bool | None = None
+        self.ready = True
+        self.error: str | None = None
+        self.reading: ServerReading | None = None
+        self.evidence: tuple[Evidence, ...] = ()
+        self.limiter = limiter
+        self.first_look = asyncio.Event()
+        self.looked_at: float | None = None
+        self.profiles: dict[str, ModelProfile] = {}
+        self.refused_windows: OrderedDict[str, int] = OrderedDict()
+        self.prefill_tokens_per_s: float | None = None
+        self.ghosts = 0
+        self.last_out_of_memory_s: float | None = None
+        self.generation = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the upstream is local."""
+        return self.verdict.is_local
+
+    @property
+    def spec(self) -> ServerSpec:
+        """The file of its server kind; the generic one until the kind is known."""
+        return spec_of(self.kind or ServerKind.GENERIC)
+
+    def profile(self, model: str) -> ModelProfile | None:
+        """What is known of *model* here, None when nothing is."""
+        return self.profiles.get(model)
+
+    def locality_of(self, model: str) -> Locality:
+        """Local or cloud, for this model: a local server may only relay some models to a cloud."""
+        if not self.verdict.is_local:
+            return Locality.CLOUD
+        profile = self.profiles.get(model)
+        if profile is not None and profile.is_remote and self.upstream.local is not True:
+            return Locality.CLOUD
+        return Locality.LOCAL
+
+    def learn(
+        self,
+        reading: ServerReading,
+        *,
+        settings: Settings,
+        token_limit: int | None,
+        now_s: float,
+    ) -> bool:
+        """
+        Take in what the server said.
+
+        Args:
+            settings: for explicit windows.
+            token_limit: value of `LOCAL_MODEL_TOKEN_LIMIT`, None when it is not set.
+            now_s: loop time.
+
+        Returns:
+            whether anything that a client could notice is different now.
+        """
+        before = {model: (p.window.tokens, p.reading) for model, p in self.profiles.items()}
+        for old in self.profiles.values():
+            fresh = next((m for m in reading.models if m.model == old.model), None)
+            if fresh is None or fresh.running_window != old.reading.running_window:
+                # A window that a refusal named holds until the server runs with another one.
+                self.refused_windows.pop(old.model, None)
+        self.reading = reading
+        self.version = reading.version or self.version
+        self.ready = reading.ready
+        self.profiles = {
+            model.model: self._profile(model, settings, token_limit, now_s)
+            for model in reading.models
+        }
+        self.looked_at = now_s
+        slots = [m.slots for m in reading.models if m.slots]
+        if slots:
+            self._resize(max(slots), settings)
+        changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
+        self.generation += changed
+        return changed
+
+    def refused(self, model: str, window: int, *, settings: Settings, token_limit: int | None) -> None:
+        """A refusal for length named the *window* of *model*: it caps all that we believed."""
+        self.refused_windows[model] = window
+        self.refused_windows.move_to_end(model)
+        while len(self.refused_windows) > _MOST_MODELS_REMEMBERED:
+            self.refused_windows.popitem(last=False)
+        known = self.profiles.get(model)
+        if known is not None:
+            self.profiles[model] = self._profile(
+                known.reading, settings, token_limit, known.learned_at
+            )
+        self.generation += 1
+
+    def _profile(
+        self, model: ModelReading, settings: Settings, token_limit: int | None, now_s: float
+    ) -> ModelProfile:
+        window = limits.decide_window(
+            model=model.model,
+            explicit=self.upstream_window(model.model, settings),
+            env=token_limit,
+            running=model.running_window,
+            running_origin=model.window_origin,
+            learned=None,
+            refused=self.refused_windows.get(model.model),
+        )
+        return ModelProfile(
+            upstream=self.name,
+            kind=self.kind or ServerKind.GENERIC,
+            reading=model,
+            window=window,
+            learned_at=now_s,
+        )
+
+    def upstream_window(self, model: str, settings: Settings) -> int | None:
+        """The window that the configuration gives *model*: the upstream's own, else the limits'."""
+        for configured in settings.upstreams:
+            if configured.name == self.name and configured.window is not None:
+                return int(configured.window)
+        return limits.explicit_window(model, settings.limits)
+
+    def _resize(self, slots: int, settings: Settings) -> None:
+        for configured in settings.upstreams:
+            if configured.name == self.name and configured.max_concurrency:
+                return
+        if settings.concurrency.max_concurrency is None:
+            self.limiter.resize(slots)
+
+    def unknown_profile(self, model: str, settings: Settings, token_limit: int | None) -> ModelProfile:
+        """The profile of a model that the server does not list: by its name only."""
+        return self._profile(ModelReading(model), settings, token_limit, 0.0)
+
+    def note_evidence(self, verdict: Verdict) -> None:
+        """A probe's verdict: it may turn local into cloud, never a public address into local."""
+        self.verdict = replace(verdict)
+
+
+class Fleet:
+    """All upstreams by name, in the order of the configuration."""
+
+    def __init__(self, states: dict[str, UpstreamState]) -> None:
+        self.states = states
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.states.values())
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def get(self, name: str) -> UpstreamState:
+        """The upstream called *name*; KeyError when there is none."""
+        return self.states[name]

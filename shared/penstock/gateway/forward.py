@@ -1,0 +1,347 @@
+"""
+Step 7: get an answer to begin. The one retry loop of the whole path (contracts 5, behaviours F4).
+
+`open_answer` returns when there is something to relay, or raises `UpstreamFault` when there will not be.
+Until then nothing has been relayed, so trying again is safe; after that this module is done with the
+request. What to do after a failure is decided in `penstock.retry`; what the failure *is*, in
+`penstock.faults`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import orjson
+
+from penstock import faults, retry
+from penstock.adapters.transport import (
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTransport,
+)
+from penstock.domain.fault import Fault
+from penstock.errors import ErrorCode
+from penstock.gateway.exchange import Attempt, Exchange
+from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.relay import CollectingRelay, OversizedEvent, Relay
+from penstock.gateway.watch import Clock, Watch
+from penstock.settings import Settings
+
+LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
+_LARGEST_ERROR_BYTES = 1024 * 1024
+
+
+class Readiness(Protocol):
+    """Tells when an upstream is ready again; implemented by `penstock.gateway.profiles`."""
+
+    async def wait_until_ready(self, state: UpstreamState) -> bool:
+        """Poll until the upstream answers; False when it is gone rather than loading."""
+
+    def contradicted(self, state: UpstreamState, why: str) -> None:
+        """What is believed of the upstream is wrong: look again soon."""
+
+    def new_connection(self, state: UpstreamState) -> None:
+        """A connection had to be made: the server may have been restarted since it was looked at."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """
+    An answer that has begun.
+
+    Attributes:
+        response: its head, and the rest of its body.
+        relay: None for a plain answer.
+        first: bytes for the client that are there already; a plain answer's whole body.
+        complete: the upstream's body is at its end.
+    """
+
+    response: UpstreamResponse
+    relay: Relay | None
+    first: bytes
+    complete: bool
+
+
+class _Failed(Exception):
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class Job:
+    """
+    What is to be sent, and how its answer is read.
+
+    Attributes:
+        prepare: the request as it is to be sent now, and what makes a relay for its answer (None for an
+            answer that is not a stream). Asked before each attempt: the upstream may be another one by
+            then. Raises `TransportError` when the upstream was never seen and still is not there.
+        own_key: the credential sent is the configured one, not the client's.
+        sent: a request went out and its answer was not read to the end: the server may be at work on it.
+    """
+
+    exchange: Exchange
+    state: UpstreamState
+    prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
+    own_key: bool
+    watch: Watch
+    settings: Settings
+    response: UpstreamResponse | None = None
+    relay: Relay | None = None
+    sent: bool = False
+
+    def hang_up(self) -> None:
+        """Drop the upstream connection, if there is one."""
+        if self.response is not None:
+            self.response.close()
+            self.response = None
+
+
+async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readiness) -> Opened:
+    """
+    Send the request until an answer begins or the policy says that there will be none.
+
+    Raises:
+        UpstreamFault: with the attempts made.
+        asyncio.CancelledError: the client hung up, or the gateway stops.
+    """
+    exchange, state, policy = job.exchange, job.state, job.settings.retry.local
+    loop = asyncio.get_running_loop()
+    started_s = loop.time()
+    attempt = 0
+    deaths = 0
+    while True:
+        attempt += 1
+        record = Attempt(state.name, loop.time())
+        exchange.attempts.append(record)
+        try:
+            opened = await _attempt(job, transport, readiness)
+            record.ended_s, record.status = loop.time(), opened.response.status
+            return opened
+        except _Failed as failed:
+            fault = failed.fault
+            record.ended_s, record.status, record.fault = loop.time(), fault.status, fault
+        finally:
+            if record.ended_s is None:
+                record.ended_s = loop.time()
+                job.hang_up()
+        job.hang_up()
+        _learn_from(fault, job, readiness)
+        if fault.code is ErrorCode.UPSTREAM_UNREACHABLE and fault.phase not in ("connect", "send"):
+            deaths += 1
+        decision = retry.decide(
+            fault,
+            attempt=attempt,
+            elapsed_s=loop.time() - started_s,
+            jitter=random.random(),
+            policy=policy,
+            relayed=False,
+            deaths=deaths,
+        )
+        if isinstance(decision, retry.GiveUp):
+            raise faults.to_error(
+                decision.fault or fault,
+                upstream=state.name,
+                attempts=len(exchange.attempts),
+                window=exchange.window,
+            )
+        if isinstance(decision, retry.WaitUntilReady):
+            exchange.stage = "loading"
+            job.watch.run("load")
+            try:
+                ready = await readiness.wait_until_ready(state)
+            except asyncio.CancelledError:
+                _raise_if_expired(job)
+                raise
+            job.watch.run("none")
+            if not decision.counts:
+                attempt -= 1
+                exchange.attempts.pop()
+            if not ready and not decision.counts:
+                attempt += 1
+            continue
+        record.delay_s = decision.after_s
+        exchange.stage = "forwarding"
+        job.watch.run("none")
+        await asyncio.sleep(decision.after_s)
+
+
+def _raise_if_expired(job: Job) -> None:
+    """A cancellation that came from our own clock becomes the fault that the clock stands for."""
+    if job.watch.expired is None:
+        return
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
+    names: dict[Clock, str] = {
+        "load": "load",
+        "first_token": "first_token",
+        "stall": "stall",
+        "hold": "load",
+    }
+    clock = job.watch.expired
+    job.watch.expired = None
+    fault = faults.classify_timeout(names[clock])
+    raise faults.to_error(
+        fault,
+        upstream=job.state.name,
+        attempts=len(job.exchange.attempts),
+        window=job.exchange.window,
+    )
+
+
+async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness) -> Opened:
+    exchange, state, watch = job.exchange, job.state, job.watch
+    exchange.stage = "forwarding"
+    watch.run("first_token")
+    exchange.sent_s = asyncio.get_running_loop().time()
+    try:
+        request, job_relay = await job.prepare()
+        job.sent = True
+        response = await transport.send(
+            state.origin,
+            request,
+            connect_timeout_s=job.settings.timeouts.connect_s,
+            head_timeout_s=None,
+        )
+        job.response = response
+        if not response.reused:
+            readiness.new_connection(state)
+        return await _open(job, response, job_relay)
+    except TransportError as exc:
+        raise _Failed(
+            faults.classify_transport(
+                kind=exc.kind,
+                phase=exc.phase,
+                reused=exc.reused,
+                received_bytes=exc.received_bytes,
+                detail=str(exc),
+                spec=state.spec,
+            )
+        ) from exc
+    except asyncio.CancelledError:
+        if watch.expired is not None:
+            record = exchange.attempts[-1]
+            record.ended_s = asyncio.get_running_loop().time()
+            job.hang_up()
+        _raise_if_expired(job)
+        raise
+
+
+async def _open(
+    job: Job, response: UpstreamResponse, make_relay: Callable[[], Relay] | None
+) -> Opened:
+    """Read until there is something to relay."""
+    exchange, watch = job.exchange, job.watch
+    if response.status >= 400 or make_relay is None or not _is_stream(response):
+        limit = _LARGEST_ERROR_BYTES if response.status >= 400 else LARGEST_PLAIN_ANSWER_BYTES
+        body = await response.read(limit)
+        fault = _classify(job, response, body)
+        if fault is not None:
+            raise _Failed(fault)
+        # Also when a stream was asked for and a plain answer came: some servers do that.
+        return Opened(response, None, body, True)
+    relay = job.relay = make_relay()
+    seen = relay.seen
+    first_byte = True
+    while True:
+        data = await response.next_chunk()
+        if first_byte:
+            first_byte = False
+            exchange.first_byte_s = asyncio.get_running_loop().time()
+        try:
+            out = relay.feed(data) if data else relay.end()
+        except (orjson.JSONDecodeError, OversizedEvent, ValueError) as exc:
+            raise _Failed(_bad_answer(f"the stream holds something that is not JSON: {exc}")) from exc
+        if seen.error is not None:
+            raise _Failed(faults.classify_stream_error(seen.error, job.state.spec))
+        if seen.progress is not None:
+            note_progress(exchange, watch, relay)
+        if seen.token:
+            if exchange.first_token_s is None:
+                exchange.first_token_s = asyncio.get_running_loop().time()
+                exchange.stage = "streaming"
+            watch.clock = "stall"
+            watch.touch()
+        if not data:
+            if not (seen.closed or seen.finished or seen.token):
+                raise _Failed(_bad_answer("the stream ended before its first event"))
+            if not (seen.closed or seen.finished) and isinstance(relay, CollectingRelay):
+                raise _Failed(broken_stream())
+            return Opened(response, relay, out, True)
+        if out:
+            return Opened(response, relay, out, False)
+
+
+def _is_stream(response: UpstreamResponse) -> bool:
+    for name, value in response.headers:
+        if name.lower() == b"content-type":
+            kind = value.split(b";")[0].strip().lower()
+            return kind in (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
+    return False
+
+
+def _classify(job: Job, response: UpstreamResponse, body: bytes) -> Fault | None:
+    return faults.classify_answer(
+        status=response.status,
+        headers={
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers
+        },
+        body=body,
+        spec=job.state.spec,
+        now_s=time.time(),
+        own_key=job.own_key,
+        path=job.exchange.path,
+    )
+
+
+def note_progress(exchange: Exchange, watch: Watch, relay: Relay) -> None:
+    """Prefill goes on: its clock starts again, and status and heartbeats can tell how far it is."""
+    progress = relay.seen.progress
+    if progress is None:
+        return
+    relay.seen.progress = None
+    exchange.prefill_done, exchange.prefill_total = progress.processed, progress.total
+    if exchange.first_token_s is None:
+        exchange.stage = "prefilling"
+    watch.touch()
+
+
+def broken_stream() -> Fault:
+    """The fault of an answer that broke off."""
+    return Fault(
+        ErrorCode.BROKEN_STREAM,
+        "the upstream's answer broke off before its end",
+        phase="stream",
+        matched="stream ended without its closing event",
+    )
+
+
+def _bad_answer(why: str) -> Fault:
+    return Fault(ErrorCode.BAD_ANSWER, why, phase="stream", matched="unreadable stream")
+
+
+def _learn_from(fault: Fault, job: Job, readiness: Readiness) -> None:
+    """Faults that contradict what is believed of the upstream."""
+    state = job.state
+    if fault.code is ErrorCode.OUT_OF_MEMORY:
+        state.last_out_of_memory_s = asyncio.get_running_loop().time()
+    if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+        if fault.window:
+            job.exchange.window = fault.window
+        readiness.contradicted(state, "the server refused a request for its length")
+    elif fault.code in (
+        ErrorCode.UPSTREAM_UNREACHABLE,
+        ErrorCode.MODEL_MISSING,
+        ErrorCode.BAD_ANSWER,
+        ErrorCode.OUT_OF_MEMORY,
+    ):
+        readiness.contradicted(state, f"the server answered {fault.code.value}")

@@ -1,0 +1,147 @@
+"""A client's request as the server handed it over: headers, body, wishes, and the answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from penstock.dialects.surfaces import Surface
+from penstock.errors import ErrorCode, RequestError
+from penstock.gateway.access import Access
+from penstock.gateway.answer import ClientAnswer, Headers
+from penstock.gateway.body import read_body
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.protocol import Connection
+from penstock.gateway.routes import Route
+from penstock.settings import Settings
+
+_PRIORITIES = ("high", "normal", "low")
+_SHARE_OF_CLIENT_TIMEOUT = 0.5
+"""A heartbeat goes out after this share of the read time-out that the client announced."""
+
+
+class Incoming:
+    """
+    One request.
+
+    Attributes:
+        method: upper case.
+        query: with its leading "?", or empty.
+        headers: by lower-case name, the last one of each.
+        raw_headers: as the client sent them.
+        access: who it is and what they may.
+        route: where it goes.
+        deadline_s: seconds from arrival to the first token that the client asked for, None for none.
+        client_timeout_s: read time-out that the client announced, None for none.
+    """
+
+    __slots__ = (
+        "_receive",
+        "access",
+        "answer",
+        "client_timeout_s",
+        "connection",
+        "deadline_s",
+        "exchange",
+        "headers",
+        "method",
+        "query",
+        "raw_headers",
+        "route",
+        "surface",
+    )
+
+    def __init__(
+        self,
+        *,
+        method: str,
+        query: str,
+        headers: Mapping[str, str],
+        raw_headers: Headers,
+        receive: Callable[[], Awaitable[Any]],
+        connection: Connection,
+        exchange: Exchange,
+        surface: Surface,
+        answer: ClientAnswer,
+        route: Route,
+        access: Access,
+    ) -> None:
+        self.method = method
+        self.query = query
+        self.headers = headers
+        self.raw_headers = raw_headers
+        self._receive = receive
+        self.connection = connection
+        self.exchange = exchange
+        self.surface = surface
+        self.answer = answer
+        self.route = route
+        self.access = access
+        self.deadline_s: float | None = None
+        self.client_timeout_s = _seconds(headers.get("x-stainless-read-timeout"))
+
+    async def read_body(self, settings: Settings) -> bytes:
+        """The whole body, within the bounds of the settings."""
+        return await read_body(
+            self._receive,
+            self.headers,
+            max_bytes=settings.listen.max_body_bytes,
+            timeout_s=settings.listen.body_timeout_s,
+        )
+
+    def read_wishes(self, body: Mapping[str, Any]) -> None:
+        """
+        What the client wants of Penstock: headers `penstock-*`, or the body's `penstock` object.
+
+        Raises:
+            RequestError: a wish that cannot be understood.
+        """
+        wishes = body.get("penstock")
+        if wishes is None:
+            wishes = {}
+        if not isinstance(wishes, Mapping):
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST, "penstock: expected an object.", param="penstock"
+            )
+        priority = self.headers.get("penstock-priority") or wishes.get("priority") or "normal"
+        if priority not in _PRIORITIES:
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST,
+                f"penstock-priority: expected one of {', '.join(_PRIORITIES)}.",
+                param="penstock.priority",
+            )
+        self.exchange.priority = priority
+        deadline = self.headers.get("penstock-deadline") or wishes.get("deadline_s")
+        if deadline is not None:
+            self.deadline_s = _seconds(deadline)
+            if self.deadline_s is None:
+                raise RequestError(
+                    ErrorCode.INVALID_REQUEST,
+                    "penstock-deadline: expected a number of seconds above 0.",
+                    param="penstock.deadline_s",
+                )
+        explain = self.headers.get("penstock-explain", "").lower() == "true"
+        self.exchange.explain = explain or wishes.get("explain") is True
+
+    def heartbeat_s(self, default_s: float) -> float:
+        """Seconds of silence after which a heartbeat goes out."""
+        if self.client_timeout_s is None:
+            return default_s
+        return min(default_s, max(0.5, self.client_timeout_s * _SHARE_OF_CLIENT_TIMEOUT))
+
+    def queue_deadline_s(self, settings: Settings) -> float:
+        """Seconds that the request may wait behind others."""
+        limit_s = settings.concurrency.queue_deadline_s
+        if self.deadline_s is not None:
+            limit_s = min(limit_s, self.deadline_s)
+        if not self.exchange.stream and self.client_timeout_s is not None:
+            limit_s = min(limit_s, self.client_timeout_s)
+        return limit_s
+
+
+def _seconds(value: Any) -> float | None:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    return seconds if 0 < seconds < 1e9 else None

@@ -1,0 +1,362 @@
+"""
+The way of a generating request through the gateway: the one place that knows the order of the decisions.
+
+    1. accept    authenticate, bound the size, parse                 (access, body)
+    2. resolve   which upstream, which model, which profile          (resolve, fleet)
+    3. cloud?    then nothing is added, removed or renamed           (cloud)
+    4. tune      names, sampling, template                           (tune)
+    5. fit       output budget                                       (tune)
+    6. admit     a permit, or a place in the queue                   (limiter)
+    7. forward   with separate time limits, retried by policy        (forward)
+    8. relay     verbatim, translated or collected                   (relay, answer)
+    9. record    one outcome                                         (record)
+
+The numbers stand in the code as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from penstock import faults
+from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
+from penstock.dialects.surfaces import Surface
+from penstock.domain.change import Change
+from penstock.domain.fault import Fault, Outcome
+from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
+from penstock.gateway.answer import ClientAnswer, announcement_headers, end_to_end, late_facts
+from penstock.gateway.body import parse_object
+from penstock.gateway.cloud import pass_through
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
+from penstock.gateway.ghost import expect_ghost, outlast
+from penstock.gateway.incoming import Incoming
+from penstock.gateway.limiter import Permit
+from penstock.gateway.relays import make_relay
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.tune import Tuned, tune, weight_of
+from penstock.gateway.upstream_headers import local_headers
+from penstock.gateway.watch import Clock, Watch
+
+log = logging.getLogger("penstock.pipeline")
+
+_NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
+
+
+async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
+    """
+    Answer one generating request.
+
+    Raises:
+        AnswerError: to be told to the client by `incoming.answer`.
+        asyncio.CancelledError: the client hung up, or the gateway stops.
+    """
+    exchange = incoming.exchange
+    # 1. Accept: access was decided by `app`; the body is read and parsed here, once.
+    raw = await incoming.read_body(runtime.settings)
+    body = parse_object(raw)
+    exchange.body_bytes = len(raw)
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"model: expected a string, got {type(model).__name__}.",
+            param="model",
+        )
+    exchange.model = model or ""
+    exchange.stream = body.get("stream") is True
+    incoming.read_wishes(body)
+    # 2. Resolve.
+    found = await runtime.resolve(exchange.model, explicit=incoming.route.upstream)
+    state = runtime.fleet.get(found.upstream)
+    exchange.upstream, exchange.upstream_model = state.name, found.model
+    exchange.locality = state.locality_of(found.model)
+    # 3. Cloud? Then nothing is added, removed or renamed.
+    if not exchange.locality == "local":
+        await pass_through(incoming, runtime, transport, state, raw, model=found.model)
+        return
+    exchange.changes.extend(found.changes)
+    await LocalRun(incoming, runtime, transport, state, body, raw).run()
+
+
+class LocalRun:
+    """Steps 4 to 9 of one request to a local upstream."""
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        runtime: Runtime,
+        transport: UpstreamTransport,
+        state: UpstreamState,
+        body: dict[str, Any],
+        raw: bytes,
+    ) -> None:
+        self.incoming = incoming
+        self.exchange = incoming.exchange
+        self.answer: ClientAnswer = incoming.answer
+        self.runtime = runtime
+        self.transport = transport
+        self.state = state
+        self.body = body
+        self.raw = raw
+        self.tuned: Tuned | None = None
+        self.tuned_for = -1
+        self.job: Job | None = None
+        self.permit: Permit | None = None
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        times = runtime.settings.timeouts
+        heartbeat_s = incoming.heartbeat_s(times.heartbeat_s) if self.exchange.stream else None
+        self.watch = Watch(
+            loop,
+            {
+                "hold": times.hold_s,
+                "load": times.load_s,
+                "first_token": times.first_token_s,
+                "stall": times.stall_s,
+            },
+            heartbeat_s=heartbeat_s,
+            on_expired=self._expired,
+            on_silence=self.answer.beat,
+        )
+
+    def _expired(self, _: Clock) -> None:
+        self._task.cancel()
+
+    async def run(self) -> None:
+        """Steps 4 to 9; the permit is given back however it ends."""
+        exchange, state = self.exchange, self.state
+        opened: Opened | None = None
+        try:
+            # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
+            await self.runtime.keeper.first_contact(state)
+            if state.kind is not None:
+                self.prepare()
+            # 6. Admit.
+            exchange.stage = "queued"
+            loop = asyncio.get_running_loop()
+            exchange.queued_s = loop.time()
+            self.permit = await state.limiter.acquire(
+                weight=weight_of(self.body),
+                size_bytes=len(self.raw),
+                deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
+            )
+            exchange.admitted_s = loop.time()
+            # 7. Forward.
+            self.job = Job(
+                exchange=exchange,
+                state=state,
+                prepare=self.request_for_attempt,
+                own_key=state.upstream.api_key is not None,
+                watch=self.watch,
+                settings=self.runtime.settings,
+            )
+            opened = await open_answer(self.job, self.transport, self.runtime.keeper)
+            # 8. Relay.
+            await self._relay(opened)
+            exchange.outcome = Outcome.SUCCESS
+        except UpstreamFault as fault:
+            row = ERROR_TABLE[fault.code]
+            exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED
+            raise
+        except AnswerError:
+            exchange.outcome = Outcome.IGNORED
+            raise
+        except asyncio.CancelledError:
+            exchange.outcome = Outcome.IGNORED
+            raise
+        finally:
+            self.watch.stop()
+            self._let_go(opened)
+
+    async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
+        """The request as it is to be sent now; made anew when what is known of the upstream changed."""
+        state = self.state
+        if state.kind is None and not await self.runtime.keeper.look(state):
+            raise TransportError("refused", "connect", detail=state.error or "connection refused")
+        if self.tuned is None or self.tuned_for != state.generation:
+            self.prepare()
+        tuned = self.tuned
+        assert tuned is not None
+        request = UpstreamRequest(
+            b"POST" if self.incoming.method == "POST" else self.incoming.method.encode("ascii"),
+            (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
+            local_headers(self.incoming, state, self.runtime, streams=tuned.streams),
+            tuned.body,
+        )
+        if not tuned.streams:
+            return request, None
+        return request, lambda: make_relay(tuned, self.exchange, self.incoming.surface, self.late)
+
+    def prepare(self) -> None:
+        """Steps 4 and 5, announced."""
+        exchange, state = self.exchange, self.state
+        profile = state.profile(exchange.upstream_model) or self.runtime.unknown_profile(
+            state, exchange.upstream_model
+        )
+        if self.tuned is not None:
+            for change in self.tuned.changes:
+                exchange.changes.remove(change)
+        exchange.profile = profile
+        exchange.window = profile.window.tokens
+        self.tuned = tune(
+            self.body,
+            self.raw,
+            operation=exchange.operation,
+            path=self.incoming.route.upstream_path,
+            dialect=exchange.dialect,
+            upstream_model=exchange.upstream_model,
+            profile=profile,
+            spec=state.spec,
+            settings=self.runtime.settings,
+            env_max_tokens=self.runtime.env.max_tokens,
+            memory_short=self.runtime.memory_short(state),
+        )
+        self.tuned_for = state.generation
+        exchange.changes.extend(self.tuned.changes)
+
+    def late(self) -> dict[str, Any] | None:
+        """What is announced before the closing event."""
+        assert self.job is not None
+        self._take_counts()
+        return late_facts(self.exchange, committed_early=self.answer.committed_early)
+
+    async def _relay(self, opened: Opened) -> None:
+        answer, exchange, response = self.answer, self.exchange, opened.response
+        headers = end_to_end(response.headers, drop=_NOT_RELAYED)
+        assert self.tuned is not None
+        if opened.relay is None or self.tuned.collects:
+            if opened.relay is not None:
+                self._take_counts()
+                headers = [(n, v) for n, v in headers if n.lower() != b"content-type"]
+                headers.append((b"content-type", b"application/json; charset=utf-8"))
+            if answer.committed:
+                raise faults.to_error(
+                    Fault(
+                        ErrorCode.BAD_ANSWER,
+                        "the upstream answered plain although a stream was asked for",
+                        phase="stream",
+                    ),
+                    upstream=self.state.name,
+                    attempts=len(exchange.attempts),
+                    window=exchange.window,
+                )
+            headers.extend(announcement_headers(exchange))
+            headers.append((b"server", b"penstock"))
+            await answer.whole(response.status, headers, self.incoming.finish_body(opened.first))
+            return
+        if not answer.committed:
+            surface = self.incoming.surface
+            headers = [(n, v) for n, v in headers if n.lower() != b"content-type"]
+            headers.append((b"content-type", surface.content_type_stream))
+            headers.extend(announcement_headers(exchange))
+            headers.append((b"server", b"penstock"))
+            await answer.start(response.status, headers)
+        await self._stream(opened)
+
+    async def _stream(self, opened: Opened) -> None:
+        answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay
+        assert relay is not None
+        seen = relay.seen
+        out, complete = opened.first, opened.complete
+        while True:
+            if out and not complete:
+                await answer.write(out)
+                watch.wrote()
+            if complete:
+                break
+            try:
+                data = await response.next_chunk()
+                out = relay.feed(data) if data else relay.end()
+            except TransportError as exc:
+                raise self._broken(str(exc)) from exc
+            except ValueError as exc:
+                raise self._broken(f"the stream holds something unreadable: {exc}") from exc
+            except asyncio.CancelledError:
+                self._stalled()
+                raise
+            if seen.error is not None:
+                fault = faults.classify_stream_error(seen.error, self.state.spec)
+                if out:
+                    await answer.write(out)
+                raise self._error(fault)
+            if seen.progress is not None:
+                note_progress(self.exchange, watch, relay)
+            if seen.token and watch.clock == "first_token":
+                watch.clock = "stall"
+            watch.touch()
+            complete = not data
+        self._take_counts()
+        if not (seen.closed or seen.finished):
+            if out:
+                await answer.write(out)
+            raise self._error(broken_stream())
+        await answer.end(out)
+
+    def _stalled(self) -> None:
+        """A cancellation by our own clock is a fault of the upstream, not a hang-up."""
+        if self.watch.expired is None:
+            return
+        self._task.uncancel()
+        self.watch.expired = None
+        assert self.job is not None
+        self.job.hang_up()
+        raise self._error(faults.classify_timeout("stall"))
+
+    def _broken(self, why: str) -> UpstreamFault:
+        self.runtime.keeper.contradicted(self.state, why)
+        fault = broken_stream()
+        return self._error(Fault(fault.code, f"{fault.message}: {why}", phase="stream"))
+
+    def _error(self, fault: Fault) -> UpstreamFault:
+        if self.exchange.attempts:
+            self.exchange.attempts[-1].fault = fault
+        return faults.to_error(
+            fault,
+            upstream=self.state.name,
+            attempts=len(self.exchange.attempts),
+            window=self.exchange.window,
+        )
+
+    def _take_counts(self) -> None:
+        relay = self.job.relay if self.job is not None else None
+        if relay is None:
+            return
+        seen, exchange = relay.seen, self.exchange
+        exchange.prompt_tokens = seen.prompt_tokens
+        exchange.completion_tokens = seen.completion_tokens
+        exchange.cached_tokens = seen.cached_tokens
+        exchange.finish_reason = seen.finish_reason
+        if seen.prefill_tokens_per_s:
+            self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
+
+    def _let_go(self, opened: Opened | None) -> None:
+        """Close what is open and give the permit back, at once or when the ghost has ended."""
+        permit, job = self.permit, self.job
+        if permit is None:
+            return
+        whole = opened is not None and opened.complete and self.exchange.outcome is Outcome.SUCCESS
+        running = job is not None and job.sent and not whole
+        if job is not None:
+            job.hang_up()
+        if not running or self.exchange.outcome is not Outcome.IGNORED or self.tuned is None:
+            permit.release()
+            return
+        work = expect_ghost(
+            self.state.spec.behaviour,
+            streamed=self.tuned.streams,
+            decoding=self.exchange.first_token_s is not None,
+            prompt_tokens=self.exchange.prefill_total or self.tuned.prompt_at_least,
+            output_tokens=self.tuned.output_tokens,
+            prefill_tokens_per_s=self.state.prefill_tokens_per_s,
+        )
+        if work.expected_s <= 0:
+            permit.release()
+            return
+        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, 0))

@@ -1,0 +1,452 @@
+"""
+Relays: how the bytes of a local upstream's stream become the bytes that the client gets.
+
+A relay is fed what the socket had and returns what may go on now. Events pass verbatim or are left out
+whole; what the gateway inserts stands between events only. Nothing is parsed that no feature needs: one
+scan for a handful of markers decides whether a batch of events is looked at one by one.
+
+There are three: `VerbatimRelay` (client and server speak the same dialect), `TranslatingRelay` (they do
+not), and `CollectingRelay` (the client did not ask for a stream and gets one body at the end). Cloud
+streams pass through none of them, see `cloud`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from penstock.dialects.ndjson import NdjsonFramer
+from penstock.dialects.sse import SseFramer, last_boundary, parse_event
+from penstock.dialects.surfaces import Surface
+from penstock.domain.chat import (
+    Event,
+    Finished,
+    PrefillProgress,
+    StreamEnd,
+    StreamError,
+    UsageReported,
+)
+
+_LARGEST_EVENT_BYTES = 8 * 1024 * 1024
+
+
+class OversizedEvent(ValueError):
+    """The upstream sent an event without end."""
+
+
+class Seen:
+    """
+    What a relay noticed on the way; read by the pipeline after each `feed`.
+
+    Attributes:
+        token: the first event that carries output was seen.
+        error: raw JSON of an error that the upstream reported inside its stream.
+        closed: the closing event of the dialect was seen.
+        finished: a finish reason was seen.
+        progress: prefill progress since the last look, None when there was none.
+        prompt_tokens, completion_tokens, cached_tokens: the server's own counts.
+        prefill_tokens_per_s: how quickly it processed the uncached prompt, by its own timings.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "closed",
+        "completion_tokens",
+        "error",
+        "events",
+        "finish_reason",
+        "finished",
+        "prefill_tokens_per_s",
+        "progress",
+        "prompt_tokens",
+        "token",
+    )
+
+    def __init__(self) -> None:
+        self.token = False
+        self.error: Any = None
+        self.closed = False
+        self.finished = False
+        self.finish_reason = ""
+        self.progress: PrefillProgress | None = None
+        self.prompt_tokens: int | None = None
+        self.completion_tokens: int | None = None
+        self.cached_tokens: int | None = None
+        self.prefill_tokens_per_s: float | None = None
+        self.events = 0
+
+    def usage(self, usage: Mapping[str, Any]) -> None:
+        """Take in an OpenAI-shaped usage object."""
+        prompt = usage.get("prompt_tokens", usage.get("input_tokens"))
+        completion = usage.get("completion_tokens", usage.get("output_tokens"))
+        if isinstance(prompt, int):
+            self.prompt_tokens = prompt
+        if isinstance(completion, int):
+            self.completion_tokens = completion
+        details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+        if isinstance(details, Mapping) and isinstance(details.get("cached_tokens"), int):
+            self.cached_tokens = details["cached_tokens"]
+
+    def timings(self, timings: Mapping[str, Any]) -> None:
+        """Take in llama.cpp's timings (`tools/server/server-task.h`, result_timings)."""
+        new, cached = timings.get("prompt_n"), timings.get("cache_n")
+        if isinstance(new, int):
+            self.cached_tokens = cached if isinstance(cached, int) else self.cached_tokens
+            if self.prompt_tokens is None:
+                self.prompt_tokens = new + (self.cached_tokens or 0)
+            spent_ms = timings.get("prompt_ms")
+            if isinstance(spent_ms, int | float) and spent_ms > 0 and new > 32:
+                self.prefill_tokens_per_s = new * 1000.0 / spent_ms
+        if self.completion_tokens is None and isinstance(timings.get("predicted_n"), int):
+            self.completion_tokens = timings["predicted_n"]
+
+    def read_value(self, value: Any) -> None:
+        """Look at one event's JSON value, whatever the dialect."""
+        if not isinstance(value, Mapping):
+            return
+        if isinstance(value.get("usage"), Mapping):
+            self.usage(value["usage"])
+        if isinstance(value.get("timings"), Mapping):
+            self.timings(value["timings"])
+        response = value.get("response")
+        if isinstance(response, Mapping) and isinstance(response.get("usage"), Mapping):
+            self.usage(response["usage"])
+        message = value.get("message")
+        if isinstance(message, Mapping) and isinstance(message.get("usage"), Mapping):
+            self.usage(message["usage"])
+        if isinstance(value.get("prompt_eval_count"), int):
+            self.prompt_tokens = value["prompt_eval_count"]
+        if isinstance(value.get("eval_count"), int):
+            self.completion_tokens = value["eval_count"]
+        progress = value.get("prompt_progress")
+        if isinstance(progress, Mapping):
+            self.progress = PrefillProgress(
+                processed=int(progress.get("processed") or 0),
+                total=int(progress.get("total") or 0),
+                cached=int(progress.get("cache") or 0),
+            )
+        if value.get("error"):
+            self.error = value["error"]
+
+
+class Relay(Protocol):
+    """Feeds in, bytes out."""
+
+    seen: Seen
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what the socket had, return what may go to the client now."""
+
+    def end(self) -> bytes:
+        """The upstream's body ended properly: return what is left to send."""
+
+
+class VerbatimRelay:
+    """
+    Client and server speak the same dialect: events go on as they came.
+
+    Args:
+        surface: the dialect.
+        drop_progress: leave out prefill progress, because it was us who asked for it.
+        drop_usage: leave out the usage-only chunk, because it was us who asked for it.
+        late: called at the closing event; returns what is to be announced before it, None for nothing.
+    """
+
+    __slots__ = ("_buffer", "_drop_progress", "_drop_usage", "_late", "_surface", "_tail", "seen")
+
+    # Only a batch that holds one of these is looked at event by event. A model that speaks such a word
+    # costs a look, nothing else.
+    _MARKERS = (b'"usage"', b'"prompt_progress"', b'"error"', b'"timings"', b'"prompt_eval_count"')
+
+    def __init__(
+        self,
+        surface: Surface,
+        *,
+        drop_progress: bool = False,
+        drop_usage: bool = False,
+        late: Callable[[], dict[str, Any] | None] | None = None,
+    ) -> None:
+        self._surface = surface
+        self._drop_progress = drop_progress
+        self._drop_usage = drop_usage
+        self._late = late
+        self._buffer = b""
+        self._tail = b""
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`."""
+        if self._buffer:
+            data = self._buffer + data
+        end = self._boundary(data)
+        if end < len(data):
+            if len(data) - max(end, 0) > _LARGEST_EVENT_BYTES:
+                raise OversizedEvent(f"an event of more than {_LARGEST_EVENT_BYTES} bytes")
+            if end <= 0:
+                self._buffer = data
+                return b""
+            self._buffer = data[end:]
+            data = data[:end]
+        else:
+            self._buffer = b""
+        return self._pass(data)
+
+    def end(self) -> bytes:
+        """See `Relay`."""
+        rest, self._buffer = self._buffer, b""
+        if not rest.strip():
+            self._judge_tail()
+            return rest
+        # The last event may lack its blank line: it goes on verbatim, closed for those who need it.
+        out = self._look(rest)
+        self._judge_tail()
+        return out
+
+    def _boundary(self, data: bytes) -> int:
+        if self._surface.is_ndjson:
+            return data.rfind(b"\n") + 1
+        if data.endswith(b"\n\n"):
+            return len(data)
+        return last_boundary(data)
+
+    def _pass(self, batch: bytes) -> bytes:
+        seen = self.seen
+        closing = self._surface.closing_marker
+        if closing in batch or any(marker in batch for marker in self._MARKERS):
+            out = self._look(batch)
+        else:
+            out = batch
+            seen.token = True
+            seen.events += 1
+        if out:
+            self._tail = out if len(out) > 600 else (self._tail + out)[-1200:]
+        return out
+
+    def _look(self, batch: bytes) -> bytes:
+        """Go through the events one by one."""
+        out: list[bytes] = []
+        surface, seen = self._surface, self.seen
+        for raw in surface.split(batch):
+            if surface.is_closing_event(raw):
+                seen.closed = True
+                seen.read_value(surface.value_of(raw))
+                late = self._late() if self._late is not None else None
+                if late and not surface.is_ndjson:
+                    out.append(surface.announcement(orjson.dumps(late)))
+                out.append(raw)
+                continue
+            value = surface.value_of(raw)
+            seen.read_value(value)
+            if seen.error is not None:
+                break
+            if isinstance(value, dict):
+                if self._drop_progress and "prompt_progress" in value:
+                    continue
+                if (
+                    self._drop_usage
+                    and value.get("choices") == []
+                    and isinstance(value.get("usage"), dict)
+                ):
+                    continue
+                seen.token = True
+            seen.events += 1
+            out.append(raw)
+        return b"".join(out)
+
+    def _judge_tail(self) -> None:
+        """Whether the answer was complete although no closing event came: a finish reason stands in it."""
+        tail = self._tail.replace(b" ", b"")
+        if b'"finish_reason":"' in tail or b'"done":true' in tail or b'"stop":true' in tail:
+            self.seen.finished = True
+
+
+class TranslatingRelay:
+    """
+    The server speaks another dialect: its lines become neutral events, these the client's chunks.
+
+    Args:
+        read: one line's JSON value -> neutral events.
+        write: one neutral event -> bytes in the client's dialect (b"" for none).
+        late: see `VerbatimRelay`.
+        announce: wraps the late announcement for the client's dialect.
+    """
+
+    __slots__ = ("_announce", "_framer", "_late", "_read", "_write", "seen")
+
+    def __init__(
+        self,
+        read: Callable[[Any], list[Event]],
+        write: Callable[[Event], bytes],
+        *,
+        late: Callable[[], dict[str, Any] | None],
+        announce: Callable[[bytes], bytes],
+    ) -> None:
+        self._read = read
+        self._write = write
+        self._late = late
+        self._announce = announce
+        self._framer = NdjsonFramer()
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`."""
+        return self._translate(self._framer.feed(data))
+
+    def end(self) -> bytes:
+        """See `Relay`."""
+        rest = self._framer.end()
+        return self._translate([rest]) if rest else b""
+
+    def _translate(self, lines: list[bytes]) -> bytes:
+        out: list[bytes] = []
+        seen = self.seen
+        for line in lines:
+            if not line.strip():
+                continue
+            for event in self._read(orjson.loads(line)):
+                if not note(seen, event):
+                    break
+                if isinstance(event, StreamEnd):
+                    late = self._late()
+                    if late:
+                        out.append(self._announce(orjson.dumps(late)))
+                if isinstance(event, PrefillProgress):
+                    continue
+                out.append(self._write(event))
+                seen.events += 1
+        return b"".join(out)
+
+
+def note(seen: Seen, event: Event) -> bool:
+    """Take an event's facts into *seen*. Returns False for an error, after which nothing counts."""
+    if isinstance(event, StreamError):
+        seen.error = event.raw
+        return False
+    if isinstance(event, PrefillProgress):
+        seen.progress = event
+    elif isinstance(event, UsageReported):
+        seen.prompt_tokens = event.usage.prompt_tokens
+        seen.completion_tokens = event.usage.completion_tokens
+        seen.cached_tokens = event.usage.cached_tokens
+    elif isinstance(event, Finished):
+        seen.finished = True
+        seen.finish_reason = event.reason
+    elif isinstance(event, StreamEnd):
+        seen.closed = True
+    else:
+        seen.token = True
+    return True
+
+
+class CollectingTranslator:
+    """
+    `TranslatingRelay` and `CollectingRelay` in one: neutral events are kept, one body comes at the end.
+
+    Args:
+        read: one line's JSON value -> neutral events.
+        keep: takes each event.
+        body: makes the body when all is there.
+    """
+
+    __slots__ = ("_body", "_framer", "_keep", "_read", "seen")
+
+    def __init__(
+        self,
+        read: Callable[[Any], list[Event]],
+        keep: Callable[[Event], None],
+        body: Callable[[], bytes],
+    ) -> None:
+        self._read = read
+        self._keep = keep
+        self._body = body
+        self._framer = NdjsonFramer()
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`: nothing goes out."""
+        for line in self._framer.feed(data):
+            self._take(line)
+        return b""
+
+    def end(self) -> bytes:
+        """The whole body."""
+        rest = self._framer.end()
+        if rest:
+            self._take(rest)
+        return self._body() if self.seen.error is None else b""
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip() or self.seen.error is not None:
+            return
+        for event in self._read(orjson.loads(line)):
+            if not note(self.seen, event):
+                return
+            self._keep(event)
+            self.seen.events += 1
+
+
+class CollectingRelay:
+    """
+    The client wants one body: events are folded into it, nothing goes out before the end.
+
+    Args:
+        add: takes one event's data (JSON text), folds it in.
+        body: makes the body when all is there.
+        ndjson: lines instead of server-sent events.
+    """
+
+    __slots__ = ("_add", "_body", "_framer", "_ndjson", "seen")
+
+    def __init__(
+        self, add: Callable[[Any], None], body: Callable[[], bytes], *, ndjson: bool = False
+    ) -> None:
+        self._add = add
+        self._body = body
+        self._ndjson = ndjson
+        self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`: nothing goes out."""
+        for raw in self._framer.feed(data):
+            self._take(raw)
+        return b""
+
+    def end(self) -> bytes:
+        """The whole body."""
+        rest = self._framer.end()
+        if rest:
+            self._take(rest)
+        return self._body() if self.seen.error is None else b""
+
+    def _take(self, raw: bytes) -> None:
+        seen = self.seen
+        data = raw.strip() if self._ndjson else parse_event(raw).data
+        if not data or seen.error is not None:
+            return
+        if data == b"[DONE]":
+            seen.closed = True
+            return
+        value = orjson.loads(data)
+        seen.read_value(value)
+        if seen.error is not None:
+            return
+        if isinstance(value, dict):
+            if "prompt_progress" in value and seen.progress is not None and not _has_output(value):
+                return
+            if value.get("done") is True or value.get("stop") is True:
+                seen.closed = True
+        seen.token = True
+        seen.events += 1
+        self._add(value)
+
+
+def _has_output(value: Mapping[str, Any]) -> bool:
+    """Whether a chunk with progress carries output as well."""
+    for choice in value.get("choices") or ():
+        delta = choice.get("delta") or {}
+        if delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"):
+            return True
+    return bool(value.get("content"))

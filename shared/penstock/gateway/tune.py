@@ -1,0 +1,336 @@
+"""
+What is changed in a request for a local upstream, and why: the steps "tune" and "fit" of the pipeline.
+
+Pure: body, profile and settings in, the body to send and the list of changes out. The gateway runs it on
+every generating request to a local upstream; `penstock explain` runs the very same dry.
+
+A body that stays in its dialect is edited, not rebuilt: unknown fields survive, and when fields are only
+added, the client's own bytes go on with the new ones spliced in before the last brace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from penstock import limits, sampling, template
+from penstock.dialects import ollama, openai_chat
+from penstock.domain.change import Change
+from penstock.domain.chat import ChatRequest
+from penstock.domain.profile import ModelProfile
+from penstock.errors import ErrorCode, RequestError
+from penstock.gateway.exchange import Operation
+from penstock.servers.base import ServerSpec
+from penstock.settings import Settings
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """
+    A request made ready for one upstream.
+
+    Attributes:
+        path: where it goes there (without the upstream's prefix).
+        body: what is sent.
+        upstream_dialect: the dialect that is spoken to the server.
+        streams: the server is asked for a stream.
+        collects: the client did not ask for one: the stream is folded into one body.
+        asked_usage, asked_progress: it was us who asked; the client must not see the answer to it.
+        chat: the neutral request, where one was needed for translation.
+        n: answers asked for: the request's weight.
+        output_tokens: the output budget in force, None when nothing bounds it.
+        prompt_at_least: tokens that the prompt has for certain.
+        changes: everything that differs from what the client sent.
+    """
+
+    path: str
+    body: bytes
+    upstream_dialect: str
+    streams: bool
+    collects: bool
+    asked_usage: bool = False
+    asked_progress: bool = False
+    chat: ChatRequest | None = None
+    n: int = 1
+    output_tokens: int | None = None
+    prompt_at_least: int = 0
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(slots=True)
+class Edit:
+    """Changes to a JSON object at its top level, collected and then applied at once."""
+
+    body: dict[str, Any]
+    set_fields: dict[str, Any] = field(default_factory=dict)
+    drop_fields: set[str] = field(default_factory=set)
+    changes: list[Change] = field(default_factory=list)
+
+    def set(self, name: str, value: Any) -> None:
+        """Give *name* a value; nothing happens when it has it already."""
+        if self.body.get(name, _ABSENT) != value or type(self.body.get(name)) is not type(value):
+            self.set_fields[name] = value
+            self.drop_fields.discard(name)
+
+    def drop(self, name: str) -> None:
+        """Take *name* out."""
+        if name in self.body:
+            self.drop_fields.add(name)
+        self.set_fields.pop(name, None)
+
+    def apply(self, raw: bytes) -> bytes:
+        """The edited body. *raw* is what the client sent, byte for byte where nothing changed."""
+        if not self.set_fields and not self.drop_fields:
+            return raw
+        try:
+            if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
+                cut = raw.rstrip()
+                added = orjson.dumps(self.set_fields)
+                return b"%b,%b" % (cut[:-1], added[1:])
+            merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
+            merged.update(self.set_fields)
+            return orjson.dumps(merged)
+        except orjson.JSONEncodeError as exc:
+            # orjson writes at most 254 levels, RFC 8259 section 9 allows such a limit.
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST,
+                "The request body is nested too deeply (more than 200 levels).",
+            ) from exc
+
+
+def weight_of(body: Mapping[str, Any]) -> int:
+    """How many slots a request takes: its `n`, at least 1."""
+    n = body.get("n")
+    return n if isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= 128 else 1
+
+
+def tune(
+    body: dict[str, Any],
+    raw: bytes,
+    *,
+    operation: Operation,
+    path: str,
+    dialect: str,
+    upstream_model: str,
+    profile: ModelProfile,
+    spec: ServerSpec,
+    settings: Settings,
+    env_max_tokens: int | None = None,
+    memory_short: bool = False,
+) -> Tuned:
+    """
+    Make a request ready for a local upstream.
+
+    Args:
+        body: the parsed body; it is not changed.
+        raw: the same as the client sent it.
+        operation, path, dialect: what kind of request it is, where it goes, and in which dialect.
+        upstream_model: the model's id at the upstream.
+        profile: what is known of that model there.
+        spec: the file of its server kind.
+        settings: in force.
+        env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
+        memory_short: whether the machine is short of memory.
+
+    Raises:
+        RequestError: the request cannot work.
+    """
+    edit = Edit(body)
+    if "penstock" in body:
+        edit.drop("penstock")
+    if body.get("model") != upstream_model and upstream_model:
+        edit.set("model", upstream_model)
+    wants_stream = body.get("stream") is True
+    n = weight_of(body)
+
+    if operation == "embeddings":
+        return Tuned(path, edit.apply(raw), dialect, False, False, n=1, changes=tuple(edit.changes))
+    if operation not in ("chat", "completions") or dialect != "openai":
+        return Tuned(
+            path,
+            edit.apply(raw),
+            dialect,
+            streams=_streams_by_default(body, dialect, path),
+            collects=False,
+            n=n,
+            changes=tuple(edit.changes),
+        )
+
+    at_least = limits.prompt_lower_bound(body)
+    if operation == "chat":
+        _validate_messages(body)
+        valid = template.make_valid(body["messages"], profile.reading.template)
+        if valid.changes:
+            edit.set("messages", list(valid.messages))
+            edit.changes.extend(valid.changes)
+        _rename_reasoning(edit, spec)
+
+    if operation == "chat" and spec.behaviour.chat_dialect == "ollama":
+        return _to_ollama(edit, upstream_model, profile, spec, settings, env_max_tokens,
+                          memory_short, wants_stream, at_least)
+
+    plan = _sampling(body, profile, spec, settings)
+    for name in plan.drop_fields:
+        edit.drop(name)
+    for name, value in plan.set_fields.items():
+        edit.set(name, value)
+    edit.changes.extend(plan.changes)
+
+    budget = _output(body, profile, settings, env_max_tokens, memory_short, at_least)
+    if budget.change is not None:
+        edit.changes.append(budget.change)
+        name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        edit.set(name, budget.tokens)
+
+    asked_usage = asked_progress = False
+    streams = wants_stream or _collectable(body, operation, spec)
+    if streams:
+        if not wants_stream:
+            edit.set("stream", True)
+        options = body.get("stream_options")
+        has_usage = isinstance(options, dict) and options.get("include_usage") is True
+        # llama.cpp tells its counts in `timings` at the end of each stream; asking for usage as well
+        # would move these into a chunk of their own.
+        if not has_usage and (not wants_stream or spec.behaviour.stream_usage == "stream_options"):
+            asked_usage = True
+            edit.set("stream_options", {**(options or {}), "include_usage": True})
+        progress = spec.behaviour.progress_field
+        if progress and operation == "chat" and body.get(progress) is not True:
+            asked_progress = True
+            edit.set(progress, True)
+    return Tuned(
+        path,
+        edit.apply(raw),
+        "openai",
+        streams=streams,
+        collects=streams and not wants_stream,
+        asked_usage=asked_usage,
+        asked_progress=asked_progress,
+        n=n,
+        output_tokens=budget.tokens,
+        prompt_at_least=at_least,
+        changes=tuple(edit.changes),
+    )
+
+
+def _streams_by_default(body: Mapping[str, Any], dialect: str, path: str) -> bool:
+    stream = body.get("stream")
+    if dialect == "ollama" and path != "/api/embed":
+        return stream is not False  # Ollama's native API streams unless told not to.
+    return stream is True
+
+
+def _collectable(body: Mapping[str, Any], operation: Operation, spec: ServerSpec) -> bool:
+    """Whether a collected stream would equal the server's own plain answer for these fields."""
+    if any(body.get(name) not in (None, False) for name in spec.behaviour.plain_only_fields):
+        return False
+    return not (operation == "completions" and isinstance(body.get("prompt"), list))
+
+
+def _validate_messages(body: Mapping[str, Any]) -> None:
+    openai_chat.validate(body)
+
+
+def _rename_reasoning(edit: Edit, spec: ServerSpec) -> None:
+    renamed = template.rename_reasoning(edit.set_fields.get("messages", edit.body["messages"]), spec)
+    if renamed.changes:
+        edit.set("messages", list(renamed.messages))
+        edit.changes.extend(renamed.changes)
+
+
+def _sampling(
+    body: Mapping[str, Any], profile: ModelProfile, spec: ServerSpec, settings: Settings
+) -> sampling.SamplingPlan:
+    given, _ = sampling.read_request(body, spec.parameters.aliases)
+    forced, defaults = dict(settings.sampling), dict(settings.sampling_defaults)
+    for upstream in settings.upstreams:
+        if upstream.name == profile.upstream:
+            forced.update(upstream.sampling)
+            defaults.update(upstream.sampling_defaults)
+    return sampling.merge(
+        given=given,
+        forced=forced,
+        defaults=defaults,
+        published=profile.reading.published,
+        options=settings.optimised,
+        parameters=spec.parameters,
+        applies_model_defaults=spec.behaviour.applies_model_defaults,
+    )
+
+
+def _output(
+    body: Mapping[str, Any],
+    profile: ModelProfile,
+    settings: Settings,
+    env_max_tokens: int | None,
+    memory_short: bool,
+    at_least: int,
+) -> limits.OutputBudget:
+    requested = body.get("max_completion_tokens")
+    if requested is None:
+        requested = body.get("max_tokens")
+    if requested is not None and (isinstance(requested, bool) or not isinstance(requested, int)):
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"max_tokens: expected a whole number, got {type(requested).__name__}.",
+            param="max_tokens",
+        )
+    if requested is not None and requested < -1:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"max_tokens: expected a whole number of at least 1, got {requested}.",
+            param="max_tokens",
+        )
+    return limits.output_budget(
+        requested=None if requested == -1 else requested,
+        default=settings.limits.default_output_tokens,
+        env_default=env_max_tokens,
+        window=profile.window.tokens,
+        prompt_tokens_at_least=at_least,
+        memory_short=memory_short,
+        options=settings.limits,
+    )
+
+
+def _to_ollama(
+    edit: Edit,
+    upstream_model: str,
+    profile: ModelProfile,
+    spec: ServerSpec,
+    settings: Settings,
+    env_max_tokens: int | None,
+    memory_short: bool,
+    wants_stream: bool,
+    at_least: int,
+) -> Tuned:
+    """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
+    merged = {**edit.body, **edit.set_fields}
+    chat = openai_chat.parse_request(merged)
+    plan = _sampling(edit.body, profile, spec, settings)
+    edit.changes.extend(plan.changes)
+    budget = _output(edit.body, profile, settings, env_max_tokens, memory_short, at_least)
+    if budget.change is not None:
+        edit.changes.append(budget.change)
+    rendered = ollama.render_chat(
+        chat,
+        model=upstream_model,
+        options=plan.set_fields,
+        max_output_tokens=budget.tokens,
+    )
+    edit.changes.extend(rendered.changes)
+    return Tuned(
+        spec.behaviour.chat_path,
+        orjson.dumps(rendered.body),
+        "ollama",
+        streams=True,
+        collects=not wants_stream,
+        chat=chat,
+        output_tokens=budget.tokens,
+        prompt_at_least=at_least,
+        changes=tuple(edit.changes),
+    )
