@@ -105,41 +105,133 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
     _C.INVALID_REQUEST: _client(400, "The request is not what the API defines."),
     _C.BODY_TOO_LARGE: _client(413, "The request body is larger than `listen.max_body_bytes`."),
     _C.HEADERS_TOO_LARGE: _client(431, "The request's headers are larger than the limit."),
-    _C.UNAUTHORIZED: _client(401, "A client key is needed and none that fits was presented.", "authentication_error"),
-    _C.HOST_NOT_ALLOWED: _client(403, "The `Host` header names a host that is not allowed.", "permission_error"),
-    _C.ORIGIN_NOT_ALLOWED: _client(403, "A web page of another origin sent the request.", "permission_error"),
-    _C.ADMIN_TOKEN_REQUIRED: _client(403, "The path changes state and needs the admin token.", "permission_error"),
+    _C.UNAUTHORIZED: _client(
+        401, "A client key is needed and none that fits was presented.", "authentication_error"
+    ),
+    _C.HOST_NOT_ALLOWED: _client(
+        403, "The `Host` header names a host that is not allowed.", "permission_error"
+    ),
+    _C.ORIGIN_NOT_ALLOWED: _client(
+        403, "A web page of another origin sent the request.", "permission_error"
+    ),
+    _C.ADMIN_TOKEN_REQUIRED: _client(
+        403, "The path changes state and needs the admin token.", "permission_error"
+    ),
     _C.MODEL_NOT_FOUND: _client(404, "No upstream has this model.", "not_found_error"),
     _C.NOT_FOUND: _client(404, "No such path.", "not_found_error"),
     _C.METHOD_NOT_ALLOWED: _client(405, "The path does not take this method."),
     _C.REQUEST_TIMEOUT: _client(408, "The client was too slow in sending its request."),
     _C.UNSUPPORTED_MEDIA_TYPE: _client(415, "The body must be JSON by its content type."),
     _C.LOOP_DETECTED: _client(508, "The request has passed this gateway already.", "api_error"),
-    _C.INTERNAL_ERROR: ErrorRow(500, "api_error", "penstock", "never", False, "A defect in Penstock."),
-    _C.QUEUE_FULL: _refusal(429, "rate_limit_error", "As many requests wait for this upstream as are allowed to."),
-    _C.QUEUE_DEADLINE: _refusal(503, "overloaded_error", "The request waited in the queue for as long as it may."),
-    _C.BREAKER_OPEN: _refusal(503, "overloaded_error", "The upstream failed repeatedly and is given time to recover."),
-    _C.MEMORY_SHORT: _refusal(503, "overloaded_error", "The memory left would not hold the request."),
-    _C.DRAINING: _refusal(503, "overloaded_error", "The gateway is about to stop and takes no new requests."),
-    _C.HOLD_EXPIRED: _refusal(503, "overloaded_error", "The upstream did not come back while the request was held."),
-    _C.UPSTREAM_UNREACHABLE: _fault(502, "api_error", "policy", True, "No connection to the upstream, or it was lost before an answer began."),
-    _C.UPSTREAM_LOADING: _fault(503, "overloaded_error", "readiness", False, "The upstream was still loading the model when the load limit passed."),
-    _C.MODEL_MISSING: _fault(404, "not_found_error", "never", False, "The upstream says that it does not have the model."),
+    _C.INTERNAL_ERROR: ErrorRow(
+        500, "api_error", "penstock", "never", False, "A defect in Penstock."
+    ),
+    _C.QUEUE_FULL: _refusal(
+        429, "rate_limit_error", "As many requests wait for this upstream as are allowed to."
+    ),
+    _C.QUEUE_DEADLINE: _refusal(
+        503, "overloaded_error", "The request waited in the queue for as long as it may."
+    ),
+    _C.BREAKER_OPEN: _refusal(
+        503, "overloaded_error", "The upstream failed repeatedly and is given time to recover."
+    ),
+    _C.MEMORY_SHORT: _refusal(
+        503, "overloaded_error", "The memory left would not hold the request."
+    ),
+    _C.DRAINING: _refusal(
+        503, "overloaded_error", "The gateway is about to stop and takes no new requests."
+    ),
+    _C.HOLD_EXPIRED: _refusal(
+        503, "overloaded_error", "The upstream did not come back while the request was held."
+    ),
+    _C.UPSTREAM_UNREACHABLE: _fault(
+        502,
+        "api_error",
+        "policy",
+        True,
+        "No connection to the upstream, or it was lost before an answer began.",
+    ),
+    _C.UPSTREAM_LOADING: _fault(
+        503,
+        "overloaded_error",
+        "readiness",
+        False,
+        "The upstream was still loading the model when the load limit passed.",
+    ),
+    _C.MODEL_MISSING: _fault(
+        404, "not_found_error", "never", False, "The upstream says that it does not have the model."
+    ),
     _C.OUT_OF_MEMORY: _fault(503, "api_error", "never", True, "The upstream ran out of memory."),
-    _C.CONTEXT_LENGTH_EXCEEDED: _fault(400, "invalid_request_error", "once_refit", False, "The prompt does not fit the window that the server runs with."),
-    _C.UPSTREAM_OVERLOADED: _fault(503, "overloaded_error", "policy", False, "The upstream is busy and says so."),
-    _C.RATE_LIMITED: _fault(429, "rate_limit_error", "policy", False, "The upstream limits the rate of requests."),
-    _C.CONNECT_TIMEOUT: _fault(504, "timeout_error", "connect_only", True, "Connecting to the upstream took too long."),
-    _C.FIRST_TOKEN_TIMEOUT: _fault(504, "timeout_error", "never", True, "No first token and no progress within the limit."),
-    _C.STALL_TIMEOUT: _fault(504, "timeout_error", "never", True, "The stream stopped between tokens for longer than the limit."),
-    _C.UNSUPPORTED_INPUT: _fault(400, "invalid_request_error", "never", False, "The model cannot take this kind of input, for example an image."),
-    _C.GRAMMAR_REFUSED: _fault(400, "invalid_request_error", "once", False, "The server cannot compile the tool or response schema."),
-    _C.UNPARSEABLE_GENERATION: _fault(502, "api_error", "once", False, "The server could not parse what its model generated."),
-    _C.UPSTREAM_BAD_REQUEST: _fault(400, "invalid_request_error", "never", False, "The upstream refused the request; its own status and message are passed on."),
-    _C.UPSTREAM_AUTH: _fault(502, "authentication_error", "never", False, "The upstream refused the credential that is configured for it."),
-    _C.BROKEN_STREAM: _fault(502, "api_error", "unsent", True, "The answer broke off before its end."),
-    _C.BAD_ANSWER: _fault(502, "api_error", "unsent", True, "The upstream answered with something that is not an answer."),
-    _C.UPSTREAM_ERROR: _fault(502, "api_error", "policy", True, "Any other failure inside the upstream."),
+    _C.CONTEXT_LENGTH_EXCEEDED: _fault(
+        400,
+        "invalid_request_error",
+        "once_refit",
+        False,
+        "The prompt does not fit the window that the server runs with.",
+    ),
+    _C.UPSTREAM_OVERLOADED: _fault(
+        503, "overloaded_error", "policy", False, "The upstream is busy and says so."
+    ),
+    _C.RATE_LIMITED: _fault(
+        429, "rate_limit_error", "policy", False, "The upstream limits the rate of requests."
+    ),
+    _C.CONNECT_TIMEOUT: _fault(
+        504, "timeout_error", "connect_only", True, "Connecting to the upstream took too long."
+    ),
+    _C.FIRST_TOKEN_TIMEOUT: _fault(
+        504, "timeout_error", "never", True, "No first token and no progress within the limit."
+    ),
+    _C.STALL_TIMEOUT: _fault(
+        504,
+        "timeout_error",
+        "never",
+        True,
+        "The stream stopped between tokens for longer than the limit.",
+    ),
+    _C.UNSUPPORTED_INPUT: _fault(
+        400,
+        "invalid_request_error",
+        "never",
+        False,
+        "The model cannot take this kind of input, for example an image.",
+    ),
+    _C.GRAMMAR_REFUSED: _fault(
+        400,
+        "invalid_request_error",
+        "once",
+        False,
+        "The server cannot compile the tool or response schema.",
+    ),
+    _C.UNPARSEABLE_GENERATION: _fault(
+        502, "api_error", "once", False, "The server could not parse what its model generated."
+    ),
+    _C.UPSTREAM_BAD_REQUEST: _fault(
+        400,
+        "invalid_request_error",
+        "never",
+        False,
+        "The upstream refused the request; its own status and message are passed on.",
+    ),
+    _C.UPSTREAM_AUTH: _fault(
+        502,
+        "authentication_error",
+        "never",
+        False,
+        "The upstream refused the credential that is configured for it.",
+    ),
+    _C.BROKEN_STREAM: _fault(
+        502, "api_error", "unsent", True, "The answer broke off before its end."
+    ),
+    _C.BAD_ANSWER: _fault(
+        502,
+        "api_error",
+        "unsent",
+        True,
+        "The upstream answered with something that is not an answer.",
+    ),
+    _C.UPSTREAM_ERROR: _fault(
+        502, "api_error", "policy", True, "Any other failure inside the upstream."
+    ),
 }
 
 

@@ -255,5 +255,3 @@ def _retry_after(response: UpstreamResponse) -> float | None:
         if name.lower() == b"retry-after":
             return faults.parse_retry_after(value.decode("latin-1"), time.time())
     return None
-
-

@@ -13,11 +13,11 @@ from penstock.domain.fault import Fault, Outcome
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import Locality
 
-Stage = Literal[
-    "accepted", "queued", "loading", "forwarding", "prefilling", "streaming", "done"
-]
+Stage = Literal["accepted", "queued", "loading", "forwarding", "prefilling", "streaming", "done"]
 
-Operation = Literal["chat", "completions", "embeddings", "responses", "messages", "generate", "other"]
+Operation = Literal[
+    "chat", "completions", "embeddings", "responses", "messages", "generate", "other"
+]
 """What kind of work a request is; the label `operation` of the metrics."""
 
 

@@ -154,7 +154,9 @@ class UpstreamState:
         self.generation += changed
         return changed
 
-    def refused(self, model: str, window: int, *, settings: Settings, token_limit: int | None) -> None:
+    def refused(
+        self, model: str, window: int, *, settings: Settings, token_limit: int | None
+    ) -> None:
         """A refusal for length named the *window* of *model*: it caps all that we believed."""
         self.refused_windows[model] = window
         self.refused_windows.move_to_end(model)
@@ -201,7 +203,9 @@ class UpstreamState:
         if settings.concurrency.max_concurrency is None:
             self.limiter.resize(slots)
 
-    def unknown_profile(self, model: str, settings: Settings, token_limit: int | None) -> ModelProfile:
+    def unknown_profile(
+        self, model: str, settings: Settings, token_limit: int | None
+    ) -> ModelProfile:
         """The profile of a model that the server does not list: by its name only."""
         return self._profile(ModelReading(model), settings, token_limit, 0.0)
 

@@ -259,7 +259,9 @@ async def _open(
         try:
             out = relay.feed(data) if data else relay.end()
         except (orjson.JSONDecodeError, OversizedEvent, ValueError) as exc:
-            raise _Failed(_bad_answer(f"the stream holds something that is not JSON: {exc}")) from exc
+            raise _Failed(
+                _bad_answer(f"the stream holds something that is not JSON: {exc}")
+            ) from exc
         if seen.error is not None:
             raise _Failed(faults.classify_stream_error(seen.error, job.state.spec))
         if seen.progress is not None:
@@ -284,7 +286,11 @@ def _is_stream(response: UpstreamResponse) -> bool:
     for name, value in response.headers:
         if name.lower() == b"content-type":
             kind = value.split(b";")[0].strip().lower()
-            return kind in (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
+            return kind in (
+                b"text/event-stream",
+                b"application/x-ndjson",
+                b"application/stream+json",
+            )
     return False
 
 

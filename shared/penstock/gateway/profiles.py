@@ -121,7 +121,10 @@ class ProfileKeeper:
         unreachable = 0
         while True:
             ready = await probe.ready(
-                state.upstream.url, state.spec, client=self._http(state), api_key=state.upstream.api_key
+                state.upstream.url,
+                state.spec,
+                client=self._http(state),
+                api_key=state.upstream.api_key,
             )
             if ready is True:
                 state.ready = True

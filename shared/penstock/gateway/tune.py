@@ -171,8 +171,17 @@ def tune(
         _rename_reasoning(edit, spec)
 
     if operation == "chat" and spec.behaviour.chat_dialect == "ollama":
-        return _to_ollama(edit, upstream_model, profile, spec, settings, env_max_tokens,
-                          memory_short, wants_stream, at_least)
+        return _to_ollama(
+            edit,
+            upstream_model,
+            profile,
+            spec,
+            settings,
+            env_max_tokens,
+            memory_short,
+            wants_stream,
+            at_least,
+        )
 
     plan = _sampling(body, profile, spec, settings)
     for name in plan.drop_fields:
@@ -237,7 +246,9 @@ def _validate_messages(body: Mapping[str, Any]) -> None:
 
 
 def _rename_reasoning(edit: Edit, spec: ServerSpec) -> None:
-    renamed = template.rename_reasoning(edit.set_fields.get("messages", edit.body["messages"]), spec)
+    renamed = template.rename_reasoning(
+        edit.set_fields.get("messages", edit.body["messages"]), spec
+    )
     if renamed.changes:
         edit.set("messages", list(renamed.messages))
         edit.changes.extend(renamed.changes)

@@ -1,0 +1,48 @@
+"""How the way to an upstream can fail, with what the retry rules need to know."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Kind = Literal[
+    "refused",
+    "dns",
+    "tls",
+    "reset",
+    "closed",
+    "protocol",
+    "timeout",
+    "unix",
+    "proxy",
+    "unreachable",
+]
+Phase = Literal["connect", "send", "head", "body"]
+
+
+class TransportError(Exception):
+    """
+    No answer, or not the whole of it.
+
+    Attributes:
+        kind: what happened.
+        phase: when: connecting, sending, waiting for the head, reading the body.
+        reused: the connection had served a request before.
+        received_bytes: bytes of the answer that had come.
+        detail: the system's words; never empty.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        phase: Phase,
+        *,
+        detail: str = "",
+        reused: bool = False,
+        received_bytes: int = 0,
+    ) -> None:
+        self.kind: Kind = kind
+        self.phase: Phase = phase
+        self.reused = reused
+        self.received_bytes = received_bytes
+        self.detail = detail or f"{kind} while in phase {phase}"
+        super().__init__(self.detail)
