@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 from penstock.domain.upstream import ServerKind
 
@@ -69,9 +68,6 @@ class TemplateRules:
     tool_role: bool | None = None
 
 
-_EMPTY: Mapping[str, float | int | str | tuple[str, ...]] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class ModelReading:
     """
@@ -103,10 +99,10 @@ class ModelReading:
     loaded: bool | None = None
     capabilities: Capabilities = Capabilities()
     template: TemplateRules = TemplateRules()
-    published: Mapping[str, float | int | str | tuple[str, ...]] = _EMPTY
+    published: Mapping[str, float | int | str | tuple[str, ...]] = field(default_factory=dict)
     remote: bool = False
     parameter_count: float | None = None
-    details: Mapping[str, str | int | float | bool] = _EMPTY  # type: ignore[assignment]
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,8 +123,7 @@ def _model(
         remote=bool(
             text(tag.get("remote_host"))
             or text(shown.get("remote_host"))
-            or name.endswith(":cloud")
-            or name.endswith("-cloud")
+            or name.endswith((":cloud", "-cloud"))
         ),
         parameter_count=_billions(text(details.get("parameter_size"))),
         details={
