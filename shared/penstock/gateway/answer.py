@@ -95,6 +95,27 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
     return {"request_id": exchange.id, **facts}
 
 
+def explained(body: bytes, exchange: Exchange) -> bytes:
+    """A plain JSON body with the `penstock` object in it, when the client asked for one."""
+    if not exchange.explain or not body.rstrip().endswith(b"}"):
+        return body
+    facts: dict[str, Any] = {
+        "request_id": exchange.id,
+        "upstream": exchange.upstream,
+        "model": exchange.upstream_model,
+        "attempts": len(exchange.attempts),
+        "window": exchange.window,
+        "waited_s": round(exchange.waited_s, 3),
+        "cached_tokens": exchange.cached_tokens,
+        "changes": [
+            {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
+            for c in exchange.changes
+        ],
+        "warnings": list(exchange.warnings),
+    }
+    return body.rstrip()[:-1] + b',"penstock":' + orjson.dumps(facts) + b"}"
+
+
 class ClientAnswer:
     """
     The answer to one request.

@@ -108,7 +108,7 @@ async def pass_through(
     exchange, answer = incoming.exchange, incoming.answer
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + incoming.raw_upstream_path + incoming.query).encode("latin-1"),
+        (state.prefix + incoming.route.upstream_path + incoming.query).encode("latin-1"),
         cloud_headers(
             incoming.raw_headers,
             state,
@@ -129,7 +129,8 @@ async def pass_through(
             run.watch.run("stall")
             await answer.start(response.status, headers)
             await _relay(exchange, answer, response, run)
-        exchange.outcome = Outcome.SUCCESS if response.status < 500 else Outcome.DROPPED
+        failed = exchange.error_code or response.status >= 500
+        exchange.outcome = Outcome.DROPPED if failed else Outcome.SUCCESS
     except UpstreamFault:
         exchange.outcome = Outcome.DROPPED
         raise

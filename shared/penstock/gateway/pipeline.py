@@ -18,18 +18,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
-from penstock.dialects.surfaces import Surface
-from penstock.domain.change import Change
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
-from penstock.gateway.answer import ClientAnswer, announcement_headers, end_to_end, late_facts
+from penstock.gateway.answer import (
+    ClientAnswer,
+    announcement_headers,
+    end_to_end,
+    explained,
+    late_facts,
+)
 from penstock.gateway.body import parse_object
-from penstock.gateway.cloud import pass_through
+from penstock.gateway.cloud import pass_through, splice_model
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
@@ -76,8 +81,10 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     exchange.upstream, exchange.upstream_model = state.name, found.model
     exchange.locality = state.locality_of(found.model)
     # 3. Cloud? Then nothing is added, removed or renamed.
-    if not exchange.locality == "local":
-        await pass_through(incoming, runtime, transport, state, raw, model=found.model)
+    if exchange.locality is not Locality.LOCAL:
+        if found.model != exchange.model and found.model:
+            raw = splice_model(raw, body, found.model)
+        await pass_through(incoming, runtime.settings, transport, state, raw)
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
@@ -185,9 +192,15 @@ class LocalRun:
         tuned = self.tuned
         assert tuned is not None
         request = UpstreamRequest(
-            b"POST" if self.incoming.method == "POST" else self.incoming.method.encode("ascii"),
+            self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
-            local_headers(self.incoming, state, self.runtime, streams=tuned.streams),
+            local_headers(
+                self.incoming.raw_headers,
+                state,
+                path=tuned.path,
+                key_is_ours=self.incoming.access.presented_key_is_ours,
+                via=self.runtime.via,
+            ),
             tuned.body,
         )
         if not tuned.streams:
@@ -249,7 +262,7 @@ class LocalRun:
                 )
             headers.extend(announcement_headers(exchange))
             headers.append((b"server", b"penstock"))
-            await answer.whole(response.status, headers, self.incoming.finish_body(opened.first))
+            await answer.whole(response.status, headers, explained(opened.first, exchange))
             return
         if not answer.committed:
             surface = self.incoming.surface

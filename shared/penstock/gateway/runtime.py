@@ -1,0 +1,263 @@
+"""
+What the running gateway consists of, in one place: settings in force, the fleet, the keeper of profiles,
+the requests in flight, ghosts. `pipeline` works on it, `status` shows it, `admin` steers it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Coroutine
+from typing import Any
+
+from penstock import resources
+from penstock.adapters import machine
+from penstock.domain.profile import ModelProfile
+from penstock.domain.upstream import Upstream
+from penstock.errors import ErrorCode, RequestError
+from penstock.gateway import resolve as routing
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.fleet import Fleet, UpstreamState
+from penstock.gateway.limiter import Limiter, Permit
+from penstock.gateway.profiles import ProfileKeeper
+from penstock.gateway.record import Recorder
+from penstock.limits import LocalModelEnvironment
+from penstock.settings import Settings
+
+log = logging.getLogger("penstock.gateway")
+
+_MACHINE_EVERY_S = 5.0
+
+
+class Runtime:
+    """
+    The gateway's state. One per process; everything runs in one event loop.
+
+    Args:
+        settings: in force at the start.
+        upstreams: configured, given by flag, or discovered.
+        env: what `LOCAL_MODEL_*` say.
+        started_by: `command`, `tray`, `operator`, `test`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstreams: tuple[Upstream, ...],
+        env: LocalModelEnvironment,
+        *,
+        started_by: str = "command",
+    ) -> None:
+        self.settings = settings
+        self.env = env
+        self.started_by = started_by
+        self.instance = secrets.token_hex(4)
+        self.via = f"1.1 penstock-{self.instance}".encode("ascii")
+        self.admin_token = secrets.token_urlsafe(32)
+        self.draining = False
+        self.notices: dict[str, str] = {}
+        self.in_flight: dict[str, Exchange] = {}
+        self.recorder = Recorder(settings)
+        self.machine: machine.Machine | None = None
+        self.pressure = resources.Pressure.CALM
+        self._pressure_since_s = 0.0
+        self._count = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.fleet = Fleet({})
+        self.set_upstreams(upstreams)
+        self.keeper = ProfileKeeper(
+            self.fleet,
+            settings=lambda: self.settings,
+            token_limit=lambda: self.env.token_limit,
+            on_change=self._changed,
+        )
+
+    async def start(self) -> None:
+        """Begin the background work."""
+        self.keeper.start()
+        self._spawn(self._watch_machine(), "machine")
+
+    async def stop(self) -> None:
+        """End the background work."""
+        await self.keeper.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
+        """The upstreams from now on; one whose declaration did not change keeps its state."""
+        states: dict[str, UpstreamState] = {}
+        for upstream in upstreams:
+            known = self.fleet.states.get(upstream.name)
+            if known is not None and known.upstream == upstream:
+                states[upstream.name] = known
+            else:
+                states[upstream.name] = UpstreamState(upstream, self._limiter(upstream))
+        self.fleet.states = states
+
+    def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
+        """New settings, without touching a request that runs."""
+        self.settings = settings
+        self.recorder.settings_changed(settings)
+        self.set_upstreams(upstreams)
+        self.keeper.start()
+        for state in self.fleet:
+            if state.reading is not None:
+                state.limiter.resize(self._start_limit(state.upstream))
+                state.learn(
+                    state.reading,
+                    settings=settings,
+                    token_limit=self.env.token_limit,
+                    now_s=state.looked_at or 0.0,
+                )
+            state.generation += 1
+        self._changed(None)
+
+    def request_id(self) -> str:
+        """A request id: short, unique in this process and unlike that of another."""
+        self._count += 1
+        return f"req_{self.instance}{self._count:06x}"
+
+    # Routing.
+
+    async def resolve(self, model: str, *, explicit: str | None) -> routing.Resolution:
+        """
+        Which upstream answers for *model*.
+
+        Raises:
+            RequestError: none does.
+        """
+        if explicit is None and model:
+            owner = self._only_owner(model)
+            if owner is not None:
+                return routing.Resolution(owner, model, (), "exact")
+        try:
+            return self._resolve(model, explicit)
+        except RequestError as exc:
+            # An upstream that nobody has looked at yet may have it: the first contact waits.
+            unseen = [s for s in self.fleet if s.is_local and s.reading is None]
+            if exc.code is not ErrorCode.MODEL_NOT_FOUND or not unseen:
+                raise
+            await asyncio.gather(*(self.keeper.look(state) for state in unseen))
+            try:
+                return self._resolve(model, explicit)
+            except RequestError:
+                absent = [s for s in unseen if s.reading is None]
+                if len(self.fleet) == 1 and absent:
+                    # It is not there now, but there is nobody else; the retry policy waits for it.
+                    return routing.Resolution(absent[0].name, model, (), "only upstream")
+                raise exc from None
+
+    def _only_owner(self, model: str) -> str | None:
+        """The quick way: exactly one upstream lists this very id."""
+        owner = None
+        for state in self.fleet:
+            if model in state.profiles or model in state.upstream.models:
+                if owner is not None:
+                    return None
+                owner = state.name
+        return owner
+
+    def _resolve(self, model: str, explicit: str | None) -> routing.Resolution:
+        candidates = [
+            routing.Candidate(
+                name=state.name,
+                locality=state.verdict.locality,
+                models=tuple(dict.fromkeys((*state.profiles, *state.upstream.models))),
+                healthy=state.reachable is not False,
+                free_slots=state.limiter.free,
+                wait_s=state.limiter.expected_wait_s,
+            )
+            for state in self.fleet
+        ]
+        default = self.settings.routing.default_upstream
+        if default is None and len(self.fleet) == 1:
+            only = next(iter(self.fleet))
+            if not only.is_local:
+                default = only.name  # the only one there is was named by the user
+        return routing.resolve(
+            model,
+            upstreams=candidates,
+            aliases=self.settings.routing.aliases,
+            default_upstream=default,
+            explicit_upstream=explicit,
+        )
+
+    def unknown_profile(self, state: UpstreamState, model: str) -> ModelProfile:
+        """The profile of a model that its upstream does not list."""
+        return state.unknown_profile(model, self.settings, self.env.token_limit)
+
+    # Memory.
+
+    def memory_short(self, state: UpstreamState) -> bool:
+        """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
+        if self.pressure is resources.Pressure.CALM or self.machine is None:
+            return False
+        return resources.speaks_for(
+            state.upstream.url,
+            in_container=self.machine.in_container,
+            is_child=state.upstream.found_by == "embedded",
+        )
+
+    async def _watch_machine(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            self.machine = await loop.run_in_executor(None, machine.read_machine)
+            now_s = loop.time()
+            before = self.pressure
+            self.pressure, self._pressure_since_s = resources.pressure_class(
+                self.machine.used_share,
+                previous=self.pressure,
+                since_s=self._pressure_since_s,
+                now_s=now_s,
+                last_out_of_memory_s=max(
+                    (s.last_out_of_memory_s for s in self.fleet if s.last_out_of_memory_s),
+                    default=None,
+                ),
+            )
+            if self.pressure is not before:
+                log.info("memory pressure changed to %s", self.pressure.value)
+                self._changed(None)
+            await asyncio.sleep(_MACHINE_EVERY_S)
+
+    # Requests.
+
+    def haunt(self, permit: Permit, ghost: Coroutine[Any, Any, None]) -> None:
+        """Give *permit* back when the *ghost* has ended."""
+        task = self._spawn(ghost, "ghost")
+        task.add_done_callback(lambda _: permit.release())
+
+    def finish(self, exchange: Exchange) -> None:
+        """Step 9: one outcome is recorded."""
+        self.in_flight.pop(exchange.id, None)
+        self.recorder.finish(exchange)
+
+    def _limiter(self, upstream: Upstream) -> Limiter:
+        options = self.settings.concurrency
+        return Limiter(self._start_limit(upstream), options)
+
+    def _start_limit(self, upstream: Upstream) -> int:
+        for configured in self.settings.upstreams:
+            if configured.name == upstream.name and configured.max_concurrency:
+                return int(configured.max_concurrency)
+        options = self.settings.concurrency
+        speaks = resources.speaks_for(
+            upstream.url,
+            in_container=machine.in_container(),
+            is_child=upstream.found_by == "embedded",
+        )
+        return resources.start_concurrency(
+            available_bytes=machine.available_bytes() if speaks else None,
+            slots=None,
+            setting=options.max_concurrency or self.env.max_concurrency,
+        )
+
+    def _changed(self, _: UpstreamState | None) -> None:
+        self.recorder.changed()
+
+    def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
