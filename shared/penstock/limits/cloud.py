@@ -1,0 +1,48 @@
+"""Documented windows of cloud models, from the table `cloud_windows.json` (its origin and date inside)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class CloudWindow:
+    """A cloud model's documented limits, tokens; `output` is None where none is documented."""
+
+    tokens: int
+    output: int | None
+    provider: str
+
+
+@lru_cache(maxsize=1)
+def _table() -> tuple[tuple[str, CloudWindow], ...]:
+    data: Any = orjson.loads(files("penstock.limits").joinpath("cloud_windows.json").read_bytes())
+    rows = [
+        (prefix, CloudWindow(window, output, provider))
+        for provider, models in data["providers"].items()
+        for prefix, window, output in models
+    ]
+    # The longest prefix is the most specific one.
+    return tuple(sorted(rows, key=lambda row: -len(row[0])))
+
+
+def cloud_window(model: str) -> CloudWindow | None:
+    """
+    The documented window of a cloud model.
+
+    Args:
+        model: its id, with or without a provider before a slash (`openai/gpt-4o`).
+
+    Returns:
+        None when the table does not know it.
+    """
+    name = model.rsplit("/", 1)[-1].lower()
+    for prefix, window in _table():
+        if name.startswith(prefix):
+            return window
+    return None
