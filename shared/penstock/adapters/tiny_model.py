@@ -37,7 +37,7 @@ HERMES_TEMPLATE = (
     "{%- if message.content %}{{- '\\n' + message.content }}{%- endif %}"
     "{%- for tool_call in message.tool_calls %}"
     "{%- if tool_call.function %}{%- set tool_call = tool_call.function %}{%- endif %}"
-    "{{- '\\n<tool_call>\\n{\"name\": \"' }}{{- tool_call.name }}{{- '\", \"arguments\": ' }}"
+    '{{- \'\\n<tool_call>\\n{"name": "\' }}{{- tool_call.name }}{{- \'", "arguments": \' }}'
     "{{- tool_call.arguments | tojson }}{{- '}\\n</tool_call>' }}{%- endfor %}{{- '<|im_end|>\\n' }}"
     "{%- elif message.role == 'tool' %}"
     "{{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}"
@@ -170,7 +170,9 @@ def write_model(
         writer.add_tensor(block + "attn_output.weight", weights(shape.width, shape.width) * scale)
         writer.add_tensor(block + "ffn_gate.weight", weights(shape.feed_forward, shape.width))
         writer.add_tensor(block + "ffn_up.weight", weights(shape.feed_forward, shape.width))
-        writer.add_tensor(block + "ffn_down.weight", weights(shape.width, shape.feed_forward) * scale)
+        writer.add_tensor(
+            block + "ffn_down.weight", weights(shape.width, shape.feed_forward) * scale
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

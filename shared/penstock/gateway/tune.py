@@ -257,7 +257,7 @@ def _rename_reasoning(edit: Edit, spec: ServerSpec) -> None:
 def _sampling(
     body: Mapping[str, Any], profile: ModelProfile, spec: ServerSpec, settings: Settings
 ) -> sampling.SamplingPlan:
-    given, _ = sampling.read_request(body, spec.parameters.aliases)
+    given = sampling.read_request(body, spec.parameters.aliases)
     forced, defaults = dict(settings.sampling), dict(settings.sampling_defaults)
     for upstream in settings.upstreams:
         if upstream.name == profile.upstream:

@@ -45,14 +45,14 @@ def output_budget(
     """
     tokens, source = requested, "request"
     if tokens is None:
-        for tokens, source in ((default, "settings"), (env_default, "LOCAL_MODEL_MAX_TOKENS")):
-            if tokens is not None:
-                break
-        else:
-            if not memory_short:
-                return OutputBudget(None, "server")
+        if default is not None:
+            tokens, source = default, "settings"
+        elif env_default is not None:
+            tokens, source = env_default, "LOCAL_MODEL_MAX_TOKENS"
+        elif memory_short:
             tokens, source = options.short_memory_output_tokens, "memory"
-    assert tokens is not None
+        else:
+            return OutputBudget(None, "server")
     # A prompt that cannot fit at all is refused by the server, in numbers; nothing is reduced then.
     room = None if window is None else window - prompt_tokens_at_least
     if room is not None and 0 < room < tokens:

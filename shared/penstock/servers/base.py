@@ -163,6 +163,7 @@ class Behaviour:
         applies_model_defaults: it applies what the model publishes by itself, unseen; nothing is to be
             sent in place of missing sampling parameters.
         not_found_means_model: a 404 on a generating path means that the model is missing.
+        reasoning_field: the name by which it reads returned thinking in an assistant message.
     """
 
     chat_dialect: Literal["openai", "ollama"] = "openai"
@@ -183,6 +184,7 @@ class Behaviour:
     busy_probe: Probe | None = None
     applies_model_defaults: bool = False
     not_found_means_model: bool = True
+    reasoning_field: str = "reasoning_content"
 
 
 @dataclass(frozen=True, slots=True)

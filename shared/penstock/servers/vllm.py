@@ -52,6 +52,7 @@ SPEC = ServerSpec(
         refused_means_loading=True,
         readiness=Probe("/health"),
         applies_model_defaults=True,
+        reasoning_field="reasoning",
     ),
     parameters=Parameters(
         names={

@@ -1,0 +1,96 @@
+"""Memory pressure in a few classes, whose memory it is, and how many requests to begin with."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+_PRESSURE_FROM, _HEAVY_FROM, _LEAVE_BELOW, _LEAVE_AFTER_S = 0.8, 0.9, 0.05, 60.0
+_OUT_OF_MEMORY_COUNTS_S = 600.0
+_GIB = 1024**3
+
+
+class Pressure(StrEnum):
+    """How short of memory the machine is (contracts 10)."""
+
+    CALM = "calm"
+    PRESSURE = "pressure"
+    HEAVY = "heavy"
+
+
+_ORDER = (Pressure.CALM, Pressure.PRESSURE, Pressure.HEAVY)
+
+
+def pressure_class(
+    used_share: float,
+    *,
+    previous: Pressure,
+    since_s: float,
+    now_s: float,
+    last_out_of_memory_s: float | None = None,
+) -> tuple[Pressure, float]:
+    """
+    The class from now on, with hysteresis.
+
+    A class is entered at once and left when the share stayed 0.05 below its threshold for 60 s.
+
+    Args:
+        used_share: 0 to 1, of the tighter of machine memory and cgroup limit.
+        previous: the class so far.
+        since_s: when the share was last high enough to hold *previous*.
+        now_s: the same clock.
+        last_out_of_memory_s: when an upstream ran out of memory last; heavy for 10 minutes.
+
+    Returns:
+        the class, and the new *since_s*.
+    """
+    recent = (
+        last_out_of_memory_s is not None and now_s - last_out_of_memory_s < _OUT_OF_MEMORY_COUNTS_S
+    )
+    entered = Pressure.CALM
+    if used_share >= _HEAVY_FROM or recent:
+        entered = Pressure.HEAVY
+    elif used_share >= _PRESSURE_FROM:
+        entered = Pressure.PRESSURE
+    if _ORDER.index(entered) >= _ORDER.index(previous):
+        return entered, now_s
+    threshold = _HEAVY_FROM if previous is Pressure.HEAVY else _PRESSURE_FROM
+    if used_share > threshold - _LEAVE_BELOW:
+        return previous, now_s
+    if now_s - since_s < _LEAVE_AFTER_S:
+        return previous, since_s
+    return entered, now_s
+
+
+def start_concurrency(
+    *, available_bytes: int | None, slots: int | None, setting: int | None
+) -> int:
+    """
+    How many requests at a time to begin with (behaviours G1).
+
+    Args:
+        available_bytes: memory left on the server's machine; None when we may not speak for it.
+        slots: what the server told; None when it did not.
+        setting: the user's number.
+    """
+    if setting is not None:
+        return setting
+    if slots is not None:
+        return max(1, slots)
+    if available_bytes is None:
+        return 1
+    if available_bytes < 4 * _GIB:
+        return 1
+    return 2 if available_bytes < 8 * _GIB else 4
+
+
+def speaks_for(url: str, *, in_container: bool, is_child: bool) -> bool:
+    """Whether this machine's memory is the memory of the server at *url*."""
+    if is_child:
+        return True
+    if in_container:
+        return False
+    if url.startswith("unix:"):
+        return True
+    host = (urlsplit(url).hostname or "").lower().rstrip(".")
+    return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
