@@ -156,7 +156,6 @@ async def _open(
     """
     loop = asyncio.get_running_loop()
     policy = settings.retry.cloud
-    started_s = loop.time()
     attempt = 0
     while True:
         attempt += 1
@@ -207,7 +206,6 @@ async def _open(
         decision = retry.decide_cloud(
             fault,
             attempt=attempt,
-            elapsed_s=loop.time() - started_s,
             jitter=random.random(),
             policy=policy,
         )

@@ -114,7 +114,6 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     """
     exchange, state, policy = job.exchange, job.state, job.settings.retry.local
     loop = asyncio.get_running_loop()
-    started_s = loop.time()
     attempt = 0
     deaths = 0
     while True:
@@ -139,10 +138,8 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         decision = retry.decide(
             fault,
             attempt=attempt,
-            elapsed_s=loop.time() - started_s,
             jitter=random.random(),
             policy=policy,
-            relayed=False,
             deaths=deaths,
         )
         if isinstance(decision, retry.GiveUp):

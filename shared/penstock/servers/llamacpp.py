@@ -97,11 +97,12 @@ def _read(answers: Answers) -> ServerReading:
         meta = row.get("meta")
         meta = meta if isinstance(meta, Mapping) else {}
         parameters = whole(meta.get("n_params"))
+        listed_window = whole(meta.get("n_ctx"))
         models.append(
             ModelReading(
                 model=row["id"],
-                running_window=window,
-                window_origin=origin,
+                running_window=window or listed_window,
+                window_origin=origin or ("/v1/models meta.n_ctx" if listed_window else ""),
                 trained_window=whole(meta.get("n_ctx_train")),
                 slots=slots,
                 loaded=True,
@@ -209,7 +210,18 @@ SPEC = ServerSpec(
             r"unrecognized schema|failed to initialize samplers",
             source="server-common.cpp",
         ),
-        rule(E.UNPARSEABLE_GENERATION, r"failed to parse input at pos", source="recorded"),
+        rule(
+            E.UNPARSEABLE_GENERATION,
+            r"failed to parse input at pos|output that does not match the expected .{1,40} format",
+            source="recorded",
+        ),
+        # Requests that are wrong, but come back as a 500 or 501: no use in sending them again.
+        rule(
+            E.UPSTREAM_BAD_REQUEST,
+            r"jinja exception|failed to parse (?:tools|messages)|cannot use both json_schema and",
+            source="recorded",
+        ),
+        rule(E.UPSTREAM_BAD_REQUEST, error_type="not_supported_error", source="recorded"),
         rule(E.UPSTREAM_OVERLOADED, r"no slot available", status=503, source="server-context.cpp"),
         rule(
             E.MODEL_MISSING,

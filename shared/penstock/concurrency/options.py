@@ -1,0 +1,29 @@
+"""Settings of admission."""
+
+from __future__ import annotations
+
+from penstock.domain.options import Options, option
+
+
+class ConcurrencyOptions(Options):
+    """How many requests a local upstream gets at a time, and who may wait."""
+
+    max_concurrency: int | None = option(
+        None,
+        effect="Requests at a time for each local upstream.",
+        reason="Left out, the server's slots decide, and memory until these are known.",
+        ge=1,
+        le=1024,
+    )
+    queue_length: int = option(
+        100, effect="Requests that may wait for one upstream.", ge=0, le=100_000
+    )
+    queue_bytes: int = option(
+        64 * 1024 * 1024,
+        effect="Bytes of request bodies that may wait for one upstream.",
+        unit="bytes",
+        ge=0,
+    )
+    queue_deadline_s: float = option(
+        120.0, effect="Longest wait behind other requests.", unit="seconds", gt=0
+    )
