@@ -121,6 +121,12 @@ GENERIC_RULES: tuple[FaultRule, ...] = (
     rule(E.OUT_OF_MEMORY, OUT_OF_MEMORY),
     rule(
         E.CONTEXT_LENGTH_EXCEEDED,
+        r"maximum context length (?:is|of) (?P<window>\d+).*?"
+        r"(?P<prompt>\d+) (?:input tokens|in the messages|tokens from the input)",
+        source="vLLM renderers/params.py; SGLang tokenizer_manager.py; OpenAI",
+    ),
+    rule(
+        E.CONTEXT_LENGTH_EXCEEDED,
         r"maximum context length (?:is|of) (?P<window>\d+)(?:.*?(?P<prompt>\d+) (?:input )?tokens)?",
         source="vLLM renderers/params.py; OpenAI",
     ),

@@ -10,7 +10,7 @@ from penstock.domain.profile import ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, plain_models, rows
+from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, plain_models, rows
 
 STATUS = Probe("/engines/status")
 MODELS = Probe("/engines/v1/models")
@@ -60,6 +60,7 @@ SPEC = ServerSpec(
         aliases={"repetition_penalty": "repeat_penalty"},
     ),
     fault_rules=(
+        rule(E.OUT_OF_MEMORY, OUT_OF_MEMORY),
         rule(E.MODEL_MISSING, r"model not found", status=404, source="http.Error"),
         rule(E.UPSTREAM_OVERLOADED, r"service unavailable", status=503, source="http.Error"),
         rule(E.UPSTREAM_ERROR, r"backend not installed", status=412, transient=False),

@@ -9,7 +9,7 @@ from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, listed, obj, owners, rows, text, whole
+from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, listed, obj, owners, rows, text, whole
 
 HEALTH = Probe("/v1/health")
 MODELS = Probe("/v1/models")
@@ -66,6 +66,7 @@ SPEC = ServerSpec(
         aliases={"repetition_penalty": "repeat_penalty"},
     ),
     fault_rules=(
+        rule(E.OUT_OF_MEMORY, OUT_OF_MEMORY),
         rule(E.MODEL_MISSING, error_type="model_not_found", source="documentation"),
         rule(E.MODEL_MISSING, error_type="model_not_supported", source="documentation"),
         rule(

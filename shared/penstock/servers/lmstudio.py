@@ -104,6 +104,7 @@ SPEC = ServerSpec(
             r"cannot truncate prompt with n_keep \((?P<prompt>\d+)\) >= n_ctx \((?P<window>\d+)\)",
             source="bug tracker",
         ),
+        rule(E.OUT_OF_MEMORY, r"insufficient system resources", source="bug tracker"),
         rule(E.UPSTREAM_ERROR, r"the model has crashed", source="bug tracker"),
         rule(E.UPSTREAM_BAD_REQUEST, r"unexpected endpoint or method", source="documentation"),
         rule(E.MODEL_MISSING, r"model .{0,120}not found|no models? loaded", source="bug tracker"),

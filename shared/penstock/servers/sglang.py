@@ -85,7 +85,8 @@ SPEC = ServerSpec(
         ),
         rule(
             E.CONTEXT_LENGTH_EXCEEDED,
-            r"requested token count exceeds the model's maximum context length of (?P<window>\d+)",
+            r"requested token count exceeds the model's maximum context length of (?P<window>\d+)"
+            r"(?:.*?(?P<prompt>\d+) tokens from the input)?",
             source="tokenizer_manager.py",
         ),
         rule(

@@ -10,7 +10,7 @@ from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, obj, text, whole
+from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, obj, text, whole
 
 INFO = Probe("/info")
 
@@ -66,6 +66,7 @@ SPEC = ServerSpec(
         },
     ),
     fault_rules=(
+        rule(E.OUT_OF_MEMORY, OUT_OF_MEMORY),
         rule(E.UPSTREAM_OVERLOADED, error_type="overloaded", source="lib.rs"),
         rule(E.UPSTREAM_OVERLOADED, r"model is overloaded", status=429, source="server.rs"),
         rule(

@@ -66,8 +66,8 @@ SPEC = ServerSpec(
     fault_rules=(
         rule(
             E.CONTEXT_LENGTH_EXCEEDED,
-            r"maximum context length is (?P<window>\d+) tokens.*?(?:contains|requested|passed)"
-            r"(?: \(?at least\)?)? (?P<prompt>\d+)",
+            r"maximum context length is (?P<window>\d+) tokens.*?"
+            r"(?P<prompt>\d+) (?:input tokens|in the messages)",
             status=400,
             source="renderers/params.py",
         ),

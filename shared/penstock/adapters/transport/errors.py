@@ -25,9 +25,10 @@ class TransportError(Exception):
 
     Attributes:
         kind: what happened.
-        phase: when: connecting, sending, waiting for the head, reading the body.
+        phase: when: connecting, sending the body, waiting for the head, reading the body.
         reused: the connection had served a request before.
         received_bytes: bytes of the answer that had come.
+        os_error: the system's error number (`errno`), None where there is none.
         detail: the system's words; never empty.
     """
 
@@ -39,10 +40,12 @@ class TransportError(Exception):
         detail: str = "",
         reused: bool = False,
         received_bytes: int = 0,
+        os_error: int | None = None,
     ) -> None:
         self.kind: Kind = kind
         self.phase: Phase = phase
         self.reused = reused
         self.received_bytes = received_bytes
-        self.detail = detail or f"{kind} while in phase {phase}"
+        self.os_error = os_error
+        self.detail = detail.strip() or f"{kind} while in phase {phase}"
         super().__init__(self.detail)

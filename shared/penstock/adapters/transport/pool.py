@@ -14,7 +14,7 @@ UNANNOUNCED_IDLE_S = 55.0
 """Idle time when the server announces none: below nginx's 75 s, Go's 90 s; uvicorn's unannounced 5 s
 is what the silent reconnect is for."""
 MOST_IDLE = 64
-_TIMEOUT = re.compile(rb"timeout\s*=\s*\"?(\d+)", re.IGNORECASE)
+_TIMEOUT = re.compile(rb"(?:^|[\s,;])timeout\s*=\s*\"?(\d{1,9})", re.IGNORECASE)
 
 
 def idle_limit_s(keep_alive: bytes | None) -> float:
@@ -46,22 +46,33 @@ class Idle(Protocol):
         """Whether the other side has not closed it."""
 
 
-Connection = TypeVar("Connection", bound=Idle)
+IdleT = TypeVar("IdleT", bound=Idle)
 
 
-def pick(
-    idle: list[Connection], now_s: float
-) -> tuple[Connection | None, list[Connection], list[Connection]]:
+def take(idle: list[IdleT], now_s: float) -> tuple[IdleT | None, list[IdleT]]:
     """
-    The connection to use next.
+    Take the connection to use next out of *idle*.
 
-    The one used last is the warmest and the least likely to have been closed.
+    The one used last is the warmest and the least likely to have been closed; a crowd of older ones
+    costs nothing, because only those that turn out to be stale are looked at.
 
     Returns:
-        the connection or None, those that stay idle, and those to be closed.
+        the connection or None, and those to be closed, which are out of *idle* too.
     """
-    usable = [c for c in idle if c.is_open and now_s < c.usable_until_s]
-    stale = [c for c in idle if not (c.is_open and now_s < c.usable_until_s)]
-    if not usable:
-        return None, usable, stale
-    return usable[-1], usable[:-1], stale
+    stale: list[IdleT] = []
+    while idle:
+        connection = idle.pop()
+        if connection.is_open and now_s < connection.usable_until_s:
+            return connection, stale
+        stale.append(connection)
+    return None, stale
+
+
+def expired(idle: list[IdleT], now_s: float) -> tuple[list[IdleT], list[IdleT]]:
+    """Those of *idle* that may stay, in the same order, and those whose time is up."""
+    stay: list[IdleT] = []
+    gone: list[IdleT] = []
+    for connection in idle:
+        usable = connection.is_open and now_s < connection.usable_until_s
+        (stay if usable else gone).append(connection)
+    return stay, gone
