@@ -191,7 +191,7 @@ class Answer:
         if self._interim:
             self._interim = False
             self.headers = []
-        else:
+        elif self.error is None:
             self.complete = True
 
     # What the reader calls.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from penstock.adapters.transport.answer import Answer
 from penstock.adapters.transport.errors import TransportError
@@ -22,6 +23,7 @@ class Connection(asyncio.Protocol):
     Serves one request after the other.
 
     Attributes:
+        sending: the body of the request is not written completely.
         served: requests that were begun on it.
         usable_until_s: loop time until which it may be reused; set when an answer is complete.
     """
@@ -31,10 +33,10 @@ class Connection(asyncio.Protocol):
         "_can_write",
         "_on_idle",
         "_on_lost",
-        "_sending",
         "_transport",
         "loop",
         "pause_above_bytes",
+        "sending",
         "served",
         "usable_until_s",
     )
@@ -53,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._transport: asyncio.Transport | None = None
         self._can_write: asyncio.Future[None] | None = None
-        self._sending = False
+        self.sending = False
         self.served = 0
         self.usable_until_s = 0.0
 
@@ -61,8 +63,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are not asyncio's by inheritance.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """See asyncio."""
@@ -119,8 +121,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_sending(self) -> bool:
-        """The request is not sent completely: not given to the socket, or not taken by it."""
-        return self._sending or (
+        """The request has not gone out completely: not written, or not taken by the socket."""
+        return self.sending or (
             self._transport is not None and self._transport.get_write_buffer_size() > 0
         )
 
@@ -134,7 +136,7 @@ class Connection(asyncio.Protocol):
             if head_timeout_s is not None:
                 timer = self.loop.call_later(head_timeout_s, answer.time_out)
             self._write(request)
-            if self._sending:
+            if self.sending:
                 await self._write_body(request.body or b"", answer)
             await answer.head()
         except BaseException:
@@ -162,7 +164,7 @@ class Connection(asyncio.Protocol):
             if len(body) <= _LARGE_BODY_BYTES:
                 lines.append(body)
             else:
-                self._sending = True
+                self.sending = True
         transport.write(b"".join(lines))
 
     async def _write_body(self, body: bytes, answer: Answer) -> None:
@@ -176,14 +178,9 @@ class Connection(asyncio.Protocol):
             self._transport.write(view[start : start + _PIECE_BYTES])
             if self._can_write is not None:
                 await self._can_write
-        self._sending = False
+        self.sending = False
 
     # What an answer calls.
-
-    @property
-    def phase_sending(self) -> bool:
-        """The body is being sent (for errors)."""
-        return self._sending
 
     def pause_reading(self) -> None:
         """The reader of the answer is slow."""

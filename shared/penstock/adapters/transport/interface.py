@@ -68,7 +68,10 @@ class UpstreamResponse(Protocol):
         """The rest of the body, at most *limit_bytes*; what is longer raises `TransportError`."""
 
     def close(self) -> None:
-        """Hang up, unless the body was read to its end (then the connection is pooled already)."""
+        """
+        Not interested in the rest: hang up, unless the body has come to its end (then the connection
+        is of use to others). Harmless when repeated, and after the end.
+        """
 
 
 class UpstreamTransport(Protocol):
