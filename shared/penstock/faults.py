@@ -67,10 +67,11 @@ def classify_answer(
     if fault is None:
         fault = _by_status(status, message, spec)
     code, phase = fault.code, fault.phase
-    if status in (401, 403) and code in (E.UPSTREAM_AUTH, E.UPSTREAM_BAD_REQUEST):
+    if status in (401, 403) and code is E.UPSTREAM_AUTH:
         # A client's own key that was refused is the client's business: passed on as it was sent.
         code = E.UPSTREAM_AUTH if own_key or status == 403 else E.UPSTREAM_BAD_REQUEST
-    if code is E.MODEL_MISSING and status == 404 and not _names_a_model(message, spec):
+    by_status = fault.matched == f"status {status}"
+    if code is E.MODEL_MISSING and by_status and not _names_a_model(message, spec):
         code = E.UPSTREAM_BAD_REQUEST
     return Fault(
         code,

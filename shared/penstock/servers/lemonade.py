@@ -9,7 +9,16 @@ from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, listed, obj, owners, rows, text, whole
+from penstock.servers.common import (
+    OPENAI_NAMES,
+    OUT_OF_MEMORY,
+    listed,
+    obj,
+    owners,
+    rows,
+    text,
+    whole,
+)
 
 HEALTH = Probe("/v1/health")
 MODELS = Probe("/v1/models")

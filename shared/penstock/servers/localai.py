@@ -51,7 +51,6 @@ SPEC = ServerSpec(
     fault_rules=(
         rule(E.UPSTREAM_OVERLOADED, error_type="admission_rejected", source="core/http"),
         rule(E.UPSTREAM_LOADING, error_type="model_loading", source="core/http"),
-        rule(E.UPSTREAM_LOADING, r'"?status"?:? ?"?starting', status=503, source="core/http"),
         rule(E.UPSTREAM_OVERLOADED, r"cooldown", status=503, source="core/http"),
         rule(E.CONTEXT_LENGTH_EXCEEDED, status=413, source="core/http (compression overflow)"),
     ),

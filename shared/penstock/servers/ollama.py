@@ -236,6 +236,13 @@ SPEC = ServerSpec(
             status=400,
             source="routes.go",
         ),
+        rule(E.GRAMMAR_REFUSED, r"invalid json schema in format", source="recorded (a 500)"),
+        # Wrong requests that come back as a 500: no use in sending them again.
+        rule(
+            E.UPSTREAM_BAD_REQUEST,
+            r"^invalid format: |^option \".{1,60}\" must be of type",
+            source="recorded",
+        ),
         rule(
             E.UNSUPPORTED_INPUT,
             r"(?:image|vision).{0,60}not supported|missing data required for image",
