@@ -9,10 +9,12 @@ connection (a broken stream must not end cleanly) or to hear of a hang-up withou
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -47,13 +49,15 @@ class Connection:
 
     Attributes:
         raw_headers: as the client sent them, case and order kept.
-        disconnected: the client is gone.
+        disconnected: the client hung up before its answer was complete.
     """
 
-    __slots__ = ("_callbacks", "_protocol", "disconnected", "raw_headers")
+    __slots__ = ("_callbacks", "_transport", "disconnected", "raw_headers")
 
-    def __init__(self, protocol: Protocol, raw_headers: list[tuple[bytes, bytes]]) -> None:
-        self._protocol = protocol
+    def __init__(
+        self, transport: asyncio.Transport, raw_headers: list[tuple[bytes, bytes]]
+    ) -> None:
+        self._transport = transport
         self._callbacks: list[Callable[[], Any]] = []
         self.raw_headers = raw_headers
         self.disconnected = False
@@ -65,21 +69,18 @@ class Connection:
         else:
             self._callbacks.append(callback)
 
-    def done(self) -> None:
-        """The request is over: what happens to the connection no longer concerns it."""
-        self._callbacks.clear()
-        self._protocol.forget(self)
-
     def abort(self) -> None:
-        """Drop the connection now; what is buffered is not sent."""
-        transport = self._protocol.transport
-        if transport is not None and not transport.is_closing():
-            transport.abort()
+        """Drop the connection now; what is buffered is not sent, so that no end looks clean."""
+        if not self._transport.is_closing():
+            self._transport.abort()
 
     def write_buffer_size(self) -> int:
         """Bytes that the client has not taken yet."""
-        transport = self._protocol.transport
-        return 0 if transport is None else int(transport.get_write_buffer_size())
+        return self._transport.get_write_buffer_size()
+
+    def done(self) -> None:
+        """The answer is complete: what happens to the connection no longer concerns the request."""
+        self._callbacks.clear()
 
     def lost(self) -> None:
         """The client hung up."""
@@ -87,6 +88,10 @@ class Connection:
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback()
+
+
+class _RefusedError(Exception):
+    """Stops the parser: the request was refused."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -97,96 +102,136 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """See asyncio."""
         super().connection_made(transport)
-        self._header_bytes = 0
-        self._header_count = 0
-        self._in_headers = False
+        self._in_head = False
+        self._in_body = False
+        self._head_bytes = 0
+        self._feed_bytes = 0
+        self._began = False
+        self._refused = False
+        self._last_words = b""
         self._raw: list[tuple[bytes, bytes]] = []
-        self._handles: list[Connection] = []
-        self._header_timer: asyncio.TimerHandle | None = None
-        self._wait_for_headers()
+        self._handles: deque[Connection] = deque()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
-        self._stop_header_timer()
-        handles, self._handles = self._handles, []
+        self._stop_head_timer()
+        self._unset_keepalive_if_required()  # uvicorn forgets it when the end is an error
         super().connection_lost(exc)
-        for handle in handles:
-            handle.lost()
+        while self._handles:
+            self._handles.popleft().lost()
 
     def data_received(self, data: bytes) -> None:
-        """See asyncio."""
-        super().data_received(data)
-        if self._in_headers:
-            self._header_bytes += len(data)
-            if self._header_bytes > self.limits.header_bytes:
-                self._too_large()
+        """See asyncio. In place of uvicorn's: upgrades are no reason to stop, errors are ours."""
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        was_in_head = self._in_head
+        self._feed_bytes = len(data)
+        self._began = False
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                # Nothing here can be upgraded to: answered as a plain request (RFC 9110 section
+                # 7.8 allows it), and what follows is the next one.
+                data = data[exc.args[0] :]
+                continue
+            except httptools.HttpParserError as exc:
+                if not self._refused:
+                    self._refuse(
+                        ErrorCode.INVALID_REQUEST,
+                        f"The request is not valid HTTP/1.1: {exc.__context__ or exc}.",
+                    )
+                return
+            break
+        if self._in_head:
+            if was_in_head and not self._began:
+                self._head_bytes += self._feed_bytes
+                if self._head_bytes > self.limits.header_bytes:
+                    self._refuse_head()
+                    return
+            if self._head_timer is None:
+                self._start_head_timer()
+        elif self._head_timer is None and self._is_idle:
+            # Empty lines between requests, or the rest of a body that nobody wants any more.
+            self._start_head_timer()
 
     def on_message_begin(self) -> None:
         """See httptools."""
         super().on_message_begin()
-        self._in_headers = True
-        self._header_bytes = 0
-        self._header_count = 0
+        self._began = True
+        self._in_head = True
+        self._head_bytes = 0
         self._raw = []
-        if self._header_timer is None:
-            self._wait_for_headers()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """See httptools."""
-        self._header_count += 1
-        self._raw.append((name, value))
-        super().on_header(name, value)
+        """See httptools. Trailers come here too; they are ignored."""
+        if self._in_head:
+            self._raw.append((name, value))
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
-        self._in_headers = False
-        self._stop_header_timer()
-        size = sum(len(name) + len(value) + 4 for name, value in self._raw) + len(self.url)
-        if self._header_count > self.limits.header_count or size > self.limits.header_bytes:
-            self._too_large()
-            return
-        handle = Connection(self, self._raw)
-        self.scope["extensions"] = {"penstock": handle}  # type: ignore[typeddict-unknown-key]
-        self._handles.append(handle)
+        self._in_head = False
+        self._in_body = True
+        self._stop_head_timer()
+        raw = self._raw
+        if len(raw) > self.limits.header_count or (
+            self._head_bytes + self._feed_bytes > self.limits.header_bytes
+            and _size(raw) + len(self.url) > self.limits.header_bytes
+        ):
+            self._in_body = False
+            self._refuse_head()
+            raise _RefusedError
+        handle = Connection(self.transport, raw)
+        self.scope["extensions"] = {"penstock": handle}  # type: ignore[dict-item]
         super().on_headers_complete()
+        self._handles.append(handle)
 
-    def handle_websocket_upgrade(self) -> None:
-        """There are no WebSockets here; answered as a plain request would be."""
-        self.send_400_response("WebSocket upgrades are not supported.")
+    def on_message_complete(self) -> None:
+        """See httptools."""
+        self._in_body = False
+        super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """What cannot be parsed gets our error shape, then the connection is closed."""
-        self._refuse(
-            ErrorCode.INVALID_REQUEST,
-            f"The request is not valid HTTP/1.1: {msg}",
-        )
+    def on_response_complete(self) -> None:
+        """An answer is complete; answers come in the order of their requests."""
+        if self._handles:
+            self._handles.popleft().done()
+        super().on_response_complete()
+        if self._last_words and self._is_idle:
+            self._say_and_close(self._last_words)
 
-    def forget(self, handle: Connection) -> None:
-        """The request of *handle* is over."""
-        if handle in self._handles:
-            self._handles.remove(handle)
+    def _should_upgrade(self) -> bool:
+        """There are no WebSockets here."""
+        return False
 
-    def _wait_for_headers(self) -> None:
-        self._stop_header_timer()
-        self._header_timer = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+    @property
+    def _is_idle(self) -> bool:
+        """No request is being answered, and none waits for it."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.pipeline
 
-    def _stop_header_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+    def _start_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(self.limits.header_timeout_s, self._too_slow)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _too_slow(self) -> None:
-        self._header_timer = None
-        if not self._in_headers:
-            if self.transport is not None and self.cycle is None:
-                self.transport.close()  # connected and never said a word: nobody waits for an answer
-            return
-        self._refuse(
-            ErrorCode.REQUEST_TIMEOUT,
-            f"The request's headers were not complete after {self.limits.header_timeout_s:g} s.",
-        )
+        self._head_timer = None
+        if self._in_head:
+            self._refuse(
+                ErrorCode.REQUEST_TIMEOUT,
+                "The request's headers were not complete after "
+                f"{self.limits.header_timeout_s:g} s.",
+            )
+        elif self._is_idle:
+            self.transport.close()  # it said nothing: nobody waits for an answer
 
-    def _too_large(self) -> None:
+    def _refuse_head(self) -> None:
         self._refuse(
             ErrorCode.HEADERS_TOO_LARGE,
             f"The request's headers exceed {self.limits.header_bytes} bytes or "
@@ -194,24 +239,52 @@ class Protocol(HttpToolsProtocol):
         )
 
     def _refuse(self, code: ErrorCode, message: str) -> None:
-        row = ERROR_TABLE[code]
-        error = {
-            "message": message,
-            "type": row.type,
-            "param": None,
-            "code": code.value,
-            "source": "penstock",
-        }
-        body = orjson.dumps({"error": error})
-        head = b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\nconnection: close\r\n" % (
-            row.status,
-            _REASONS[row.status],
-        )
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(
-                head + b"server: penstock\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-            )
+        """
+        Answer a request that never reaches the app, and close; nothing is read any more.
+
+        1. Nothing is being answered: say it now.
+        2. The body of the request that is being answered is broken: say it if the answer has not
+           begun, else cut it off.
+        3. Answers to earlier requests of the same connection are due: say it after them.
+        """
+        self._refused = True
+        self._stop_head_timer()
+        answer = _answer(code, message)
+        if self._is_idle:
+            self._say_and_close(b"" if self._in_body else answer)
+        elif not self._in_body:
+            self._last_words = answer
+        elif self.pipeline or self.cycle.response_started:
+            self.transport.abort()
+        else:
+            self._say_and_close(answer)
+
+    def _say_and_close(self, answer: bytes) -> None:
+        if not self.transport.is_closing():
+            if answer:
+                self.transport.write(answer)
             self.transport.close()
+
+
+def _size(headers: list[tuple[bytes, bytes]]) -> int:
+    return sum([len(name) + len(value) + 4 for name, value in headers])
+
+
+def _answer(code: ErrorCode, message: str) -> bytes:
+    row = ERROR_TABLE[code]
+    error = {
+        "message": message,
+        "type": row.type,
+        "param": None,
+        "code": code.value,
+        "source": "penstock",
+    }
+    body = orjson.dumps({"error": error})
+    return (
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\nserver: penstock\r\n"
+        b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
+        % (row.status, _REASONS[row.status], len(body), body)
+    )
 
 
 def with_limits(limits: WireLimits) -> type[Protocol]:
