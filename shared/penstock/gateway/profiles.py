@@ -175,6 +175,7 @@ class ProfileKeeper:
             client=self._http(state),
             api_key=state.upstream.api_key,
             kind=state.upstream.kind,
+            known=state.kind,
             timeout_s=settings.profiles.probe_timeout_s,
         )
         was = (state.reachable, state.kind, state.error, state.verdict.locality)

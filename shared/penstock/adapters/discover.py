@@ -1,0 +1,76 @@
+"""Finds the model servers that run on this machine: which places listen, then a look at each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Collection, Mapping
+from urllib.parse import urlsplit
+
+from penstock.adapters import probe
+from penstock.adapters.machine import in_container
+from penstock.detection import Place, places
+
+_CONNECT_WITHIN_S = 0.3
+
+
+async def discover(
+    environ: Mapping[str, str] | None = None,
+    *,
+    extra_ports: Collection[int] = (),
+    not_ports: Collection[int] = (),
+    timeout_s: float = 2.0,
+) -> tuple[list[probe.Look], list[Place]]:
+    """
+    Look everywhere at once.
+
+    Args:
+        environ: the process's environment when None.
+        extra_ports: more ports on loopback.
+        not_ports: ports on loopback that are our own.
+        timeout_s: for each answer.
+
+    Returns:
+        the model servers found, each once, and every place that was looked at.
+    """
+    wanted = places(
+        os.environ if environ is None else environ,
+        extra_ports=extra_ports,
+        in_container=in_container(),
+    )
+    wanted = tuple(p for p in wanted if urlsplit(p.url).port not in not_ports)
+    listening = await asyncio.gather(*(_listens(place.url) for place in wanted))
+    open_places = [place for place, is_open in zip(wanted, listening, strict=True) if is_open]
+    async with probe.make_client() as client:
+        looks = await asyncio.gather(
+            *(probe.look(p.url, client=client, timeout_s=timeout_s) for p in open_places)
+        )
+    found: dict[tuple[str, int | None], probe.Look] = {}
+    for look in looks:
+        if look.is_penstock or look.kind is None:
+            continue
+        found.setdefault(_same_server(look.url), look)
+    return list(found.values()), list(wanted)
+
+
+def _same_server(url: str) -> tuple[str, int | None]:
+    """`localhost`, 127.0.0.1 and ::1 are one machine; the Docker host is seen by its name only."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    return ("this machine" if host in ("localhost", "127.0.0.1", "::1") else host, parts.port)
+
+
+async def _listens(url: str) -> bool:
+    if url.startswith("unix:"):
+        return True
+    parts = urlsplit(url)
+    try:
+        async with asyncio.timeout(_CONNECT_WITHIN_S):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True

@@ -1,0 +1,222 @@
+"""
+Looks at a server: asks what its kind's file says to ask, and hands the answers to the pure parsers.
+
+Control plane only (httpx); bodies are bounded, redirects not followed, no proxy for local addresses. Cloud
+upstreams are never probed: callers see to that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import httpx
+
+from penstock.detection import fingerprint_probes, is_penstock, judge, recognise, relay_evidence
+from penstock.detection.fingerprint import Recognition
+from penstock.domain.profile import ServerReading
+from penstock.domain.upstream import ServerKind, Upstream, Verdict
+from penstock.servers import spec as spec_of
+from penstock.servers.base import Answer, Answers, Probe, ServerSpec
+
+_LARGEST_BYTES = 4 * 1024 * 1024
+_MOST_ROUNDS = 3
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """
+    One look at a server.
+
+    Attributes:
+        reachable: something answered in HTTP.
+        recognition: which kind, and why.
+        reading: what it says of itself and its models, None when nothing could be read.
+        error: one sentence when it was not reachable or is no model server.
+        verdict: local or cloud, with what the probes added.
+        is_penstock: it is a Penstock gateway.
+    """
+
+    url: str
+    reachable: bool
+    kind: ServerKind | None
+    recognition: Recognition
+    reading: ServerReading | None
+    verdict: Verdict
+    answers: Mapping[str, Answer] = field(default_factory=dict, repr=False)
+    error: str | None = None
+    is_penstock: bool = False
+
+
+def make_client(upstream: Upstream | None = None) -> httpx.AsyncClient:
+    """A client for probes: of one upstream with its TLS or socket, or of all plain ones."""
+    if upstream is None:
+        return httpx.AsyncClient(follow_redirects=False, trust_env=False)
+    if upstream.url.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(uds=upstream.url.removeprefix("unix://"))
+        return httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
+    verify: ssl.SSLContext | bool = upstream.verify
+    if upstream.verify and upstream.ca_file:
+        verify = ssl.create_default_context(cafile=upstream.ca_file)
+    return httpx.AsyncClient(verify=verify, follow_redirects=False, trust_env=False)
+
+
+async def look(
+    url: str,
+    *,
+    client: httpx.AsyncClient,
+    api_key: str | None = None,
+    kind: ServerKind | None = None,
+    timeout_s: float = 3.0,
+    known: ServerKind | None = None,
+) -> Look:
+    """
+    Look at the server at *url*.
+
+    Args:
+        url: normalised.
+        kind: the user's declaration; nothing is fingerprinted then.
+        known: what it was at the last look: asked first, and the rest only when it no longer matches.
+        timeout_s: for each answer.
+    """
+    ask = _Asker(url, client, api_key, timeout_s)
+    declared = kind
+    if declared is not None:
+        probes: tuple[Probe, ...] = spec_of(declared).probes
+    elif known is not None:
+        probes = spec_of(known).probes
+    else:
+        probes = fingerprint_probes()
+    # One cheap question first: a port where nobody listens is asked once and not thirty times.
+    answers = await ask.all(probes[:1])
+    if not answers and ask.error is not None and ask.unreachable:
+        return _absent(url, ask.error)
+    answers.update(await ask.all(probes[1:]))
+    if not answers:
+        return _absent(url, ask.error or "nothing answered in HTTP")
+    recognition = recognise(answers)
+    if declared is None and known is not None and recognition.kind is not known:
+        answers.update(await ask.all(p for p in fingerprint_probes() if p.key not in answers))
+        recognition = recognise(answers)
+    found = declared or recognition.kind
+    if is_penstock(answers):
+        return Look(
+            url, True, None, recognition, None, judge(url), answers,
+            "this is a Penstock gateway, not a model server", True,
+        )  # fmt: skip
+    verdict = judge(url, evidence=relay_evidence(answers))
+    if found is None:
+        return Look(
+            url, True, None, recognition, None, verdict, answers,
+            "something answers there, but it is no model server that is known",
+        )  # fmt: skip
+    reading = await _read(ask, spec_of(found), answers)
+    return Look(url, True, found, recognition, reading, verdict, answers)
+
+
+async def _read(ask: _Asker, spec: ServerSpec, answers: dict[str, Answer]) -> ServerReading:
+    """Ask until the kind's file has no more questions."""
+    for _ in range(_MOST_ROUNDS):
+        missing = [p for p in spec.reading_probes(answers) if p.key not in answers]
+        if not missing:
+            break
+        fresh = await ask.all(missing)
+        answers.update(fresh)
+        if not fresh:
+            break
+    return spec.read(answers)
+
+
+async def ready(
+    url: str, spec: ServerSpec, *, client: httpx.AsyncClient, api_key: str | None = None
+) -> bool | None:
+    """True when the server is ready, False while it loads, None when nothing answers."""
+    probe = spec.behaviour.readiness or Probe("/v1/models")
+    ask = _Asker(url, client, api_key, 5.0)
+    answers = await ask.all((probe,))
+    answer = answers.get(probe.key)
+    if answer is None:
+        return None
+    return answer.status < 500
+
+
+async def busy(
+    url: str, spec: ServerSpec, *, client: httpx.AsyncClient, api_key: str | None = None
+) -> int | None:
+    """Slots that are working, None when the server does not say."""
+    probe = spec.behaviour.busy_probe
+    if probe is None:
+        return None
+    answers = await _Asker(url, client, api_key, 2.0).all((probe,))
+    answer = answers.get(probe.key)
+    return None if answer is None else spec.busy_slots(answer)
+
+
+def _absent(url: str, error: str) -> Look:
+    return Look(url, False, None, Recognition(None, 0.0, ()), None, judge(url), {}, error)
+
+
+class _Asker:
+    """Asks one server, a few questions at a time."""
+
+    def __init__(
+        self, url: str, client: httpx.AsyncClient, api_key: str | None, timeout_s: float
+    ) -> None:
+        self._base = "http://localhost" if url.startswith("unix:") else url
+        self._client = client
+        self._headers = {"accept": "application/json, text/plain;q=0.5, */*;q=0.1"}
+        if api_key:
+            self._headers["authorization"] = f"Bearer {api_key}"
+        self._timeout_s = timeout_s
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self.error: str | None = None
+        self.unreachable = False
+
+    async def all(self, probes: Iterable[Probe]) -> dict[str, Answer]:
+        wanted = list(probes)
+        answers = await asyncio.gather(*(self._one(probe) for probe in wanted))
+        return {
+            probe.key: answer
+            for probe, answer in zip(wanted, answers, strict=True)
+            if answer is not None
+        }
+
+    async def _one(self, probe: Probe) -> Answer | None:
+        async with self._room:
+            try:
+                async with self._client.stream(
+                    probe.method,
+                    self._base + probe.path,
+                    json=probe.body if probe.body is not None else None,
+                    headers=self._headers,
+                    timeout=self._timeout_s,
+                ) as response:
+                    body = b""
+                    async for chunk in response.aiter_bytes():
+                        body += chunk
+                        if len(body) > _LARGEST_BYTES:
+                            return None
+                    headers = {k.lower(): v for k, v in response.headers.items()}
+                    return Answer(response.status_code, headers, body)
+            except httpx.ConnectError as exc:
+                self.unreachable = True
+                self.error = f"cannot connect to {_shown(self._base)}: {exc or 'refused'}"
+            except httpx.ConnectTimeout:
+                self.unreachable = True
+                self.error = f"no connection to {_shown(self._base)} within {self._timeout_s:g} s"
+            except httpx.TimeoutException:
+                self.error = f"no answer from {_shown(self._base)} within {self._timeout_s:g} s"
+            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
+                self.error = f"{_shown(self._base)}: {exc or type(exc).__name__}"
+        return None
+
+
+def _shown(url: str) -> str:
+    return urlsplit(url).netloc or url
+
+
+__all__ = ["Answers", "Look", "busy", "look", "make_client", "ready"]
