@@ -35,7 +35,6 @@ from penstock.gateway.answer import (
 )
 from penstock.gateway.body import parse_object
 from penstock.gateway.cloud import pass_through, splice_model
-from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, outlast

@@ -1,0 +1,181 @@
+"""
+Step 9: one outcome is recorded. A log line, the metrics, the ring of recent requests, the event stream.
+
+Prompts and answers are in none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.metrics import Gauge, Metrics
+from penstock.settings import Settings
+
+log = logging.getLogger("penstock.requests")
+
+_MOST_EVENTS_WAITING = 256
+
+
+class Recorder:
+    """
+    Args:
+        settings: for the size of the ring and whether requests are logged.
+        gauges: read when metrics are asked for.
+    """
+
+    def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
+        self.metrics = Metrics(gauges)
+        self._recent: OrderedDict[str, Exchange] = OrderedDict()
+        self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self.settings_changed(settings)
+
+    def settings_changed(self, settings: Settings) -> None:
+        """New settings are in force."""
+        self._most_recent = settings.status.recent_requests
+        self._log_requests = settings.log.requests
+
+    def finish(self, exchange: Exchange) -> None:
+        """A request has ended."""
+        self.metrics.request_ended(exchange)
+        if self._most_recent:
+            self._recent[exchange.id] = exchange
+            while len(self._recent) > self._most_recent:
+                self._recent.popitem(last=False)
+        if self._log_requests and log.isEnabledFor(logging.INFO):
+            log.info("request", extra={"penstock": facts(exchange)})
+        if self._subscribers:
+            self.publish({"event": "request", "request": describe(exchange)})
+
+    def recent(self) -> list[Exchange]:
+        """Ended requests, newest first."""
+        return list(reversed(self._recent.values()))
+
+    def find(self, request_id: str) -> Exchange | None:
+        """An ended request that is still remembered."""
+        return self._recent.get(request_id)
+
+    def changed(self, what: str = "upstreams") -> None:
+        """Something that the status shows is different now."""
+        if self._subscribers:
+            self.publish({"event": "changed", "what": what})
+
+    def publish(self, event: dict[str, Any]) -> None:
+        """Tell all subscribers; one that does not keep up is let go."""
+        for queue in list(self._subscribers):
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                self._subscribers.discard(queue)
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(None)
+
+    def subscribe(self) -> asyncio.Queue[dict[str, Any] | None]:
+        """A queue of events; None at its end."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MOST_EVENTS_WAITING)
+        self._subscribers.add(queue)
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[dict[str, Any] | None]) -> None:
+        """No more events."""
+        self._subscribers.discard(queue)
+
+    def end_streams(self) -> None:
+        """End all event streams."""
+        for queue in list(self._subscribers):
+            self._subscribers.discard(queue)
+            if not queue.full():
+                queue.put_nowait(None)
+
+
+def facts(exchange: Exchange) -> dict[str, Any]:
+    """The pairs of a request's log line; what is not known is left out."""
+    pairs: dict[str, Any] = {
+        "id": exchange.id,
+        "client": exchange.client,
+        "op": exchange.operation,
+        "model": exchange.model or None,
+        "upstream": exchange.upstream or None,
+        "status": exchange.status,
+        "code": exchange.error_code or None,
+        "outcome": exchange.outcome.value if exchange.outcome is not None else None,
+        "s": _round(exchange.duration_s),
+        "ttft_s": _round(exchange.ttft_s),
+        "waited_s": _round(exchange.waited_s) or None,
+        "attempts": len(exchange.attempts) if len(exchange.attempts) > 1 else None,
+        "delays_s": [round(a.delay_s, 2) for a in exchange.attempts[:-1]] or None,
+        "prompt": exchange.prompt_tokens,
+        "cached": exchange.cached_tokens,
+        "output": exchange.completion_tokens,
+        "changes": len(exchange.changes) or None,
+        "heartbeats": exchange.heartbeats or None,
+        "gone": exchange.client_gone or None,
+        "path": exchange.path if exchange.operation == "other" else None,
+    }
+    return {name: value for name, value in pairs.items() if value is not None}
+
+
+def describe(exchange: Exchange) -> dict[str, Any]:
+    """A request as status and `/penstock/requests/{id}` show it."""
+    return {
+        "id": exchange.id,
+        "arrived_at": round(exchange.arrived_at, 3),
+        "method": exchange.method,
+        "path": exchange.path,
+        "operation": exchange.operation,
+        "dialect": exchange.dialect,
+        "client": exchange.client,
+        "user_agent": exchange.user_agent,
+        "model": exchange.model,
+        "upstream": exchange.upstream,
+        "upstream_model": exchange.upstream_model,
+        "locality": exchange.locality.value if exchange.locality is not None else None,
+        "stream": exchange.stream,
+        "stage": exchange.stage,
+        "status": exchange.status,
+        "error_code": exchange.error_code or None,
+        "outcome": exchange.outcome.value if exchange.outcome is not None else None,
+        "client_gone": exchange.client_gone,
+        "duration_s": _round(exchange.duration_s),
+        "waited_s": _round(exchange.waited_s),
+        "ttft_s": _round(exchange.ttft_s),
+        "heartbeats": exchange.heartbeats,
+        "body_bytes": exchange.body_bytes,
+        "answer_bytes": exchange.answer_bytes,
+        "window": exchange.window,
+        "prompt_tokens": exchange.prompt_tokens,
+        "completion_tokens": exchange.completion_tokens,
+        "cached_tokens": exchange.cached_tokens,
+        "prefill": (
+            {"processed": exchange.prefill_done, "total": exchange.prefill_total}
+            if exchange.prefill_total
+            else None
+        ),
+        "attempts": [
+            {
+                "upstream": attempt.upstream,
+                "status": attempt.status,
+                "code": attempt.fault.code.value if attempt.fault is not None else None,
+                "message": attempt.fault.message[:300] if attempt.fault is not None else None,
+                "seconds": _round(
+                    None if attempt.ended_s is None else attempt.ended_s - attempt.started_s
+                ),
+                "delay_s": round(attempt.delay_s, 3),
+            }
+            for attempt in exchange.attempts
+        ],
+        "changes": [
+            {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
+            for c in exchange.changes
+        ],
+        "warnings": list(exchange.warnings),
+    }
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
