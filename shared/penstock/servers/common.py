@@ -7,7 +7,7 @@ from typing import Any
 
 from penstock.domain.profile import Capabilities, ModelReading, TemplateRules
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, FaultRule, rule
+from penstock.servers.base import Answers, FaultRule, Probe, rule
 
 
 def obj(answers: Answers, key: str) -> Mapping[str, Any]:
@@ -30,7 +30,8 @@ def whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        value = int(value) if value.isdigit() and len(value) < 16 else None
+        plain = value.isascii() and value.isdigit() and len(value) < 16
+        value = int(value) if plain else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if isinstance(value, int) and value > 0 else None
@@ -39,6 +40,21 @@ def whole(value: Any) -> int | None:
 def text(value: Any) -> str:
     """A string, "" for everything else."""
     return value if isinstance(value, str) else ""
+
+
+# Nobody has this path: whoever answers 200 to it says 200 to everything (LM Studio, web applications).
+NONSENSE = Probe("/penstock-probe-of-a-path-that-nobody-has")
+
+
+def answers_everything(answers: Answers) -> bool:
+    """Whether even a path that nobody has is answered with success: then no bare 200 means anything."""
+    answer = answers.get(NONSENSE.key)
+    return answer is not None and answer.ok
+
+
+def told(**details: str | int | None) -> dict[str, str | int | float | bool]:
+    """Those of the details that the server really told."""
+    return {name: value for name, value in details.items() if value}
 
 
 def owners(answers: Answers) -> set[str]:

@@ -10,7 +10,13 @@ from penstock.domain.profile import ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, plain_models, rows
+from penstock.servers.common import (
+    OPENAI_NAMES,
+    OUT_OF_MEMORY,
+    answers_everything,
+    plain_models,
+    rows,
+)
 
 STATUS = Probe("/engines/status")
 MODELS = Probe("/engines/v1/models")
@@ -20,7 +26,9 @@ def _fingerprint(answers: Answers) -> Match | None:
     status = answers.get(STATUS.key)
     if status is None or not status.ok or "unexpected endpoint" in status.text.lower():
         return None
-    if status.json is None and "running" not in status.text.lower():
+    if not (isinstance(status.json, dict) and status.json) and "running" not in status.text.lower():
+        return None
+    if answers_everything(answers):
         return None
     if status.headers.get("content-type", "").startswith("text/html"):
         return None

@@ -23,7 +23,16 @@ from penstock.servers.base import (
     ServerSpec,
     rule,
 )
-from penstock.servers.common import listed, obj, owners, template_capabilities, text, whole
+from penstock.servers.common import (
+    listed,
+    obj,
+    owners,
+    template_capabilities,
+    template_rules,
+    text,
+    told,
+    whole,
+)
 
 PROPS = Probe("/props")
 SLOTS = Probe("/slots")
@@ -91,7 +100,7 @@ def _read(answers: Answers) -> ServerReading:
     template = text(info.get("chat_template"))
     modalities = info.get("modalities")
     vision = modalities.get("vision") if isinstance(modalities, Mapping) else None
-    told = template_capabilities(template)
+    able = template_capabilities(template)
     models = []
     for row in listed(answers):
         meta = row.get("meta")
@@ -107,21 +116,16 @@ def _read(answers: Answers) -> ServerReading:
                 slots=slots,
                 loaded=True,
                 capabilities=Capabilities(
-                    tools=told.tools,
+                    tools=able.tools,
                     vision=vision if isinstance(vision, bool) else None,
-                    thinking=told.thinking,
+                    thinking=able.thinking,
                     completion=True,
                 ),
                 template=_rules(info, template),
                 parameter_count=parameters / 1e9 if parameters else None,
-                details={
-                    k: v
-                    for k, v in {
-                        "build": text(info.get("build_info")),
-                        "size_bytes": whole(meta.get("size")) or 0,
-                    }.items()
-                    if v
-                },
+                details=told(
+                    build=text(info.get("build_info")), size_bytes=whole(meta.get("size"))
+                ),
             )
         )
     return ServerReading(
@@ -134,8 +138,6 @@ def _read(answers: Answers) -> ServerReading:
 
 def _rules(info: Mapping[str, Any], template: str) -> TemplateRules:
     """`chat_template_caps` (newer servers) says more surely what the template's text only hints at."""
-    from penstock.servers.common import template_rules
-
     rules = template_rules(template)
     caps = info.get("chat_template_caps")
     if not isinstance(caps, Mapping):

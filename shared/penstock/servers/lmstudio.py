@@ -11,12 +11,10 @@ from penstock.domain.profile import Capabilities, ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, obj, owners, rows, text, whole
+from penstock.servers.common import NONSENSE, OPENAI_NAMES, obj, owners, rows, text, whole
 
 MODELS = Probe("/v1/models")
 API_MODELS = Probe("/api/v0/models")
-# Nobody has this path: whoever answers 200 to it says 200 to everything.
-NONSENSE = Probe("/penstock-probe-of-a-path-that-nobody-has")
 
 
 def _fingerprint(answers: Answers) -> Match | None:

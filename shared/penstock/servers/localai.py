@@ -8,16 +8,17 @@ from penstock.domain.profile import ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OPENAI_NAMES, obj, plain_models
+from penstock.servers.common import OPENAI_NAMES, answers_everything, obj, plain_models
 
 WELL_KNOWN = Probe("/.well-known/localai.json")
 MODELS = Probe("/v1/models")
 
 
 def _fingerprint(answers: Answers) -> Match | None:
-    if not obj(answers, WELL_KNOWN.key):
+    known = obj(answers, WELL_KNOWN.key)
+    version = known.get("version")
+    if answers_everything(answers) or not (version or "endpoints" in known):
         return None
-    version = obj(answers, WELL_KNOWN.key).get("version")
     return Match(
         0.97, ("/.well-known/localai.json is there",), version if isinstance(version, str) else None
     )

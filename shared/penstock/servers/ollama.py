@@ -16,7 +16,7 @@ from penstock.domain.profile import Capabilities, ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OUT_OF_MEMORY, obj, rows, text, whole
+from penstock.servers.common import OUT_OF_MEMORY, obj, rows, text, told, whole
 
 VERSION = Probe("/api/version")
 ROOT = Probe("/")
@@ -94,8 +94,8 @@ def _model(
     parameters = modelfile_parameters(text(shown.get("parameters")))
     window = whole(running.get("context_length")) if running else None
     origin = "/api/ps context_length" if window else ""
-    if window is None and isinstance(parameters.get("num_ctx"), int):
-        window, origin = int(parameters["num_ctx"]), "/api/show parameters num_ctx"
+    if window is None and (configured := whole(parameters.get("num_ctx"))):
+        window, origin = configured, "/api/show parameters num_ctx"
     trained = None
     info = shown.get("model_info")
     if isinstance(info, Mapping):
@@ -126,15 +126,11 @@ def _model(
             or name.endswith((":cloud", "-cloud"))
         ),
         parameter_count=_billions(text(details.get("parameter_size"))),
-        details={
-            k: v
-            for k, v in {
-                "quantization": text(details.get("quantization_level")),
-                "family": text(details.get("family")),
-                "size_bytes": whole(tag.get("size")) or 0,
-            }.items()
-            if v
-        },
+        details=told(
+            quantization=text(details.get("quantization_level")),
+            family=text(details.get("family")),
+            size_bytes=whole(tag.get("size")),
+        ),
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from fault_cases import CASES, FaultCase
 
+from fault_cases import CASES, FaultCase
 from penstock import faults
 from penstock.domain.fault import Fault
 from penstock.domain.upstream import ServerKind
