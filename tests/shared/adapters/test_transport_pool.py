@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from penstock.adapters.transport.pool import UNANNOUNCED_IDLE_S, expired, idle_limit_s, take
 
 
