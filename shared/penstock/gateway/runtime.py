@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 from penstock import resources
@@ -20,6 +21,7 @@ from penstock.gateway import resolve as routing
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import Fleet, UpstreamState
 from penstock.gateway.limiter import Limiter, Permit
+from penstock.gateway.metrics import Gauge
 from penstock.gateway.profiles import ProfileKeeper
 from penstock.gateway.record import Recorder
 from penstock.limits import LocalModelEnvironment
@@ -58,7 +60,11 @@ class Runtime:
         self.draining = False
         self.notices: dict[str, str] = {}
         self.in_flight: dict[str, Exchange] = {}
-        self.recorder = Recorder(settings)
+        self.recorder = Recorder(settings, self._gauges)
+        self.started_s = 0.0
+        self.url = ""
+        self.settings_path: Path | None = None
+        self.origins: Mapping[tuple[str | int, ...], str] = {}
         self.machine: machine.Machine | None = None
         self.pressure = resources.Pressure.CALM
         self._pressure_since_s = 0.0
@@ -75,6 +81,7 @@ class Runtime:
 
     async def start(self) -> None:
         """Begin the background work."""
+        self.started_s = asyncio.get_running_loop().time()
         self.keeper.start()
         self._spawn(self._watch_machine(), "machine")
 
@@ -232,6 +239,32 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
+
+    def settings_in_force(self) -> dict[str, Any]:
+        """The settings without secrets, and where each value that is no default came from."""
+        values = self.settings.model_dump(mode="json")
+        for upstream in values["upstreams"]:
+            if upstream.get("api_key"):
+                upstream["api_key"] = "(secret)"
+        for key in values["listen"]["client_keys"]:
+            if key.get("key"):
+                key["key"] = "(secret)"
+        origins = {".".join(map(str, path)): place for path, place in self.origins.items()}
+        return {
+            "file": str(self.settings_path) if self.settings_path else None,
+            "settings": values,
+            "origins": origins,
+            "environment": {
+                "LOCAL_MODEL_TOKEN_LIMIT": self.env.token_limit,
+                "LOCAL_MODEL_MAX_TOKENS": self.env.max_tokens,
+                "LOCAL_MODEL_MAX_CONCURRENCY": self.env.max_concurrency,
+            },
+        }
+
+    def _gauges(self) -> list[Gauge]:
+        from penstock.gateway.status import gauges
+
+        return gauges(self)
 
     def _limiter(self, upstream: Upstream) -> Limiter:
         options = self.settings.concurrency

@@ -1,0 +1,203 @@
+"""
+The gateway as an ASGI app: one callable, raw on the data path.
+
+It decides what a request is (`routes`), whether it may (`access`), and hands it to the pipeline, the
+listings, the pass-through, the health answers or the admin app. Whatever happens, a request ends here
+with one answer and one record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import orjson
+
+from penstock.adapters.transport import UpstreamTransport
+from penstock.dialects.surfaces import OPENAI, surface_of
+from penstock.domain.fault import Outcome
+from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, RequestError
+from penstock.gateway.access import Access, AccessRules, decide_access
+from penstock.gateway.answer import ClientAnswer
+from penstock.gateway.body import ClientGone
+from penstock.gateway.exchange import Exchange
+from penstock.gateway.incoming import Incoming
+from penstock.gateway.listings import answer_listing
+from penstock.gateway.passage import pass_on
+from penstock.gateway.pipeline import generate
+from penstock.gateway.protocol import Connection
+from penstock.gateway.routes import Route, normalise_path, route
+from penstock.gateway.runtime import Runtime
+
+log = logging.getLogger("penstock.gateway")
+
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; no client sees it
+
+
+class Gateway:
+    """
+    Args:
+        runtime: what the process consists of.
+        transport: the way to upstreams.
+        rules: who may do what.
+        admin: the ASGI app of `/penstock/*`.
+    """
+
+    def __init__(
+        self, runtime: Runtime, transport: UpstreamTransport, rules: AccessRules, admin: Any
+    ) -> None:
+        self.runtime = runtime
+        self.transport = transport
+        self.rules = rules
+        self.admin = admin
+        self._via_mark = f"penstock-{runtime.instance}"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            return
+        connection: Connection = scope["extensions"]["penstock"]
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        method = scope["method"]
+        exchange = Exchange(
+            id=self.runtime.request_id(),
+            arrived_s=asyncio.get_running_loop().time(),
+            arrived_at=time.time(),
+            method=method,
+            path=scope["path"][:200],
+            user_agent=headers.get("user-agent", "")[:120],
+        )
+        answer = ClientAnswer(send, connection, OPENAI, exchange)
+        try:
+            path = normalise_path(scope["raw_path"])
+            exchange.path = path
+            found = route(method, path)
+            answer.surface = surface_of(found.dialect, found.operation)
+            access = decide_access(method=method, route=found, headers=headers, rules=self.rules)
+            exchange.client = access.client
+            if found.kind == "health":
+                await self._health(answer, found.upstream_path)
+                return
+            if found.kind == "admin":
+                await self.admin(scope, receive, send)
+                return
+            await self._work(scope, receive, connection, headers, exchange, answer, found, access)
+        except AnswerError as error:
+            exchange.outcome = Outcome.IGNORED
+            await self._fail(answer, error)
+        finally:
+            connection.done()
+
+    async def _work(
+        self,
+        scope: Any,
+        receive: Any,
+        connection: Connection,
+        headers: dict[str, str],
+        exchange: Exchange,
+        answer: ClientAnswer,
+        found: Route,
+        access: Access,
+    ) -> None:
+        """A request that is recorded: for a model, or passed on."""
+        task = asyncio.current_task()
+        assert task is not None
+        connection.on_disconnect(task.cancel)
+        exchange.operation, exchange.dialect = found.operation, found.dialect
+        query = scope["query_string"]
+        incoming = Incoming(
+            method=exchange.method,
+            query=f"?{query.decode('latin-1')}" if query else "",
+            headers=headers,
+            raw_headers=connection.raw_headers,
+            receive=receive,
+            connection=connection,
+            exchange=exchange,
+            surface=answer.surface,
+            answer=answer,
+            route=found,
+            access=access,
+        )
+        self.runtime.in_flight[exchange.id] = exchange
+        try:
+            self._refuse_loops_and_late_comers(headers)
+            if found.kind == "generate":
+                await generate(incoming, self.runtime, self.transport)
+            elif found.kind == "models":
+                await answer_listing(incoming, self.runtime, self.transport)
+            else:
+                await pass_on(incoming, self.runtime, self.transport)
+        except AnswerError as error:
+            if exchange.outcome is None:
+                exchange.outcome = Outcome.IGNORED
+            await self._fail(answer, error)
+        except ClientGone:
+            exchange.client_gone = True
+        except asyncio.CancelledError:
+            if not connection.disconnected:
+                raise
+            task.uncancel()
+            exchange.client_gone = True
+        except Exception:
+            log.exception("a defect in Penstock", extra={"penstock": {"id": exchange.id}})
+            exchange.outcome = exchange.outcome or Outcome.IGNORED
+            await self._fail(
+                answer,
+                PenstockDefect(
+                    ErrorCode.INTERNAL_ERROR,
+                    f"A defect in Penstock; its log tells more under {exchange.id}.",
+                ),
+            )
+        finally:
+            exchange.stage = "done"
+            exchange.ended_s = asyncio.get_running_loop().time()
+            exchange.client_gone = exchange.client_gone or connection.disconnected
+            if exchange.client_gone and exchange.status is None:
+                exchange.status = _CLIENT_CLOSED_REQUEST
+            self.runtime.finish(exchange)
+
+    def _refuse_loops_and_late_comers(self, headers: dict[str, str]) -> None:
+        if self._via_mark in headers.get("via", ""):
+            raise RequestError(
+                ErrorCode.LOOP_DETECTED,
+                "The request has passed this gateway already: an upstream leads back to it.",
+                hint="Check the upstreams' URLs.",
+            )
+        if self.runtime.draining:
+            raise Refused(
+                ErrorCode.DRAINING,
+                "The gateway is about to stop and takes no new requests.",
+                retry_after_s=5.0,
+            )
+
+    async def _fail(self, answer: ClientAnswer, error: AnswerError) -> None:
+        try:
+            await answer.fail(error)
+        except (OSError, RuntimeError):
+            log.debug("the client was gone before it could be told", exc_info=True)
+
+    async def _health(self, answer: ClientAnswer, path: str) -> None:
+        """`/healthz`, `/readyz` and `/metrics`: cheap, and independent of every upstream."""
+        if path == "/metrics":
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
+            await answer.whole(200, _own(kind), self.runtime.recorder.metrics.render())
+            return
+        ready = path == "/healthz" or not self.runtime.draining
+        body = {"status": "ok" if ready else "draining"}
+        await answer.whole(200 if ready else 503, _own(b"application/json"), orjson.dumps(body))
+
+
+class PenstockDefect(AnswerError, PenstockError):
+    """Something that must not happen happened."""
+
+
+def _own(content_type: bytes) -> list[tuple[bytes, bytes]]:
+    return [
+        (b"content-type", content_type),
+        (b"server", b"penstock"),
+        (b"cache-control", b"no-store"),
+    ]

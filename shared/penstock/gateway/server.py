@@ -1,0 +1,395 @@
+"""
+Runs the gateway: sockets, signals, the settings file under watch, the runtime file, the orderly end.
+
+uvicorn serves; our own signal handling replaces its, because SIGTERM means "drain, then exit with 0" here
+and SIGHUP "read the settings again" (where the platform has it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from penstock import __version__
+from penstock.adapters import runtime_file
+from penstock.adapters.settings_file import FileWatch, LoadedSettings
+from penstock.adapters.transport import Transport
+from penstock.domain.upstream import Upstream
+from penstock.errors import PenstockError, SettingsError
+from penstock.gateway.access import AccessRules, check_bind, is_loopback
+from penstock.gateway.app import Gateway
+from penstock.gateway.logs import configure
+from penstock.gateway.protocol import WireLimits, with_limits
+from penstock.gateway.runtime import Runtime
+
+log = logging.getLogger("penstock.gateway")
+
+EXIT_FINE, EXIT_SETTINGS, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 2, 3, 130
+_BACKLOG = 2048
+_IDLE_CLIENT_S = 75
+_WATCH_EVERY_S = 1.0
+
+
+class PortTaken(PenstockError):
+    """Somebody listens there already."""
+
+
+class GatewayServer:
+    """
+    One gateway process.
+
+    Args:
+        loaded: the settings.
+        upstreams: in force; discovered ones among them.
+        reload: loads the settings again, for SIGHUP, the file watch and `/penstock/reload`.
+        started_by: `command`, `tray`, `operator`, `test`.
+        on_listening: called with the URL once requests are taken.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedSettings,
+        upstreams: tuple[Upstream, ...],
+        *,
+        reload: Callable[[], LoadedSettings] | None = None,
+        started_by: str = "command",
+        on_listening: Callable[[str], None] | None = None,
+    ) -> None:
+        self._loaded = loaded
+        self._upstreams = upstreams
+        self._load_again = reload
+        self._started_by = started_by
+        self._on_listening = on_listening
+        self._interrupted = False
+        self._server: uvicorn.Server | None = None
+        self.runtime: Runtime | None = None
+
+    def run(self) -> int:
+        """Serve until told to end. Returns the exit code."""
+        settings = self._loaded.settings
+        configure(settings.log)
+        problem = check_bind(
+            settings.listen.host,
+            has_keys=bool(self._loaded.client_keys),
+            allow_anonymous=settings.listen.allow_anonymous,
+        )
+        if problem is not None:
+            raise SettingsError([problem])
+        sockets = open_sockets(
+            settings.listen.host, settings.listen.port, settings.listen.unix_socket
+        )
+        try:
+            if sys.platform != "win32":
+                with contextlib.suppress(ImportError):
+                    import uvloop
+
+                    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                        return runner.run(self._serve(sockets))
+            with asyncio.Runner() as runner:
+                return runner.run(self._serve(sockets))
+        finally:
+            for listener in sockets:
+                listener.close()
+            if settings.listen.unix_socket:
+                Path(settings.listen.unix_socket).unlink(missing_ok=True)
+
+    # Controls of the admin app.
+
+    def request_stop(self) -> None:
+        """Drain, then exit."""
+        if self.runtime is not None:
+            self.runtime.draining = True
+            self.runtime.recorder.end_streams()
+        if self._server is not None:
+            self._server.should_exit = True
+
+    def reload(self) -> None:
+        """Read the settings again; the old ones stay in force when that fails."""
+        if self._load_again is None or self.runtime is None:
+            return
+        try:
+            loaded = self._load_again()
+        except SettingsError as exc:
+            told = "; ".join(exc.problems)
+            self.runtime.notices["settings"] = f"The changed settings are not in force: {told}"
+            self.runtime.recorder.changed("settings")
+            log.error("the changed settings cannot be used; the old ones stay in force: %s", told)
+            raise
+        fixed = [u for u in self._upstreams if u.found_by in ("discovered", "embedded")]
+        self._loaded = loaded
+        self.runtime.notices.pop("settings", None)
+        configure(loaded.settings.log)
+        self.runtime.env = loaded.env
+        self.runtime.origins = loaded.origins
+        self._rules.update(loaded)
+        self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
+        log.info("settings reloaded")
+
+    async def _serve(self, sockets: list[socket.socket]) -> int:
+        loaded, settings = self._loaded, self._loaded.settings
+        runtime = self.runtime = Runtime(
+            settings, self._upstreams, loaded.env, started_by=self._started_by
+        )
+        runtime.settings_path, runtime.origins = loaded.path, loaded.origins
+        for warning in loaded.warnings:
+            log.warning(warning)
+            runtime.notices[warning.partition(":")[0]] = warning
+        port = _port(sockets)
+        scheme = "https" if settings.listen.tls_certificate else "http"
+        runtime.url = f"{scheme}://{_shown_host(settings.listen.host)}:{port}"
+        self._rules = LiveRules(runtime, loaded)
+        transport = Transport()
+        gateway = Gateway(runtime, transport, self._rules.current, _LazyAdmin(runtime, self))
+        self._rules.gateway = gateway
+        server = self._server = uvicorn.Server(self._config(gateway))
+        entry = runtime_file.RuntimeFile(
+            port, runtime.url, os.getpid(), runtime_file.process_started_at(os.getpid()),
+            __version__, self._started_by, runtime.admin_token,
+        )  # fmt: skip
+        watch = asyncio.create_task(self._watch_settings(), name="settings watch")
+        server.capture_signals = self._no_signals  # type: ignore[method-assign]
+        self._install_signals()
+        runtime_file.write(entry)
+        try:
+            await runtime.start()
+            announce = asyncio.create_task(self._announce(server), name="announce")
+            await server.serve(sockets=sockets)
+            announce.cancel()
+        finally:
+            watch.cancel()
+            runtime_file.remove(entry)
+            runtime.recorder.end_streams()
+            await runtime.stop()
+            await transport.aclose()
+            await asyncio.gather(watch, return_exceptions=True)
+        return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
+
+    def _config(self, app: Any) -> uvicorn.Config:
+        listen = self._loaded.settings.listen
+        limits = WireLimits(
+            header_bytes=listen.max_header_bytes, header_timeout_s=listen.header_timeout_s
+        )
+        return uvicorn.Config(
+            app,
+            http=with_limits(limits),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_IDLE_CLIENT_S,
+            timeout_graceful_shutdown=max(1, round(self._loaded.settings.timeouts.drain_s)),
+            backlog=_BACKLOG,
+            ssl_certfile=listen.tls_certificate,
+            ssl_keyfile=listen.tls_key,
+            ssl_version=ssl.PROTOCOL_TLS_SERVER,
+        )
+
+    async def _announce(self, server: uvicorn.Server) -> None:
+        while not server.started:
+            await asyncio.sleep(0.005)
+        # What exists now lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        assert self.runtime is not None
+        log.info("listening on %s", self.runtime.url)
+        if self._on_listening is not None:
+            self._on_listening(self.runtime.url)
+
+    async def _watch_settings(self) -> None:
+        path = self._loaded.path
+        if path is None or self._load_again is None:
+            return
+        watch = FileWatch(path)
+        while True:
+            await asyncio.sleep(_WATCH_EVERY_S)
+            if watch.changed():
+                with contextlib.suppress(SettingsError):
+                    self.reload()
+
+    @contextlib.contextmanager
+    def _no_signals(self) -> Iterator[None]:
+        yield
+
+    def _install_signals(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # in a test's thread; whoever runs us there ends us by `request_stop`
+        loop = asyncio.get_running_loop()
+
+        def interrupted() -> None:
+            self._end_by_signal(signal.SIGINT)
+
+        try:
+            loop.add_signal_handler(signal.SIGTERM, self.request_stop)
+            loop.add_signal_handler(signal.SIGINT, interrupted)
+            if hasattr(signal, "SIGHUP"):
+                loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
+        except NotImplementedError:  # Windows
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(
+                    number, lambda n, _: loop.call_soon_threadsafe(self._end_by_signal, n)
+                )
+
+    def _reload_quietly(self) -> None:
+        with contextlib.suppress(SettingsError):
+            self.reload()
+
+    def _end_by_signal(self, number: int) -> None:
+        if self._server is not None and self._server.should_exit:
+            self._server.force_exit = True  # a second Ctrl-C does not wait
+        self._interrupted = number == signal.SIGINT
+        self.request_stop()
+
+
+class LiveRules:
+    """The access rules in force; a reload replaces them in the gateway."""
+
+    def __init__(self, runtime: Runtime, loaded: LoadedSettings) -> None:
+        self._runtime = runtime
+        self.gateway: Gateway | None = None
+        self.current = self._make(loaded)
+
+    def update(self, loaded: LoadedSettings) -> None:
+        """New settings are in force."""
+        self.current = self._make(loaded)
+        if self.gateway is not None:
+            self.gateway.rules = self.current
+
+    def _make(self, loaded: LoadedSettings) -> AccessRules:
+        listen = loaded.settings.listen
+        return AccessRules(
+            client_keys=loaded.client_keys,
+            admin_token=self._runtime.admin_token,
+            allowed_hosts=tuple(listen.allowed_hosts),
+            origins=tuple(listen.origins),
+            only_loopback=is_loopback(listen.host),
+            metrics_open=listen.metrics_open,
+        )
+
+
+class _LazyAdmin:
+    """The admin app, made on its first request: FastAPI takes a while to import."""
+
+    def __init__(self, runtime: Runtime, controls: GatewayServer) -> None:
+        self._runtime = runtime
+        self._controls = controls
+        self._app: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._app is None:
+            from penstock.gateway.admin import make_admin
+
+            self._app = make_admin(self._runtime, self._controls)
+        await self._app(scope, receive, send)
+
+
+def open_sockets(host: str, port: int, unix_socket: str | None) -> list[socket.socket]:
+    """
+    Bind what is to be listened on.
+
+    Raises:
+        PortTaken: with who has it, when that can be told.
+    """
+    hosts = ["127.0.0.1", "::1"] if host == "localhost" else [host]
+    sockets: list[socket.socket] = []
+    try:
+        for place, address in enumerate(hosts):
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            if os.name != "nt":  # on Windows it would let two gateways have one port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                if port == 0 and sockets:
+                    port = sockets[0].getsockname()[1]
+                listener.bind((address.strip("[]"), port))
+            except OSError as exc:
+                listener.close()
+                if place and address == "::1":
+                    continue  # a machine without IPv6
+                raise PortTaken(_why_taken(address, port, exc)) from exc
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+            sockets.append(listener)
+        if unix_socket is not None:
+            sockets.append(_unix(unix_socket))
+    except BaseException:
+        for listener in sockets:
+            listener.close()
+        raise
+    return sockets
+
+
+def _unix(path: str) -> socket.socket:
+    if not hasattr(socket, "AF_UNIX"):
+        raise SettingsError(["listen.unix_socket: this platform has no Unix sockets"])
+    with contextlib.suppress(OSError):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(0.5)
+            probe.connect(path)
+        raise PortTaken(f"Somebody listens on {path} already.")
+    Path(path).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    os.chmod(path, 0o600)
+    listener.listen(_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _why_taken(host: str, port: int, exc: OSError) -> str:
+    known = runtime_file.read(port)
+    if known is not None and known.is_alive:
+        return (
+            f"Penstock runs on port {port} already (process {known.pid}). "
+            "`penstock status` shows it, `penstock stop` ends it."
+        )
+    return (
+        f"Cannot listen on {host}:{port}: {exc.strerror or exc}. "
+        "Another program may have the port; --port takes another one."
+    )
+
+
+def _port(sockets: list[socket.socket]) -> int:
+    for listener in sockets:
+        name = listener.getsockname()
+        if isinstance(name, tuple):
+            return int(name[1])
+    return 0
+
+
+def _shown_host(host: str) -> str:
+    if host in ("0.0.0.0", "::", "localhost"):  # noqa: S104 - shown, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def run(
+    loaded: LoadedSettings,
+    upstreams: tuple[Upstream, ...],
+    *,
+    reload: Callable[[], LoadedSettings] | None = None,
+    started_by: str = "command",
+    on_listening: Callable[[str], None] | None = None,
+) -> int:
+    """Run a gateway until it is told to end. Returns the exit code (contracts 12)."""
+    return GatewayServer(
+        loaded, upstreams, reload=reload, started_by=started_by, on_listening=on_listening
+    ).run()
+
+
+__all__ = ["GatewayServer", "PortTaken", "open_sockets", "run"]
