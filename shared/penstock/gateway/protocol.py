@@ -20,6 +20,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.errors import ERROR_TABLE, ErrorCode
 
+_MOST_PIPELINED = 8
+"""Requests of one connection that may wait behind one that is being answered (no client needs it)."""
 _REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -108,6 +110,7 @@ class Protocol(HttpToolsProtocol):
         self._feed_bytes = 0
         self._began = False
         self._refused = False
+        self._muted = False
         self._last_words = b""
         self._raw: list[tuple[bytes, bytes]] = []
         self._handles: deque[Connection] = deque()
@@ -135,8 +138,10 @@ class Protocol(HttpToolsProtocol):
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as exc:
                 # Nothing here can be upgraded to: answered as a plain request (RFC 9110 section
-                # 7.8 allows it), and what follows is the next one.
+                # 7.8 allows it), and what follows is its body or the next request.
                 data = data[exc.args[0] :]
+                if self._in_body:
+                    self._read_body_after_upgrade()
                 continue
             except httptools.HttpParserError as exc:
                 if not self._refused:
@@ -160,6 +165,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """See httptools."""
+        if self._muted:
+            return
         super().on_message_begin()
         self._began = True
         self._in_head = True
@@ -174,6 +181,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """See httptools."""
+        if self._muted:
+            return
         self._in_head = False
         self._in_body = True
         self._stop_head_timer()
@@ -185,13 +194,22 @@ class Protocol(HttpToolsProtocol):
             self._in_body = False
             self._refuse_head()
             raise _RefusedError
+        if self.parser.should_upgrade() and self.parser.get_method() == b"CONNECT":
+            self._in_body = False
+            self._refuse(ErrorCode.INVALID_REQUEST, "CONNECT is not served: this is no proxy.")
+            raise _RefusedError
         handle = Connection(self.transport, raw)
         self.scope["extensions"] = {"penstock": handle}  # type: ignore[dict-item]
         super().on_headers_complete()
         self._handles.append(handle)
+        if self.pipeline and len(self.pipeline) <= _MOST_PIPELINED:
+            # uvicorn stops reading now, and would not notice a hang-up before the answer is complete.
+            self.flow.resume_reading()
 
     def on_message_complete(self) -> None:
         """See httptools."""
+        if self.parser.should_upgrade() and _framing(self._raw):
+            return  # the parser takes an upgrade for the end of the request; its body is to come
         self._in_body = False
         super().on_message_complete()
 
@@ -206,6 +224,19 @@ class Protocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """There are no WebSockets here."""
         return False
+
+    def _read_body_after_upgrade(self) -> None:
+        """
+        Let a new parser read the body of a request that asked for an upgrade.
+
+        Java's HTTP client asks every server without TLS for HTTP/2 in this way, also with a POST, and
+        the parser takes what follows such a head for another protocol. The new one gets a head of
+        our own that says the same about the body and nothing else.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self._muted = True
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % _framing(self._raw))
+        self._muted = False
 
     @property
     def _is_idle(self) -> bool:
@@ -268,6 +299,17 @@ class Protocol(HttpToolsProtocol):
 
 def _size(headers: list[tuple[bytes, bytes]]) -> int:
     return sum([len(name) + len(value) + 4 for name, value in headers])
+
+
+def _framing(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The header lines that say how the body ends; none if there is no body."""
+    return b"".join(
+        [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in headers
+            if name.lower() in (b"content-length", b"transfer-encoding") and value != b"0"
+        ]
+    )
 
 
 def _answer(code: ErrorCode, message: str) -> bytes:
