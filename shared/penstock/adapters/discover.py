@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from penstock.adapters import probe
 from penstock.adapters.machine import in_container
 from penstock.detection import Place, places
+from penstock.domain.upstream import Upstream
 
 _CONNECT_WITHIN_S = 0.3
 
@@ -42,10 +43,7 @@ async def discover(
     wanted = tuple(p for p in wanted if urlsplit(p.url).port not in not_ports)
     listening = await asyncio.gather(*(_listens(place.url) for place in wanted))
     open_places = [place for place, is_open in zip(wanted, listening, strict=True) if is_open]
-    async with probe.make_client() as client:
-        looks = await asyncio.gather(
-            *(probe.look(p.url, client=client, timeout_s=timeout_s) for p in open_places)
-        )
+    looks = await asyncio.gather(*(_look(place.url, timeout_s) for place in open_places))
     found: dict[tuple[str, int | None], probe.Look] = {}
     for look in looks:
         if look.is_penstock or look.kind is None:
@@ -54,20 +52,29 @@ async def discover(
     return list(found.values()), list(wanted)
 
 
+async def _look(url: str, timeout_s: float) -> probe.Look:
+    async with probe.make_client(Upstream("discovered", url)) as client:
+        return await probe.look(url, client=client, timeout_s=timeout_s)
+
+
 def _same_server(url: str) -> tuple[str, int | None]:
     """`localhost`, 127.0.0.1 and ::1 are one machine; the Docker host is seen by its name only."""
     parts = urlsplit(url)
     host = parts.hostname or ""
-    return ("this machine" if host in ("localhost", "127.0.0.1", "::1") else host, parts.port)
+    if parts.scheme == "unix":
+        return (parts.path, None)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return ("this machine" if host in ("localhost", "127.0.0.1", "::1") else host, port)
 
 
 async def _listens(url: str) -> bool:
     if url.startswith("unix:"):
         return True
     parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         async with asyncio.timeout(_CONNECT_WITHIN_S):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
+            _, writer = await asyncio.open_connection(parts.hostname, port)
     except (OSError, TimeoutError):
         return False
     writer.close()

@@ -12,20 +12,22 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, Self
 
 from penstock.errors import MissingPart, PenstockError
 
+Pooling = Literal["none", "mean", "cls", "last", "rank"]
+
 _READY_WITHIN_S = 120.0
+_LISTENING = "listening"
 
 
 class ServerDied(PenstockError):
@@ -43,9 +45,12 @@ class LlamaServerOptions:
         parallel: slots; each gets `ctx_size / parallel` tokens.
         n_predict: most tokens of an answer, -1 for no bound.
         kv_unified: all slots share one KV cache.
-        embedding: serve embeddings (and nothing else).
+        embedding: serve embeddings too.
+        pooling: how the vectors of all tokens become one; None for what the model says (with `none`,
+            the server refuses `/v1/embeddings`).
         batch_size, ubatch_size: tokens that are worked on at a time.
         until_stdin_closes: end when standard input closes.
+        port: 0 for one that is free.
     """
 
     model: str
@@ -61,38 +66,12 @@ class LlamaServerOptions:
     n_gpu_layers: int | None = None
     kv_unified: bool = False
     embedding: bool = False
+    pooling: Pooling | None = None
     metrics: bool = True
     slots: bool = True
     jinja: bool = True
     api_key: str | None = field(default=None, repr=False)
     until_stdin_closes: bool = False
-
-    def as_flags(self) -> list[str]:
-        """The same as command-line flags of `penstock llama-server`."""
-        flags = [self.model, "--host", self.host, "--port", str(self.port)]
-        for name, value in (
-            ("--ctx-size", self.ctx_size or None),
-            ("--parallel", self.parallel),
-            ("--n-predict", self.n_predict if self.n_predict != -1 else None),
-            ("--alias", self.alias),
-            ("--threads", self.threads),
-            ("--batch-size", self.batch_size),
-            ("--ubatch-size", self.ubatch_size),
-            ("--n-gpu-layers", self.n_gpu_layers),
-            ("--api-key", self.api_key),
-        ):
-            if value is not None:
-                flags += [name, str(value)]
-        for name, on in (
-            ("--kv-unified", self.kv_unified),
-            ("--embedding", self.embedding),
-            ("--no-metrics", not self.metrics),
-            ("--no-slots", not self.slots),
-            ("--until-stdin-closes", self.until_stdin_closes),
-        ):
-            if on:
-                flags.append(name)
-        return flags
 
 
 def run_server(options: LlamaServerOptions) -> int:
@@ -104,6 +83,7 @@ def run_server(options: LlamaServerOptions) -> int:
 
     Raises:
         MissingPart: `xllamacpp` is not installed.
+        PenstockError: there is no such model, or llama.cpp cannot start with it.
     """
     try:
         import xllamacpp
@@ -125,6 +105,10 @@ def run_server(options: LlamaServerOptions) -> int:
     params.use_jinja = options.jinja
     params.kv_unified = options.kv_unified
     params.embedding = options.embedding
+    if options.pooling:
+        params.pooling_type = getattr(
+            xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{options.pooling.upper()}"
+        )
     if options.alias:
         params.model_alias = {options.alias}
     if options.threads:
@@ -139,71 +123,106 @@ def run_server(options: LlamaServerOptions) -> int:
     if options.api_key:
         params.api_keys = [options.api_key]
 
+    # No page in a browser talks to it: what is meant for browsers goes through the gateway.
+    params.cors_origins = ""
+
+    # While the model loads nothing of ours runs on the main thread, and there is nothing to save.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if options.until_stdin_closes:
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as exc:
+        raise PenstockError(
+            f"llama.cpp could not start with {options.model} on {options.host}:{options.port}; "
+            "the lines above say why (a port that is taken, a file that is no model, no memory)."
+        ) from exc
+    print(json.dumps({_LISTENING: server.listening_address}), flush=True)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    if options.until_stdin_closes:
-        threading.Thread(target=_wait_for_end_of_input, args=(ended,), daemon=True).start()
-    server = xllamacpp.Server(params)
-    print(json.dumps({"listening": server.listening_address}), flush=True)
     ended.wait()
     # The server's threads do not always end by themselves while requests run; nothing is left to save.
     os._exit(0)
 
 
-def _wait_for_end_of_input(ended: threading.Event) -> None:
+def _end_with_input() -> None:
     with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(4096):
+        # Not through sys.stdin.buffer: its lock, held by this thread, would stop Python from ending.
+        while os.read(sys.stdin.fileno(), 4096):
             pass
-    ended.set()
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    os._exit(0)
 
 
 class EmbeddedServer:
     """
     An embedded server as a child process.
 
+    It leads a session of its own: Ctrl-C in a terminal is for the parent, which ends the child when it
+    has drained. Blocking; call it in a thread where an event loop runs.
+
     Attributes:
-        options: what it runs with; port 0 has been replaced by a free one.
-        url: where it listens.
+        options: what it runs with.
         pid: of the child.
     """
 
     def __init__(self, options: LlamaServerOptions) -> None:
-        port = options.port or free_port()
-        values = {name: getattr(options, name) for name in options.__slots__}
-        self.options = LlamaServerOptions(**{**values, "port": port, "until_stdin_closes": True})
-        self.url = f"http://{self.options.host}:{port}"
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "penstock", "llama-server", *self.options.as_flags()],
-            stdin=subprocess.PIPE,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-        )
+        self.options = replace(options, until_stdin_closes=True)
+        self._url: str | None = None
+        # Written and read through two descriptors: one shared offset would tear the log.
+        descriptor, name = tempfile.mkstemp(prefix="penstock-llama-", suffix=".log")
+        os.close(descriptor)
+        self._log_file: Path | None = Path(name)
+        self._log_end = ""
+        try:
+            with self._log_file.open("ab") as log:
+                self._process = subprocess.Popen(
+                    # The model is named for whoever reads a list of processes; what counts comes as
+                    # the first line of standard input, where no key can be seen by others.
+                    [sys.executable, "-m", "penstock.adapters.embedded", options.model],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=os.name == "posix",
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
+        except OSError:
+            self._log_file.unlink()
+            raise
         self.pid = self._process.pid
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended already: `wait_ready` says so
+            self._process.stdin.write(json.dumps(asdict(self.options)).encode() + b"\n")
+            self._process.stdin.flush()
 
-    def wait_ready(self, within_s: float = _READY_WITHIN_S) -> EmbeddedServer:
+    @property
+    def url(self) -> str:
+        """Where it listens; known once `wait_ready` has returned."""
+        if self._url is None:
+            raise PenstockError(
+                "The embedded llama.cpp is not ready yet, so its address is unknown."
+            )
+        return self._url
+
+    def wait_ready(self, within_s: float = _READY_WITHIN_S) -> Self:
         """
         Wait until it answers.
 
         Raises:
-            ServerDied: it ended, or was not ready in time.
+            ServerDied: it ended, or was not ready in time; it has been ended then.
         """
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if not self.alive:
+                code = self._process.returncode
+                self.stop()
                 raise ServerDied(
-                    f"The embedded llama.cpp ended with code {self._process.returncode}.\n"
+                    f"The embedded llama.cpp ended with code {code} before it was ready.\n"
                     f"{self.log_tail()}"
                 )
-            if _is_ready(self.url):
+            url = self._announced()
+            if url is not None and _is_ready(url):
+                self._url = url
                 return self
             time.sleep(0.02)
         self.stop()
@@ -215,10 +234,12 @@ class EmbeddedServer:
         return self._process.poll() is None
 
     def log_tail(self, most_bytes: int = 4000) -> str:
-        """The end of what it wrote."""
-        size = self._log.seek(0, os.SEEK_END)
-        self._log.seek(max(0, size - most_bytes))
-        return self._log.read().decode("utf-8", "replace")
+        """The end of what it wrote; also when it has ended."""
+        if self._log_file is None:
+            return self._log_end
+        with self._log_file.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - most_bytes))
+            return log.read().decode("utf-8", "replace")
 
     def kill(self) -> None:
         """End it without a word, as a crash would."""
@@ -227,8 +248,8 @@ class EmbeddedServer:
         self._close()
 
     def stop(self, within_s: float = 10.0) -> None:
-        """End it and wait until it has ended."""
-        if self._process.poll() is None:
+        """End it and wait until it has ended; nothing happens when it has."""
+        if self.alive:
             self._process.terminate()
             try:
                 self._process.wait(within_s)
@@ -237,23 +258,52 @@ class EmbeddedServer:
                 self._process.wait()
         self._close()
 
-    def _close(self) -> None:
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+    def _announced(self) -> str | None:
+        """The address that the child has written into its log, if it has."""
+        assert self._log_file is not None
+        for line in self._log_file.read_bytes().splitlines():
+            if line.startswith(b'{"%s"' % _LISTENING.encode()):
+                return str(json.loads(line)[_LISTENING])
+        return None
 
-    def __enter__(self) -> EmbeddedServer:
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        if self._log_file is not None:
+            self._log_end = self.log_tail()
+            with contextlib.suppress(OSError):
+                self._log_file.unlink()
+            self._log_file = None
+
+    def __enter__(self) -> Self:
         return self.wait_ready()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self._log.close()
 
 
 def _is_ready(url: str) -> bool:
+    # A proxy of the environment is not for loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"{url}/health", timeout=2.0) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
+
+
+def main() -> int:
+    """The child's entry: options as one line of JSON on standard input, then as `run_server`."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 0  # the parent has ended before it could say anything
+    try:
+        return run_server(LlamaServerOptions(**json.loads(line)))
+    except PenstockError as exc:
+        print(f"penstock: {exc}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import httpx
@@ -108,7 +108,11 @@ async def look(
             url, True, None, recognition, None, judge(url), answers,
             "this is a Penstock gateway, not a model server", True,
         )  # fmt: skip
-    verdict = judge(url, evidence=relay_evidence(answers))
+    # That a known kind of server answers makes nothing local, but it may be worth a suggestion.
+    seen = recognition.evidence[:1] if recognition.kind not in (None, ServerKind.GENERIC) else ()
+    verdict = judge(
+        url, evidence=(*relay_evidence(answers), *(replace(e, decisive=False) for e in seen))
+    )
     if found is None:
         return Look(
             url, True, None, recognition, None, verdict, answers,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def write_model(
         chain = [newline, *range(first_piece, len(tokens)), tokens.index("<|im_end|>")]
         embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
         output = np.zeros_like(embedding)
-        for before, after in zip(chain, chain[1:], strict=False):
+        for before, after in pairwise(chain):
             output[after] += embedding[before] * 30
     silent = 0.0 if says is not None else 1.0
     writer.add_tensor("token_embd.weight", embedding)

@@ -182,7 +182,7 @@ def _address(host: str) -> _Address | None:
 
 def _integer(text: str) -> int:
     if text[:2] in ("0x", "0X"):
-        return int(text[2:], 16)
+        return int(text, 0)
     return int(text, 8) if len(text) > 1 and text.startswith("0") else int(text)
 
 

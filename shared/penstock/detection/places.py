@@ -66,17 +66,31 @@ def _from_variable(name: str, value: str) -> str | None:
         return None
     if name == "LLAMA_ARG_PORT":
         return f"http://127.0.0.1:{value}" if value.isdigit() else None
+    if name == "OLLAMA_HOST":
+        value = _ollama_host(value)
     try:
-        url = normalise_url(value)
+        return normalise_url(value)
     except ValueError:
         return None
-    if name != "OLLAMA_HOST" or url.startswith("unix:"):
-        return url
-    # OLLAMA_HOST is often an address to listen on, without a port (envconfig/config.go).
-    scheme, _, rest = url.partition("://")
-    host, colon, port = rest.rpartition(":")
+
+
+def _ollama_host(value: str) -> str:
+    """
+    The address that Ollama's own client would use (envconfig/config.go, `Host`).
+
+    The variable is often an address to listen on, and often without a port: 11434, but 80 and 443 where a
+    scheme is named.
+    """
+    scheme, mark, rest = value.rpartition("://")
+    if scheme == "unix":
+        return value
+    default_port = {"http": "80", "https": "443"}.get(scheme.lower(), "11434")
+    authority, slash, path = rest.partition("/")
+    if authority.count(":") > 1 and not authority.startswith("["):
+        authority = f"[{authority}]"
+    host, colon, port = authority.rpartition(":")
     if not colon or "]" in port:
-        host, port = rest, "11434"
-    if host in ("0.0.0.0", "[::]"):  # noqa: S104 - read, never bound
+        host, port = authority, ""
+    if host in ("", "0.0.0.0", "[::]"):  # noqa: S104 - read, never bound
         host = "127.0.0.1"
-    return f"{scheme}://{host}:{port}"
+    return f"{scheme if mark else 'http'}://{host}:{port or default_port}{slash}{path}"

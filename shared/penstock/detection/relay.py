@@ -7,7 +7,8 @@ machine, so nothing may be changed in them: they count as cloud.
 
 from __future__ import annotations
 
-from penstock.domain.upstream import Evidence
+from penstock.detection.fingerprint import recognise
+from penstock.domain.upstream import Evidence, ServerKind
 from penstock.servers.base import Answers
 from penstock.servers.common import listed, owners
 
@@ -34,7 +35,10 @@ def relay_evidence(answers: Answers) -> tuple[Evidence, ...]:
                     Evidence("probe", "cloud", f"its answers carry {who}'s header {header}")
                 )
     named = owners(answers)
-    if named and named <= _CLOUD_OWNERS and listed(answers):
+    # A server that was recognised lists what it runs itself: Ollama gives the namespace of a model as its
+    # owner, and `hf.co/google/...` is no cloud.
+    unknown = recognise(answers).kind in (None, ServerKind.GENERIC)
+    if unknown and named and named <= _CLOUD_OWNERS and listed(answers):
         told = ", ".join(sorted(named))
         found.append(Evidence("probe", "cloud", f"all of its models are owned by {told}"))
     return tuple(dict.fromkeys(found))

@@ -24,6 +24,7 @@ from penstock.gateway.limiter import Limiter, Permit
 from penstock.gateway.metrics import Gauge
 from penstock.gateway.profiles import ProfileKeeper
 from penstock.gateway.record import Recorder
+from penstock.gateway.settings_view import settings_view
 from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 
@@ -242,24 +243,7 @@ class Runtime:
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
-        values = self.settings.model_dump(mode="json")
-        for upstream in values["upstreams"]:
-            if upstream.get("api_key"):
-                upstream["api_key"] = "(secret)"
-        for key in values["listen"]["client_keys"]:
-            if key.get("key"):
-                key["key"] = "(secret)"
-        origins = {".".join(map(str, path)): place for path, place in self.origins.items()}
-        return {
-            "file": str(self.settings_path) if self.settings_path else None,
-            "settings": values,
-            "origins": origins,
-            "environment": {
-                "LOCAL_MODEL_TOKEN_LIMIT": self.env.token_limit,
-                "LOCAL_MODEL_MAX_TOKENS": self.env.max_tokens,
-                "LOCAL_MODEL_MAX_CONCURRENCY": self.env.max_concurrency,
-            },
-        }
+        return settings_view(self.settings, self.env, self.origins, self.settings_path)
 
     def _gauges(self) -> list[Gauge]:
         from penstock.gateway.status import gauges

@@ -1,0 +1,144 @@
+"""`penstock explain REQUEST.json`: the pipeline's decisions, dry."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from penstock.cli.output import EXIT_USAGE, fail, json_option, print_json, table
+
+
+@click.command()
+@click.argument("request_file", metavar="REQUEST.json", type=click.Path(path_type=Path))
+@click.option("--upstream", "url", metavar="URL", help="Look at this server for the profile.")
+@click.option("--kind", help="Server kind, when none is to be asked.")
+@click.option("--window", type=int, help="Window, when none is to be asked.")
+@click.option(
+    "--path", default="/v1/chat/completions", show_default=True, help="Path of the request."
+)
+@click.option(
+    "--config", "config", type=click.Path(path_type=Path), help="Settings file (penstock.yaml)."
+)
+@json_option
+def explain(
+    request_file: Path,
+    url: str | None,
+    kind: str | None,
+    window: int | None,
+    path: str,
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    """Show what Penstock would change in a request, and why, without sending it. `-` reads standard
+    input."""
+    from penstock.adapters.settings_file import load
+    from penstock.domain.profile import ModelProfile, ModelReading
+    from penstock.domain.upstream import ServerKind
+    from penstock.errors import AnswerError
+    from penstock.gateway.body import parse_object
+    from penstock.gateway.routes import route
+    from penstock.gateway.tune import tune
+    from penstock.limits import decide_window, explicit_window
+    from penstock.servers import spec
+
+    try:
+        raw = sys.stdin.buffer.read() if str(request_file) == "-" else request_file.read_bytes()
+    except OSError as exc:
+        fail(f"{request_file}: {exc.strerror}", EXIT_USAGE)
+    loaded = load(config)
+    reading = ModelReading("")
+    found = ServerKind.GENERIC
+    if kind is not None:
+        try:
+            found = ServerKind(kind)
+        except ValueError:
+            fail(f"--kind: expected one of {', '.join(ServerKind)}, got {kind}", EXIT_USAGE)
+    elif url is not None or loaded.upstreams:
+        found, reading = _ask(url or loaded.upstreams[0].url, raw)
+    try:
+        body = parse_object(raw)
+        where = route("POST", path)
+        model = str(body.get("model") or reading.model)
+        decided = decide_window(
+            model=model,
+            explicit=window or explicit_window(model, loaded.settings.limits),
+            env=loaded.env.token_limit,
+            running=reading.running_window,
+            running_origin=reading.window_origin,
+        )
+        profile = ModelProfile("explained", found, reading, decided)
+        tuned = tune(
+            body,
+            raw,
+            operation=where.operation,
+            path=where.upstream_path,
+            dialect=where.dialect,
+            upstream_model=reading.model or model,
+            profile=profile,
+            spec=spec(found),
+            settings=loaded.settings,
+            env_max_tokens=loaded.env.max_tokens,
+        )
+    except AnswerError as exc:
+        if as_json:
+            print_json(
+                {"refused": {"code": exc.code.value, "message": exc.message, "param": exc.param}}
+            )
+            return 1
+        fail(f"The request would be refused: {exc.message} ({exc.code.value})")
+    value: dict[str, Any] = {
+        "kind": found.value,
+        "model": reading.model or model,
+        "context_window": decided.tokens,
+        "window_source": decided.source.value,
+        "path": tuned.path,
+        "streams": tuned.streams,
+        "collects": tuned.collects,
+        "changes": [
+            {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
+            for c in tuned.changes
+        ],
+        "sent": orjson.loads(tuned.body),
+    }
+    if as_json:
+        print_json(value)
+        return 0
+    click.echo(
+        f"To {found.value}, {tuned.path}; window {decided.tokens} ({decided.detail or decided.source.value})"
+    )
+    if tuned.collects:
+        click.echo(
+            "The server is asked for a stream, and the client gets one answer: a hang-up is noticed only then."
+        )
+    if tuned.changes:
+        table(
+            ("step", "field", "action", "why"),
+            [(c.step, c.field, c.action, c.detail) for c in tuned.changes],
+        )
+    else:
+        click.echo("Nothing would be changed.")
+    return 0
+
+
+def _ask(url: str, raw: bytes) -> tuple[Any, Any]:
+    import asyncio
+
+    from penstock.cli.look import _look
+    from penstock.detection import normalise_url
+    from penstock.domain.profile import ModelReading
+    from penstock.domain.upstream import ServerKind
+
+    look = asyncio.run(_look(normalise_url(url), None))
+    if not look.reachable:
+        fail(look.error or "nothing answered")
+    try:
+        asked = orjson.loads(raw).get("model")
+    except (orjson.JSONDecodeError, AttributeError):
+        asked = None
+    models = look.reading.models if look.reading is not None else ()
+    chosen = next((m for m in models if m.model == asked), models[0] if len(models) == 1 else None)
+    return look.kind or ServerKind.GENERIC, chosen or ModelReading(asked or "")

@@ -1,0 +1,40 @@
+"""`penstock llama-server`: the embedded llama.cpp, with llama-server's own flag names."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("llama-server")
+@click.argument("model", required=False)
+@click.option("-m", "--model", "model_flag", help="The GGUF file (or give it as the argument).")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, default=8080, show_default=True)
+@click.option(
+    "-c",
+    "--ctx-size",
+    type=int,
+    default=0,
+    help="Tokens of all slots together; 0: the trained window.",
+)
+@click.option("-np", "--parallel", type=int, default=1, show_default=True, help="Slots.")
+@click.option("-n", "--n-predict", type=int, default=-1, help="Longest answer; -1: no bound.")
+@click.option("-a", "--alias", help="Id of the model.")
+@click.option("-t", "--threads", type=int)
+@click.option("-b", "--batch-size", type=int)
+@click.option("-ub", "--ubatch-size", type=int)
+@click.option("-ngl", "--n-gpu-layers", type=int)
+@click.option("--kv-unified", is_flag=True, help="All slots share one KV cache.")
+@click.option("--embedding", "--embeddings", is_flag=True, help="Serve embeddings.")
+@click.option("--metrics/--no-metrics", default=True)
+@click.option("--slots/--no-slots", default=True)
+@click.option("--api-key", envvar="LLAMA_API_KEY")
+@click.option("--until-stdin-closes", is_flag=True, help="End when standard input closes.")
+def llama_server(model: str | None, model_flag: str | None, **values: object) -> int:
+    """Run the embedded llama.cpp (the extra `embedded`) as a server of its own."""
+    from penstock.adapters.embedded import LlamaServerOptions, run_server
+
+    path = model or model_flag
+    if not path:
+        raise click.UsageError("Name a GGUF file: penstock llama-server MODEL.gguf")
+    return run_server(LlamaServerOptions(path, **values))  # type: ignore[arg-type]
