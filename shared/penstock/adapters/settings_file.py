@@ -155,7 +155,7 @@ def _value(
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_value(n, (*at, i), file, lines, problems) for i, n in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node)
 
 
 def _apply_environment(

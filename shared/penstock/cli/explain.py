@@ -139,6 +139,6 @@ def _ask(url: str, raw: bytes) -> tuple[Any, Any]:
         asked = orjson.loads(raw).get("model")
     except (orjson.JSONDecodeError, AttributeError):
         asked = None
-    models = look.reading.models if look.reading is not None else ()
+    models = list(look.reading.models) if look.reading is not None else []
     chosen = next((m for m in models if m.model == asked), models[0] if len(models) == 1 else None)
     return look.kind or ServerKind.GENERIC, chosen or ModelReading(asked or "")

@@ -100,7 +100,9 @@ def _start_embedded(model: str, ctx_size: int, parallel: int) -> Any:
     path = model or str(tiny_model())
     with working(f"Starting the embedded llama.cpp on {Path(path).name}"):
         server = EmbeddedServer(
-            LlamaServerOptions(path, port=0, ctx_size=ctx_size, parallel=parallel)
+            LlamaServerOptions(
+                path, port=0, ctx_size=ctx_size, parallel=parallel, alias=Path(path).stem
+            )
         )
         return server.wait_ready()
 
@@ -134,7 +136,7 @@ def _discover(loaded: Any) -> Any:
         looks, tried = asyncio.run(
             discover(extra_ports=options.ports, not_ports=(loaded.settings.listen.port,))
         )
-    upstreams = []
+    upstreams: list[Upstream] = []
     for look in looks:
         assert look.kind is not None
         names = {u.name for u in upstreams}

@@ -65,7 +65,7 @@ def _from_variable(name: str, value: str) -> str | None:
     if not value:
         return None
     if name == "LLAMA_ARG_PORT":
-        return f"http://127.0.0.1:{value}" if value.isdigit() else None
+        value = f"http://127.0.0.1:{value}"
     if name == "OLLAMA_HOST":
         value = _ollama_host(value)
     try:

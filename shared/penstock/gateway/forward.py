@@ -127,6 +127,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         except _Failed as failed:
             fault = failed.fault
             record.ended_s, record.status, record.fault = loop.time(), fault.status, fault
+            job.sent = False  # it answered, or it is gone: nothing goes on there
         finally:
             if record.ended_s is None:
                 record.ended_s = loop.time()

@@ -28,6 +28,7 @@ from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
     ClientAnswer,
+    Headers,
     announcement_headers,
     end_to_end,
     explained,
@@ -89,6 +90,15 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
 
 
+def _relayed_headers(headers: Headers) -> Headers:
+    """The upstream's headers as the client gets them; who may read across origins is ours to say."""
+    return [
+        (name, value)
+        for name, value in end_to_end(headers, drop=_NOT_RELAYED)
+        if not name.lower().startswith(b"access-control-")
+    ]
+
+
 class LocalRun:
     """Steps 4 to 9 of one request to a local upstream."""
 
@@ -138,7 +148,6 @@ class LocalRun:
     async def run(self) -> None:
         """Steps 4 to 9; the permit is given back however it ends."""
         exchange, state = self.exchange, self.state
-        opened: Opened | None = None
         try:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             await self.runtime.keeper.first_contact(state)
@@ -179,7 +188,7 @@ class LocalRun:
             raise
         finally:
             self.watch.stop()
-            self._let_go(opened)
+            self._let_go()
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""
@@ -241,8 +250,10 @@ class LocalRun:
 
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = end_to_end(response.headers, drop=_NOT_RELAYED)
-        assert self.tuned is not None
+        headers = _relayed_headers(response.headers)
+        assert self.tuned is not None and self.job is not None
+        if opened.complete:
+            self.job.sent = False
         if opened.relay is None or self.tuned.collects:
             if opened.relay is not None:
                 self._take_counts()
@@ -274,7 +285,7 @@ class LocalRun:
 
     async def _stream(self, opened: Opened) -> None:
         answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay
-        assert relay is not None
+        assert relay is not None and self.job is not None
         seen = relay.seen
         out, complete = opened.first, opened.complete
         while True:
@@ -287,6 +298,7 @@ class LocalRun:
                 data = await response.next_chunk()
                 out = relay.feed(data) if data else relay.end()
             except TransportError as exc:
+                self.job.sent = False
                 raise self._broken(str(exc)) from exc
             except ValueError as exc:
                 raise self._broken(f"the stream holds something unreadable: {exc}") from exc
@@ -295,6 +307,7 @@ class LocalRun:
                 raise
             if seen.error is not None:
                 fault = faults.classify_stream_error(seen.error, self.state.spec)
+                self.job.sent = False
                 if out:
                     await answer.write(out)
                 raise self._error(fault)
@@ -304,6 +317,7 @@ class LocalRun:
                 watch.clock = "stall"
             watch.touch()
             complete = not data
+        self.job.sent = False
         self._take_counts()
         if not (seen.closed or seen.finished):
             if out:
@@ -348,16 +362,15 @@ class LocalRun:
         if seen.prefill_tokens_per_s:
             self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
 
-    def _let_go(self, opened: Opened | None) -> None:
+    def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
         if permit is None:
             return
-        whole = opened is not None and opened.complete and self.exchange.outcome is Outcome.SUCCESS
-        running = job is not None and job.sent and not whole
+        running = job is not None and job.sent
         if job is not None:
             job.hang_up()
-        if not running or self.exchange.outcome is not Outcome.IGNORED or self.tuned is None:
+        if not running or self.tuned is None:
             permit.release()
             return
         work = expect_ghost(

@@ -246,9 +246,8 @@ def _validate_messages(body: Mapping[str, Any]) -> None:
 
 
 def _rename_reasoning(edit: Edit, spec: ServerSpec) -> None:
-    renamed = template.rename_reasoning(
-        edit.set_fields.get("messages", edit.body["messages"]), spec
-    )
+    messages = edit.set_fields.get("messages", edit.body["messages"])
+    renamed = template.rename_reasoning(messages, spec.behaviour.reasoning_field)
     if renamed.changes:
         edit.set("messages", list(renamed.messages))
         edit.changes.extend(renamed.changes)
