@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from urllib.parse import urlsplit
 
 from penstock.adapters import probe
@@ -40,8 +41,10 @@ async def discover(
         extra_ports=extra_ports,
         in_container=in_container(),
     )
-    wanted = tuple(p for p in wanted if urlsplit(p.url).port not in not_ports)
-    listening = await asyncio.gather(*(_listens(place.url) for place in wanted))
+    own = {("this machine", port) for port in not_ports}
+    wanted = tuple(place for place in wanted if _same_server(place.url) not in own)
+    unknown = await _unknown_names(urlsplit(place.url).hostname or "" for place in wanted)
+    listening = await asyncio.gather(*(_listens(place.url, unknown=unknown) for place in wanted))
     open_places = [place for place, is_open in zip(wanted, listening, strict=True) if is_open]
     looks = await asyncio.gather(*(_look(place.url, timeout_s) for place in open_places))
     found: dict[tuple[str, int | None], probe.Look] = {}
@@ -67,10 +70,41 @@ def _same_server(url: str) -> tuple[str, int | None]:
     return ("this machine" if host in ("localhost", "127.0.0.1", "::1") else host, port)
 
 
-async def _listens(url: str) -> bool:
+async def _unknown_names(hosts: Iterable[str]) -> frozenset[str]:
+    """
+    The names that nothing is known of, each asked for once.
+
+    A look-up runs in a thread that cannot be ended. Outside Docker the Docker host's name is unknown, and
+    a resolver that is slow to say so would keep one thread per port.
+    """
+    names = sorted({host for host in hosts if host and not _is_address(host)})
+    loop = asyncio.get_running_loop()
+
+    async def is_known(name: str) -> bool:
+        try:
+            async with asyncio.timeout(_CONNECT_WITHIN_S):
+                return bool(await loop.getaddrinfo(name, None))
+        except (OSError, TimeoutError, UnicodeError):
+            return False
+
+    known = await asyncio.gather(*(is_known(name) for name in names))
+    return frozenset(name for name, found in zip(names, known, strict=True) if not found)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+async def _listens(url: str, *, unknown: Collection[str] = ()) -> bool:
     if url.startswith("unix:"):
         return True
     parts = urlsplit(url)
+    if parts.hostname in unknown:
+        return False
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         async with asyncio.timeout(_CONNECT_WITHIN_S):
