@@ -162,8 +162,28 @@ def test_what_ended_while_idle_is_gone_from_the_pool(run: Run, before: Script) -
             await get(server, transport)
             assert transport.idle_connections() == 1
             end.set()
-            await until(lambda: transport.idle_connections() == 0)
-            await until(lambda: transport.open_connections() == 0)
+            # Before the reaper's next round: at once.
+            await until(lambda: transport.idle_connections() == 0, within_s=3)
+            await until(lambda: transport.open_connections() == 0, within_s=3)
+            assert await get(server, transport) is False
+            await transport.aclose()
+
+    run(main())
+
+
+@on_both_loops
+def test_idle_connections_are_given_up_in_time(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that nobody used for its time is closed, without a request that asks for it."""
+    monkeypatch.setattr("penstock.adapters.transport.pool.UNANNOUNCED_IDLE_S", 0.05)
+    monkeypatch.setattr("penstock.adapters.transport.client._REAP_EVERY_S", 0.02)
+
+    async def main() -> None:
+        transport = Transport()
+        async with RawServer() as server:
+            await asyncio.gather(*(get(server, transport) for _ in range(3)))
+            assert transport.open_connections() == 3
+            await until(lambda: transport.open_connections() == 0, within_s=3)
+            assert transport.idle_connections() == 0
             assert await get(server, transport) is False
             await transport.aclose()
 
