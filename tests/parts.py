@@ -426,8 +426,8 @@ def _build_ollama(binary: Path) -> None:
         work = Path(name)
         (work / "go.mod").write_text(_OLLAMA_GO_MOD, "utf-8")
         _go(work, "mod", "download", "github.com/gen2brain/malgo")
-        _go(work, "mod", "tidy")
         audio = _go(work, "list", "-m", "-f", "{{.Dir}}", "github.com/gen2brain/malgo").strip()
+        _go(work, "mod", "tidy")
         headers = work / "include" / "miniaudio"
         headers.mkdir(parents=True)
         shutil.copy(Path(audio) / "miniaudio.h", headers)

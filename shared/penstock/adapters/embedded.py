@@ -137,10 +137,11 @@ def run_server(options: LlamaServerOptions) -> int:
             f"llama.cpp could not start with {options.model} on {options.host}:{options.port}; "
             "the lines above say why (a port that is taken, a file that is no model, no memory)."
         ) from exc
-    print(json.dumps({_LISTENING: server.listening_address}), flush=True)
+    # llama.cpp has set handlers of its own by now; they would end its threads and not the process.
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    print(json.dumps({_LISTENING: server.listening_address}), flush=True)
     ended.wait()
     # The server's threads do not always end by themselves while requests run; nothing is left to save.
     os._exit(0)

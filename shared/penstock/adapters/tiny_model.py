@@ -117,8 +117,7 @@ def write_model(
     tokens.extend(pieces)
     kinds.extend([gguf.TokenType.NORMAL] * len(pieces))
 
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(str(partial), "llama")
+    writer = gguf.GGUFWriter(None, "llama")
     writer.add_name(name)
     writer.add_context_length(shape.trained_window)
     writer.add_embedding_length(shape.width)
@@ -174,11 +173,17 @@ def write_model(
         writer.add_tensor(
             block + "ffn_down.weight", weights(shape.width, shape.feed_forward) * scale
         )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    partial.replace(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        writer.write_header_to_file(partial)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        partial.replace(path)
+    except BaseException:
+        writer.close()
+        partial.unlink(missing_ok=True)
+        raise
     return path
 
 

@@ -26,6 +26,12 @@ import click
 @click.option("-ngl", "--n-gpu-layers", type=int)
 @click.option("--kv-unified", is_flag=True, help="All slots share one KV cache.")
 @click.option("--embedding", "--embeddings", is_flag=True, help="Serve embeddings.")
+@click.option(
+    "--pooling",
+    type=click.Choice(["none", "mean", "cls", "last", "rank"]),
+    help="How the vectors of all tokens become one; default: what the model says.",
+)
+@click.option("--pooling", type=click.Choice(["none", "mean", "cls", "last", "rank"]))
 @click.option("--metrics/--no-metrics", default=True)
 @click.option("--slots/--no-slots", default=True)
 @click.option("--api-key", envvar="LLAMA_API_KEY")

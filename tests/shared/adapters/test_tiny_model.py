@@ -1,0 +1,104 @@
+"""The models that demo and tests make for themselves."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.adapters import tiny_model
+from penstock.adapters.tiny_model import HERMES_TEMPLATE, TINY, write_model
+from penstock.errors import MissingPart
+
+
+def fields(path: Path) -> dict[str, Any]:
+    """The header's fields by name."""
+    from gguf import GGUFReader
+
+    return {name: field.contents() for name, field in GGUFReader(path).fields.items()}
+
+
+def test_equal_arguments_make_equal_files(tmp_path: Path) -> None:
+    """A model is a function of its arguments, so a cache may go by them."""
+    one = write_model(tmp_path / "one.gguf", seed=7).read_bytes()
+    assert one == write_model(tmp_path / "two.gguf", seed=7).read_bytes()
+    assert one != write_model(tmp_path / "three.gguf", seed=8).read_bytes()
+
+
+def test_header_says_what_was_asked_for(tmp_path: Path) -> None:
+    """Name, trained window and template stand in the header, where servers read them."""
+    path = write_model(
+        tmp_path / "m.gguf",
+        shape=replace(TINY, trained_window=1234),
+        name="a name",
+        template="{{ messages }}",
+    )
+    header = fields(path)
+    assert header["general.name"] == "a name"
+    assert header["llama.context_length"] == 1234
+    assert header["tokenizer.chat_template"] == "{{ messages }}"
+
+
+def test_model_with_a_text_has_the_template_for_tools(tmp_path: Path) -> None:
+    """A model that says something can spell a tool call, so its template knows tools."""
+    header = fields(write_model(tmp_path / "m.gguf", says="hello there"))
+    assert header["tokenizer.chat_template"] == HERMES_TEMPLATE
+
+
+def test_nothing_but_the_whole_file_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When writing fails, neither the model nor a part of it is left, and an older one is untouched."""
+    import gguf
+
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"older")
+
+    def no_room(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", no_room)
+    with pytest.raises(OSError, match="No space"):
+        write_model(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"]
+    assert path.read_bytes() == b"older"
+
+
+def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error is one sentence with the command that installs it."""
+    genuine = builtins.__import__
+
+    def without_gguf(
+        name: str,
+        globals: Mapping[str, object] | None = None,
+        locals: Mapping[str, object] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> Any:
+        if name == "gguf":
+            raise ImportError(name)
+        return genuine(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", without_gguf)
+    with pytest.raises(MissingPart, match=r"pip install 'penstock\[embedded\]'"):
+        write_model(tmp_path / "m.gguf")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+
+
+@given(TEXTS)
+def test_pieces_are_the_text_and_all_different(text: str) -> None:
+    """The tokens of a scripted text spell it, and none occurs twice or in the vocabulary before."""
+    tokens, _ = tiny_model._vocabulary()
+    names = tiny_model._byte_names()
+    pieces = tiny_model._pieces(text, set(tokens))
+    assert "".join(pieces) == "".join(names[byte] for byte in text.encode())
+    if len(text.encode()) > 2:
+        assert len({*pieces, *tokens}) == len(pieces) + len(tokens)
