@@ -65,6 +65,8 @@ def test_llamacpp_with_a_key(llamacpp: LlamaCpp) -> None:
     assert without.kind is ServerKind.LLAMACPP
     assert without.reading is not None
     assert without.reading.models == ()
+    assert without.error == "it asks for a key"
+    assert look(server.url, api_key="another").error == "it refuses the key"
     assert only_model(look(server.url, api_key="secret-of-the-test")).running_window == 4096
 
 

@@ -36,7 +36,7 @@ class Look:
         reachable: something answered in HTTP.
         recognition: which kind, and why.
         reading: what it says of itself and its models, None when nothing could be read.
-        error: one sentence when it was not reachable or is no model server.
+        error: one sentence when it was not reachable, is no model server, or would not say what it has.
         verdict: local or cloud, with what the probes added.
         is_penstock: it is a Penstock gateway.
     """
@@ -119,7 +119,10 @@ async def look(
             "something answers there, but it is no model server that is known",
         )  # fmt: skip
     reading = await _read(ask, spec_of(found), answers)
-    return Look(url, True, found, recognition, reading, verdict, answers)
+    error = None
+    if not reading.models and any(a.status in (401, 403) for a in answers.values()):
+        error = "it refuses the key" if api_key else "it asks for a key"
+    return Look(url, True, found, recognition, reading, verdict, answers, error)
 
 
 async def _read(ask: _Asker, spec: ServerSpec, answers: dict[str, Answer]) -> ServerReading:

@@ -30,7 +30,9 @@ def test_a_look_says_what_is_there(one: Scene) -> None:
     """Over the wire a server is recognised and read exactly as from its recorded answers."""
     found, _ = asyncio.run(looked_at(one))
     assert one.kind is not None
-    assert (found.reachable, found.kind, found.error) == (True, one.kind, None)
+    assert (found.reachable, found.kind) == (True, one.kind)
+    guarded = one.name in ("llamacpp/with_key", "jan/without_key", "generic/asks_for_a_key")
+    assert found.error == ("it asks for a key" if guarded else None)
     assert found.reading == spec(one.kind).read(one.answers)
     assert found.verdict.is_local
 
