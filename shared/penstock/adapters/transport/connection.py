@@ -184,12 +184,12 @@ class Connection(asyncio.Protocol):
 
     def pause_reading(self) -> None:
         """The reader of the answer is slow."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """The reader of the answer has caught up."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def rest(self, limit_s: float) -> None:
