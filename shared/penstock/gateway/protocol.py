@@ -194,9 +194,14 @@ class Protocol(HttpToolsProtocol):
             self._in_body = False
             self._refuse_head()
             raise _RefusedError
-        if self.parser.should_upgrade() and self.parser.get_method() == b"CONNECT":
+        if self.url[:1] != b"/":
+            # An absolute URL, CONNECT's authority, or `*`: the app would see only its path, and the
+            # host in it contradict the one that is checked.
             self._in_body = False
-            self._refuse(ErrorCode.INVALID_REQUEST, "CONNECT is not served: this is no proxy.")
+            self._refuse(
+                ErrorCode.INVALID_REQUEST,
+                "The request line must name a path that begins with a slash: this is no proxy.",
+            )
             raise _RefusedError
         handle = Connection(self.transport, raw)
         self.scope["extensions"] = {"penstock": handle}  # type: ignore[dict-item]

@@ -218,6 +218,13 @@ SMALL = WireLimits(header_bytes=1000, header_count=10, header_timeout_s=5.0)
         pytest.param(
             b"CONNECT example:443 HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid_request", id="CONNECT"
         ),
+        pytest.param(
+            b"GET http://evil.example/v1/models HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            "invalid_request",
+            id="an absolute URL",
+        ),
+        pytest.param(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid_request", id="star"),
         pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", 400, "invalid_request", id="raw bytes in path"),
     ],
 )
