@@ -372,8 +372,7 @@ class CollectingTranslator:
 
     def end(self) -> bytes:
         """The whole body."""
-        rest = self._framer.end()
-        if rest:
+        if rest := self._framer.end():
             self._take(rest)
         return self._body() if self.seen.error is None else b""
 
@@ -416,8 +415,7 @@ class CollectingRelay:
 
     def end(self) -> bytes:
         """The whole body."""
-        rest = self._framer.end()
-        if rest:
+        if rest := self._framer.end():
             self._take(rest)
         return self._body() if self.seen.error is None else b""
 
@@ -436,8 +434,7 @@ class CollectingRelay:
         if isinstance(value, dict):
             if "prompt_progress" in value and seen.progress is not None and not _has_output(value):
                 return
-            if value.get("done") is True or value.get("stop") is True:
-                seen.closed = True
+            seen.closed |= value.get("done") is True or value.get("stop") is True
         seen.token = True
         seen.events += 1
         self._add(value)
