@@ -237,7 +237,7 @@ class Ollama:
         self._binary = ollama_binary()
         self._home = Path(tempfile.mkdtemp(prefix="penstock-ollama-"))
         self._environment = dict(environment)
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.url = f"http://127.0.0.1:{free_port()}"
         self._start()
 
     def _start(self) -> None:
@@ -516,7 +516,18 @@ def fetch(url: str, body: Any = None, within_s: float = 60.0) -> Any:
         return json.loads(answer.read())
 
 
-def _free_port() -> int:
+def answers(url: str) -> bool:
+    """Whether a server answers a GET with a status below 400."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=5.0):
+            return True
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
