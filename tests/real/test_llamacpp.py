@@ -270,7 +270,8 @@ def test_hanging_up_in_the_middle_of_a_stream_frees_the_slot(
         "messages": [{"role": "user", "content": "hello"}],
     }  # fmt: skip
     with gateway.http.stream("POST", "/v1/chat/completions", json=body) as response:
-        next(response.iter_raw())
+        chunks = response.iter_raw()  # kept: a forgotten iterator closes the stream
+        next(chunks)
         assert (response.status_code, busy(server)) == (200, 1)
     until(lambda: busy(server) == 0, 1.5, "the slot being free")
 
