@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 
-from tree import ROOT, tracked_files
+from tree import PACKAGES, ROOT, modules, tracked_files
 
 # Put together here, so that this file does not contain what it forbids.
 REGISTRIES = [
@@ -97,3 +100,33 @@ def test_changelog_has_the_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     assert f"## [{project['version']}]" in changelog or "## [Unreleased]" in changelog
+
+
+def declared(names: list[str]) -> set[str]:
+    """Import names of the distributions that these requirements name."""
+    wanted = {requirement_name(line) for line in names}
+    return {
+        package
+        for package, distributions in packages_distributions().items()
+        if any(requirement_name(name) in wanted for name in distributions)
+    }
+
+
+def test_product_imports_only_what_it_declares() -> None:
+    """Each package that a module imports is a dependency in pyproject.toml, or of an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    known = declared([*project["dependencies"], *extras]) | {package.name for package in PACKAGES}
+    imported = {
+        name.partition(".")[0]
+        for module in modules()
+        for node in ast.walk(ast.parse(module.read_text("utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and node.level == 0
+            else []
+        )
+    }
+    assert imported - known - sys.stdlib_module_names == set()

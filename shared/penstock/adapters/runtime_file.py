@@ -37,7 +37,10 @@ class RuntimeFile:
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started_at) < 2.0
+            process = psutil.Process(self.pid)
+            # One that has ended stays in the list until its parent asks for the exit code.
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            return not ended and abs(process.create_time() - self.started_at) < 2.0
         except psutil.Error:
             return False
 

@@ -31,7 +31,6 @@ import click
     type=click.Choice(["none", "mean", "cls", "last", "rank"]),
     help="How the vectors of all tokens become one; default: what the model says.",
 )
-@click.option("--pooling", type=click.Choice(["none", "mean", "cls", "last", "rank"]))
 @click.option("--metrics/--no-metrics", default=True)
 @click.option("--slots/--no-slots", default=True)
 @click.option("--api-key", envvar="LLAMA_API_KEY")
