@@ -176,6 +176,8 @@ class LocalRun:
             # 8. Relay.
             await self._relay(opened)
             exchange.outcome = Outcome.SUCCESS
+            if exchange.profile is not None and exchange.profile.reading.loaded is False:
+                self.runtime.keeper.contradicted(state, "the model was loaded for a request")
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED

@@ -329,7 +329,11 @@ def _to_ollama(
     rendered = ollama.render_chat(
         chat,
         model=upstream_model,
-        options=plan.set_fields,
+        options={
+            spec.parameters.names[name]: value
+            for name, value in plan.values.items()
+            if name in spec.parameters.names
+        },
         max_output_tokens=budget.tokens,
     )
     edit.changes.extend(rendered.changes)
