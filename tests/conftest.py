@@ -12,6 +12,13 @@ import pytest
 import parts
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let long preparations be seen while they run."""
+    capturing = config.pluginmanager.getplugin("capturemanager")
+    if capturing is not None:
+        parts.past_capturing = capturing.global_and_fixture_disabled
+
+
 @pytest.fixture
 def llamacpp() -> Iterator[Callable[..., parts.LlamaCpp]]:
     """Starts real llama.cpp servers (see `parts.start_llamacpp`) that end with the test."""

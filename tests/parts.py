@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
@@ -81,9 +81,14 @@ def missing(what: str) -> NoReturn:
     pytest.skip(f"missing part: {what}")
 
 
+past_capturing: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+"""Switches pytest's capturing off for a moment; tests/conftest.py puts the real one here."""
+
+
 def say(text: str) -> None:
-    """Progress of something long, past pytest's capturing."""
-    print(f"test parts: {text}", file=sys.__stderr__, flush=True)
+    """Progress of something long, seen at once."""
+    with past_capturing():
+        print(f"\ntest parts: {text}", file=sys.stderr, flush=True)
 
 
 # Models
