@@ -285,7 +285,11 @@ class ChunkWriter:
             call["function"] = function
             return self._delta(event.index, {"tool_calls": [call]})
         if isinstance(event, Finished):
-            return self._chunk(event.index, {}, event.reason)
+            delta: dict[str, Any] = {}
+            if event.index not in self._begun:  # an answer without a word still has a role
+                self._begun.add(event.index)
+                delta = {"role": "assistant", "content": ""}
+            return self._chunk(event.index, delta, event.reason)
         if isinstance(event, UsageReported):
             self._usage = event
             return b""
