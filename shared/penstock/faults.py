@@ -385,7 +385,11 @@ def _by_status(status: int, message: str, spec: ServerSpec) -> Fault:
     if status == 499 or 400 <= status < 500:
         return Fault(E.UPSTREAM_BAD_REQUEST, message, status=status, matched=matched)
     return Fault(
-        E.UPSTREAM_ERROR, message, status=status, transient=status in _TRANSIENT, matched=matched
+        E.UPSTREAM_ERROR,
+        message,
+        status=status,
+        transient=status < 400 or status in _TRANSIENT,
+        matched=matched,
     )
 
 

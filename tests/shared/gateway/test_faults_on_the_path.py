@@ -1,0 +1,384 @@
+"""Faults of upstreams, as a client sees them through the whole pipeline (contracts 4 and 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from loops import until
+from rawserver import CHUNKED_HEAD, CLOSE, GONE, RESET, answer, chunk
+from scripted import ScriptedLlama, delta, event, gateway_here, reply, stream
+
+LOADING = reply(
+    {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}},
+    b"503 Service Unavailable",
+)
+
+
+def error(message: str, status: bytes = b"500 Internal Server Error", **more: Any) -> bytes:
+    """An error as llama.cpp gives it."""
+    return reply({"error": {"message": message, "type": "server_error", **more}}, status)
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+@pytest.mark.parametrize(
+    ("script", "status", "code", "attempts"),
+    [
+        pytest.param([error("CUDA error: out of memory")], 503, "out_of_memory", 1, id="out of memory"),
+        pytest.param([error("model 'x' not found", b"404 Not Found")], 404, "model_missing", 1, id="model missing"),
+        pytest.param([error("invalid tool", b"400 Bad Request")], 400, "upstream_bad_request", 1, id="bad request"),
+        pytest.param([error("bad body", b"422 Unprocessable Entity")], 422, "upstream_bad_request", 1, id="its own status"),
+        pytest.param([error("image input is not supported - hint: mmproj")], 400, "unsupported_input", 1, id="image to a text model"),
+        pytest.param([error("failed to parse grammar", b"400 Bad Request")], 400, "grammar_refused", 2, id="grammar: once more"),
+        pytest.param([error("Failed to parse input at pos 3")], 502, "unparseable_generation", 2, id="unparseable: once more"),
+        pytest.param([error("boom")], 502, "upstream_error", 3, id="server error: by policy"),
+        pytest.param([error("no slot available", b"503 Service Unavailable")], 503, "upstream_overloaded", 3, id="overloaded: by policy"),
+        pytest.param([answer(b"<html><body>It works</body></html>", b"200 OK", b"content-type: text/html")], 502, "bad_answer", 3, id="a web page"),
+        pytest.param([answer(b'{"choices": [', b"200 OK", b"content-type: application/json")], 502, "bad_answer", 3, id="half a JSON"),
+        pytest.param([b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\ncontent-type: application/json\r\n\r\n{}", CLOSE], 502, "broken_stream", 3, id="shorter than it says"),
+        pytest.param([b"not HTTP at all\r\n\r\n", CLOSE], 502, "bad_answer", 3, id="not HTTP"),
+        pytest.param([reply({"error": {"message": "boom inside a 200"}})], 502, "upstream_error", 3, id="200 with an error in it"),
+        pytest.param([CHUNKED_HEAD, event({"error": {"message": "out of memory", "code": 500}}), chunk(b"")], 503, "out_of_memory", 1, id="error as the first event"),
+        pytest.param([CHUNKED_HEAD, chunk(b"")], 502, "bad_answer", 3, id="empty stream"),
+        pytest.param([CHUNKED_HEAD, RESET], 502, "broken_stream", 3, id="reset behind the head"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 100_000], 502, "bad_answer", 3, id="an endless header"),
+    ],
+)  # fmt: skip
+def test_each_failure_has_its_code_and_its_number_of_attempts(
+    script: list[Any], status: int, code: str, attempts: int, streams: bool
+) -> None:
+    """Before anything was relayed, plain and streaming clients get the same status and code."""
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(stream=streams)
+            body = response.json()["error"]
+            assert (response.status_code, body["code"]) == (status, code)
+            assert body["source"] == "upstream"
+            assert body["upstream"] == "box"
+            assert body["attempts"] == attempts
+            assert len(llama.requests) == attempts
+            assert response.headers["x-should-retry"] == "false"
+            await until(lambda: gateway.runtime.fleet.get("box").limiter.running == 0)
+
+    asyncio.run(main())
+
+
+def test_a_second_death_on_one_request_is_memory() -> None:
+    """A server that drops a fresh connection twice without a byte died of the request."""
+
+    async def main() -> None:
+        async with ScriptedLlama([RESET]) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat()
+            assert (response.status_code, response.json()["error"]["code"]) == (
+                503,
+                "out_of_memory",
+            )
+            assert len(llama.requests) == 2
+
+    asyncio.run(main())
+
+
+def test_loading_is_waited_for_and_counts_no_attempt() -> None:
+    """503 'Loading model' means wait; one attempt stands in headers and record at the end."""
+
+    async def main() -> None:
+        async with ScriptedLlama([LOADING], [LOADING], stream("ok")) as llama:
+            async with gateway_here(llama.url) as gateway:
+                response = await gateway.chat()
+                assert response.status_code == 200
+                assert response.headers["penstock-attempts"] == "1"
+                assert len(llama.requests) == 3
+
+    asyncio.run(main())
+
+
+def test_a_streaming_client_gets_heartbeats_while_the_model_loads() -> None:
+    """No-op events of its dialect, which commit 200; then the answer, in one stream."""
+
+    async def main() -> None:
+        settings = {"timeouts": {"heartbeat_s": 0.05}}
+        async with ScriptedLlama([LOADING], stream("ok")) as llama:
+            async with gateway_here(llama.url, settings=settings) as gateway:
+                await gateway.chat()
+                llama.requests.clear()
+                llama.ready = False
+                body = {
+                    "model": "m",
+                    "messages": [{"role": "user", "content": "x"}],
+                    "stream": True,
+                }
+                async with gateway.http.stream(
+                    "POST", "/v1/chat/completions", json=body
+                ) as response:
+                    lines = response.aiter_lines()
+                    first = json.loads((await anext(lines)).removeprefix("data: "))
+                    assert response.status_code == 200
+                    assert first["choices"][0]["delta"] == {}
+                    assert "role" not in first["choices"][0]["delta"]
+                    llama.ready = True
+                    rest = [line async for line in lines if line]
+                text = "".join(
+                    json.loads(line.removeprefix("data: "))["choices"][0]["delta"].get(
+                        "content", ""
+                    )
+                    for line in rest
+                    if line.startswith("data: {")
+                )
+                assert text == "ok"
+                assert rest[-1] == "data: [DONE]"
+                assert rest[-2].startswith(": penstock ")
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_breaks_ends_with_an_error_event_and_no_done() -> None:
+    """Nobody takes half an answer for a whole one."""
+
+    async def main() -> None:
+        script = [CHUNKED_HEAD, event(delta("half ")), RESET]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(stream=True)
+            assert response.status_code == 200
+            events = [line for line in response.text.splitlines() if line.startswith("data: ")]
+            assert json.loads(events[0][6:])["choices"][0]["delta"]["content"] == "half "
+            failed = json.loads(events[-1][6:])["error"]
+            assert failed["code"] == "broken_stream"
+            assert failed["status"] == 502
+            assert "[DONE]" not in response.text
+            assert len(llama.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_a_stream_that_stalls_is_ended_by_its_clock() -> None:
+    """No token for the stall limit: an error event, and the upstream connection is dropped."""
+
+    async def main() -> None:
+        script = [CHUNKED_HEAD, event(delta("half ")), GONE]
+        settings = {"timeouts": {"stall_s": 0.2}}
+        async with (
+            ScriptedLlama(script) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            response = await gateway.chat(stream=True)
+            last = [line for line in response.text.splitlines() if line.startswith("data: ")][-1]
+            assert json.loads(last[6:])["error"]["code"] == "stall_timeout"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+def test_a_first_token_that_never_comes(streams: bool) -> None:
+    """504, one attempt: a prefill is never repeated by mistake."""
+
+    async def main() -> None:
+        settings = {"timeouts": {"first_token_s": 0.2}}
+        async with (
+            ScriptedLlama([GONE]) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            response = await gateway.chat(stream=streams)
+            body = response.json()["error"]
+            assert (response.status_code, body["code"]) == (504, "first_token_timeout")
+            assert len(llama.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_progress_restarts_the_first_token_clock_and_is_not_shown() -> None:
+    """Prefill progress is a sign of life; clients that did not ask for it see none of it."""
+
+    async def main() -> None:
+        gates = [asyncio.Event() for _ in range(6)]
+        steps: list[Any] = [CHUNKED_HEAD]
+        for number, gate in enumerate(gates):
+            value = {
+                **delta(""),
+                "prompt_progress": {
+                    "total": 60,
+                    "cache": 0,
+                    "processed": number * 10,
+                    "time_ms": 1,
+                },
+            }
+            steps += [event(value), gate]
+        steps += stream("done")[1:]
+        settings = {"timeouts": {"first_token_s": 0.4}}
+        async with (
+            ScriptedLlama(steps) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            asked = asyncio.create_task(gateway.chat(stream=True))
+            for gate in gates:
+                await asyncio.sleep(0.15)
+                gate.set()
+            response = await asked
+            assert response.status_code == 200
+            assert "prompt_progress" not in response.text
+            assert "done" in response.text
+
+    asyncio.run(main())
+
+
+def test_a_reused_connection_that_was_closed_is_no_attempt() -> None:
+    """The server closed it while it was idle: a fresh one is used, unseen."""
+
+    async def main() -> None:
+        script = [*stream("one"), CLOSE]
+        async with (
+            ScriptedLlama(script, stream("two")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            assert (await gateway.chat()).status_code == 200
+            again = await gateway.chat()
+            assert again.status_code == 200
+            assert again.headers["penstock-attempts"] == "1"
+
+    asyncio.run(main())
+
+
+def test_retry_after_beyond_the_policy_goes_back_at_once() -> None:
+    """The upstream asks for a longer pause than we would make: the client is told how long."""
+
+    async def main() -> None:
+        script = [
+            error("busy, no slot available", b"503 Service Unavailable")[:0]
+            + reply(
+                {"error": {"message": "no slot available"}},
+                b"503 Service Unavailable",
+                b"Retry-After: 30",
+            )
+        ]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat()
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "30"
+            assert len(llama.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_a_hang_up_reaches_the_upstream_at_every_stage() -> None:
+    """Queued, prefilling or streaming: the upstream connection ends, the permit comes back."""
+
+    async def main() -> None:
+        for script in ([GONE], [CHUNKED_HEAD, event(delta("a")), GONE]):
+            async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+                limiter = gateway.runtime.fleet.get("box").limiter
+                task = asyncio.create_task(gateway.chat())
+                await until(lambda: len(llama.requests) == 1)
+                queued = [asyncio.create_task(gateway.chat()) for _ in range(3)]
+                await until(lambda: limiter.waiting + len(llama.requests) >= 3)  # noqa: B023
+                for one in (task, *queued):
+                    one.cancel()
+                await asyncio.gather(task, *queued, return_exceptions=True)
+                await until(lambda: limiter.running == 0 and limiter.waiting == 0)  # noqa: B023
+                await until(lambda: not gateway.runtime.in_flight)
+                gone = [e for e in gateway.runtime.recorder.recent() if e.client_gone]
+                assert len(gone) == 4
+                assert {e.outcome.value for e in gone if e.outcome} == {"ignored"}
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_with_when_to_come_back() -> None:
+    """429 `queue_full`, our own refusal: x-should-retry true and Retry-After."""
+
+    async def main() -> None:
+        settings = {"concurrency": {"queue_length": 1, "max_concurrency": 1}}
+        async with (
+            ScriptedLlama([GONE]) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            first = asyncio.create_task(gateway.chat())
+            await until(lambda: len(llama.requests) == 1)
+            second = asyncio.create_task(gateway.chat())
+            limiter = gateway.runtime.fleet.get("box").limiter
+            await until(lambda: limiter.waiting == 1)
+            refused = await gateway.chat()
+            assert refused.status_code == 429
+            assert refused.json()["error"]["code"] == "queue_full"
+            assert refused.json()["error"]["source"] == "penstock"
+            assert refused.headers["x-should-retry"] == "true"
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+            for task in (first, second):
+                task.cancel()
+            await asyncio.gather(first, second, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_waiting_too_long_behind_others() -> None:
+    """503 `queue_deadline` when the wait is over; the one who runs is not touched."""
+
+    async def main() -> None:
+        settings = {"concurrency": {"max_concurrency": 1, "queue_deadline_s": 0.1}}
+        async with (
+            ScriptedLlama([GONE]) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            first = asyncio.create_task(gateway.chat())
+            await until(lambda: len(llama.requests) == 1)
+            refused = await gateway.chat()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_deadline")
+            assert not first.done()
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        pytest.param(b"", id="no final newline"),
+        pytest.param(b"\r\n\r\n", id="CRLF"),
+        pytest.param(b"\n\n", id="LF"),
+    ],
+)
+def test_streams_as_servers_write_them(ending: bytes) -> None:
+    """CRLF, comments, several data lines, a split character, no final newline: relayed verbatim."""
+
+    async def main() -> None:
+        newline = b"\r\n" if ending == b"\r\n\r\n" else b"\n"
+        one = json.dumps(delta("caf\u00e9"), ensure_ascii=False).encode()
+        cut = one.index("\u00e9".encode()) + 1
+        pieces = [b": comment" + newline + b"data: " + one[:cut], one[cut:] + newline * 2]
+        last = (
+            b"data: "
+            + json.dumps(delta("", "stop")).encode()
+            + newline * 2
+            + b"data: [DONE]"
+            + ending
+        )
+        script = [CHUNKED_HEAD, *(chunk(piece) for piece in pieces), chunk(last), chunk(b"")]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(stream=True)
+            assert b"".join(pieces) in response.content
+            assert response.content.rstrip().endswith(b"data: [DONE]")
+            plain = await gateway.chat()
+            assert plain.json()["choices"][0]["message"]["content"] == "caf\u00e9"
+
+    asyncio.run(main())
+
+
+def test_the_same_stream_cut_anywhere_is_relayed_the_same() -> None:
+    """Wherever the network cuts, the client gets the same bytes."""
+
+    async def main() -> None:
+        whole = b"".join(
+            b"data: " + (d if isinstance(d, bytes) else json.dumps(d).encode()) + b"\n\n"
+            for d in (delta("a"), delta("b"), delta("", "stop"), b"[DONE]")
+        )
+        for size in (1, 7, 50, 333):
+            cuts = [chunk(whole[i : i + size]) for i in range(0, len(whole), size)]
+            async with ScriptedLlama([CHUNKED_HEAD, *cuts, chunk(b"")]) as llama:
+                async with gateway_here(llama.url) as gateway:
+                    response = await gateway.chat(stream=True)
+                    assert response.content == whole
+
+    asyncio.run(main())
