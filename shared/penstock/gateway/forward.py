@@ -268,7 +268,8 @@ async def _open(
             if exchange.first_token_s is None:
                 exchange.first_token_s = asyncio.get_running_loop().time()
                 exchange.stage = "streaming"
-            watch.clock = "stall"
+            if watch.clock != "stall":
+                watch.run("stall")
             watch.touch()
         if not data:
             if not (seen.closed or seen.finished or seen.token):

@@ -316,7 +316,7 @@ class LocalRun:
             if seen.progress is not None:
                 note_progress(self.exchange, watch, relay)
             if seen.token and watch.clock == "first_token":
-                watch.clock = "stall"
+                watch.run("stall")
             watch.touch()
             complete = not data
         self.job.sent = False
