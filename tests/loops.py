@@ -42,5 +42,5 @@ on_both_loops = pytest.mark.parametrize(
 async def until(condition: Callable[[], object], within_s: float = 10.0) -> None:
     """Wait until *condition* holds; a test that relies on it fails when it never does."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 (what is waited for has no event)
+        while not condition():
             await asyncio.sleep(0.002)

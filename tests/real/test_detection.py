@@ -91,9 +91,7 @@ def test_llamacpp_tells_how_many_slots_work(llamacpp: LlamaCpp) -> None:
                     break
                 during = await probe.busy(server.url, kind, client=client)
             async with asyncio.timeout(10):
-                while (  # noqa: ASYNC110 (what is waited for has no event)
-                    after := await probe.busy(server.url, kind, client=client)
-                ) != 0:
+                while (after := await probe.busy(server.url, kind, client=client)) != 0:
                     await asyncio.sleep(0.02)
             return before, during, after
 

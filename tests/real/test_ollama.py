@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import openai
-import parts
 import pytest
+
+import parts
 from gateways import RunningGateway, until
 
 pytestmark = pytest.mark.real

@@ -118,7 +118,7 @@ def _groups(root: Path) -> list[tuple[Path, str, str, str]]:
     found: list[tuple[Path, str, str, str]] = []
     base = root / "sys/fs/cgroup"
     for line in (_read(root / "proc/self/cgroup") or "").splitlines():
-        number, controllers, path = (line.split(":", 2) + ["", "", ""])[:3]
+        number, controllers, path = [*line.split(":", 2), "", "", ""][:3]
         if number == "0" and not controllers:
             names = ("memory.max", "memory.current", "inactive_file")
             found += [(folder, *names) for folder in _upwards(base, path)]

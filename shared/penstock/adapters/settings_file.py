@@ -95,7 +95,7 @@ def load(
     path = path if path is not None else config_file()
     if path.is_file():
         tree = _read_file(path, lines, problems)
-        origins.update({key: place for key, place in lines.items()})
+        origins.update(lines)
     elif explicit:
         raise SettingsError([f"There is no settings file {path}."])
     else:

@@ -137,10 +137,8 @@ def is_loopback(host: str) -> bool:
 
 def _check_host(value: str, allowed: Collection[str]) -> None:
     host = value.strip().lower()
-    if host.startswith("["):
-        host = host[1:].partition("]")[0]
-    else:
-        host = host.partition(":")[0]
+    is_ipv6 = host.startswith("[")
+    host = host[1:].partition("]")[0] if is_ipv6 else host.partition(":")[0]
     host = host.rstrip(".")
     if not host or host == "localhost" or host in {name.lower() for name in allowed}:
         return

@@ -126,7 +126,7 @@ def ollama_show(entry: Entry, upstream_answer: dict[str, Any] | None) -> dict[st
     lines = [
         line
         for line in str(answer.get("parameters") or "").splitlines()
-        if not line.split(maxsplit=1)[:1] == ["num_ctx"]
+        if line.split(maxsplit=1)[:1] != ["num_ctx"]
     ]
     answer["parameters"] = "\n".join([*lines, f"num_ctx                        {window}"])
     if not upstream_answer:

@@ -253,7 +253,8 @@ class LocalRun:
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
         headers = _relayed_headers(response.headers)
-        assert self.tuned is not None and self.job is not None
+        assert self.tuned is not None
+        assert self.job is not None
         if opened.complete:
             self.job.sent = False
         if opened.relay is None or self.tuned.collects:
@@ -287,7 +288,8 @@ class LocalRun:
 
     async def _stream(self, opened: Opened) -> None:
         answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay
-        assert relay is not None and self.job is not None
+        assert relay is not None
+        assert self.job is not None
         seen = relay.seen
         out, complete = opened.first, opened.complete
         while True:

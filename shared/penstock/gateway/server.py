@@ -201,7 +201,7 @@ class GatewayServer:
         )
 
     async def _announce(self, server: uvicorn.Server) -> None:
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 (uvicorn has no event for it)
             await asyncio.sleep(0.005)
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
