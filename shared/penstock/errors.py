@@ -25,7 +25,7 @@ class ErrorCode(StrEnum):
     UNAUTHORIZED = "unauthorized"
     HOST_NOT_ALLOWED = "host_not_allowed"
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
-    ADMIN_TOKEN_REQUIRED = "admin_token_required"  # noqa: S105 (a code, no secret)
+    ADMIN_TOKEN_REQUIRED = "admin_token_required"
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -49,7 +49,7 @@ class ErrorCode(StrEnum):
     UPSTREAM_OVERLOADED = "upstream_overloaded"
     RATE_LIMITED = "rate_limited"
     CONNECT_TIMEOUT = "connect_timeout"
-    FIRST_TOKEN_TIMEOUT = "first_token_timeout"  # noqa: S105 (a code, no secret)
+    FIRST_TOKEN_TIMEOUT = "first_token_timeout"
     STALL_TIMEOUT = "stall_timeout"
     UNSUPPORTED_INPUT = "unsupported_input"
     GRAMMAR_REFUSED = "grammar_refused"

@@ -37,8 +37,19 @@ class RetryPolicy(Options):
     )
 
 
+class CloudRetryPolicy(RetryPolicy):
+    """The same with other defaults: a class of its own, so that setting one value keeps the others."""
+
+    attempts: int = option(5, effect="Most attempts of one request.", ge=1, le=20)
+    first_delay_s: float = option(
+        5.0, effect="Delay before the second attempt.", unit="seconds", ge=0
+    )
+    longest_delay_s: float = option(30.0, effect="Longest delay.", unit="seconds", ge=0)
+    factor: float = option(2.0, effect="Each delay is the one before times this.", ge=1, le=10)
+
+
 LOCAL = RetryPolicy()
-CLOUD = RetryPolicy(attempts=5, first_delay_s=5.0, longest_delay_s=30.0, factor=2.0)
+CLOUD = CloudRetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from penstock.domain.options import Options, option
 from penstock.domain.upstream import ServerKind
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
-from penstock.retry import CLOUD, LOCAL, RetryPolicy
+from penstock.retry import CloudRetryPolicy, RetryPolicy
 from penstock.sampling import OptimisedSampling, SamplingValues
 
 DEFAULT_PORT = 7367
@@ -217,9 +217,9 @@ class TimeoutOptions(Options):
 class RetryOptions(Options):
     """How often failed attempts are repeated."""
 
-    local: RetryPolicy = option(LOCAL, effect="Towards local upstreams.")
-    cloud: RetryPolicy = option(
-        CLOUD, effect="Towards cloud upstreams, before the first byte only."
+    local: RetryPolicy = option(factory=RetryPolicy, effect="Towards local upstreams.")
+    cloud: CloudRetryPolicy = option(
+        factory=CloudRetryPolicy, effect="Towards cloud upstreams, before the first byte only."
     )
 
 

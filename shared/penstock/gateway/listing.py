@@ -27,8 +27,7 @@ def openai_model(entry: Entry) -> dict[str, Any]:
     One model as `/v1/models` lists it.
 
     `context_window`, `context_length`, `max_context_length`, `max_model_len` and `meta.n_ctx` are all the
-    running window per slot; they are left out where only a guess by name is known? No: a guess is what
-    the gateway itself works with, and `window_source` says so.
+    window in force, per slot; where it is only assumed from the model's name, `window_source` says so.
     """
     model: dict[str, Any] = {
         "id": entry.id,
