@@ -90,6 +90,7 @@ class UpstreamState:
         self.ghosts = 0
         self.last_out_of_memory_s: float | None = None
         self.generation = 0
+        self._empty_readings = 0
 
     @property
     def is_local(self) -> bool:
@@ -113,6 +114,20 @@ class UpstreamState:
         if profile is not None and profile.is_remote and self.upstream.local is not True:
             return Locality.CLOUD
         return Locality.LOCAL
+
+    def is_passing_emptiness(self, reading: ServerReading) -> bool:
+        """
+        Whether a reading without models is to be passed over: a server that starts or stops just now
+        answers some paths and not others. The second one in a row is believed.
+        """
+        if not reading.ready and self.profiles:
+            self.ready = False  # it loads; what it serves is known already
+            return True
+        if reading.models or not self.profiles:
+            self._empty_readings = 0
+            return False
+        self._empty_readings += 1
+        return self._empty_readings < 2
 
     def learn(
         self,

@@ -186,7 +186,7 @@ class ProfileKeeper:
                 state.kind = look.kind
             if state.upstream.local is None:
                 state.note_evidence(look.verdict)
-            if look.reading is not None:
+            if look.reading is not None and not state.is_passing_emptiness(look.reading):
                 changed = state.learn(
                     look.reading,
                     settings=settings,

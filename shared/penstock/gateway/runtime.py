@@ -143,15 +143,15 @@ class Runtime:
         try:
             return self._resolve(model, explicit)
         except RequestError as exc:
-            # An upstream that nobody has looked at yet may have it: the first contact waits.
-            unseen = [s for s in self.fleet if s.is_local and s.reading is None]
+            # An upstream of which no model is known yet may have it: the first contact waits.
+            unseen = [s for s in self.fleet if s.is_local and not s.profiles]
             if exc.code is not ErrorCode.MODEL_NOT_FOUND or not unseen:
                 raise
             await asyncio.gather(*(self.keeper.look(state) for state in unseen))
             try:
                 return self._resolve(model, explicit)
             except RequestError:
-                absent = [s for s in unseen if s.reading is None]
+                absent = [s for s in unseen if not s.profiles]
                 if len(self.fleet) == 1 and absent:
                     # It is not there now, but there is nobody else; the retry policy waits for it.
                     return routing.Resolution(absent[0].name, model, (), "only upstream")
