@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _LARGEST = 100_000_000
 _WRITTEN = re.compile(
-    r"^(\d+(?:[.,_]\d+)*(?:e\+?\d+)?)\s*(k|m|ki|mi)?(?:\s*tokens?)?$", re.IGNORECASE
+    r"^([0-9]+(?:[.,_][0-9]+)*(?:e\+?[0-9]+)?)\s*(k|m|ki|mi)?(?:\s*tokens?)?$", re.IGNORECASE
 )
 # 16k is 16,384: windows are made in powers of two (contracts 6).
 _UNITS = {"": 1, "k": 1024, "ki": 1024, "m": 1024 * 1024, "mi": 1024 * 1024}
@@ -42,7 +42,7 @@ def parse_tokens(value: object) -> int:
         number = float(digits) * _UNITS[(found.group(2) or "").lower()]
     else:
         number = float(value)
-    if not math.isfinite(number) or number <= 0:
+    if not math.isfinite(number) or number < 1:
         raise ValueError(expected)
     if number > _LARGEST:
         raise ValueError(f"{expected}; at most {_LARGEST:,} are taken")
