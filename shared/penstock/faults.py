@@ -9,6 +9,7 @@ lands in the right class. Nothing here raises, whatever a stranger sends.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -302,7 +303,7 @@ def describe(value: Any, body: bytes) -> tuple[Any, str, tuple[str, ...]]:
             None,
         )
         if message is None:
-            message = orjson.dumps(error, default=str).decode()[:_LONGEST_MESSAGE]
+            message = json.dumps(error, default=str)[:_LONGEST_MESSAGE]
         kinds = [error.get(k) for k in ("type", "code", "error_type")]
     else:
         message = error if isinstance(error, str) else str(error)

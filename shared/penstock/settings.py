@@ -79,7 +79,6 @@ class UpstreamOptions(Credential):
     models: list[str] = option(
         factory=list, effect="Model ids that it serves; a cloud is never asked, so name them here."
     )
-    exclusive: bool = option(False, effect="This gateway is the server's only client.")
     window: Tokens | None = option(
         None, effect="Window of its models, in place of what it says.", unit="tokens"
     )
@@ -199,9 +198,6 @@ class TimeoutOptions(Options):
         unit="seconds",
         reason="Clients and proxies give up after 30 s and more without a byte.",
         gt=0,
-    )
-    hold_s: float = option(
-        600.0, effect="Holding requests for an upstream that is to come back.", unit="seconds", gt=0
     )
     drain_s: float = option(
         30.0, effect="For running requests to end when the gateway stops.", unit="seconds", ge=0

@@ -93,8 +93,6 @@ class _CloudRun:
             {
                 "first_token": times.first_token_s,
                 "stall": times.stall_s,
-                "load": times.load_s,
-                "hold": times.hold_s,
             },
             heartbeat_s=None,
             on_expired=self._expired,

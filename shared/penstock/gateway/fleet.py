@@ -10,12 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from dataclasses import replace
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
 from penstock.adapters.transport import Origin
 from penstock.detection import judge
-from penstock.domain.profile import ModelProfile, ModelReading, ServerReading
+from penstock.domain.profile import (
+    ModelProfile,
+    ModelReading,
+    ServerReading,
+    TemplateRules,
+)
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.limiter import Limiter
 from penstock.servers import spec as spec_of
@@ -53,6 +59,17 @@ def origin_of(upstream: Upstream) -> tuple[Origin, bytes, str]:
     return origin, shown.encode("ascii"), parts.path.rstrip("/")
 
 
+_Value = TypeVar("_Value")
+
+
+def _remember(known: OrderedDict[str, _Value], model: str, value: _Value) -> None:
+    """Keep what was learned of a model; the oldest goes when there are too many."""
+    known[model] = value
+    known.move_to_end(model)
+    while len(known) > _MOST_MODELS_REMEMBERED:
+        known.popitem(last=False)
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -86,6 +103,7 @@ class UpstreamState:
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
         self.refused_windows: OrderedDict[str, int] = OrderedDict()
+        self.learned_templates: OrderedDict[str, TemplateRules] = OrderedDict()
         self.prefill_tokens_per_s: float | None = None
         self.ghosts = 0
         self.last_out_of_memory_s: float | None = None
@@ -154,6 +172,7 @@ class UpstreamState:
             if fresh is None or fresh.running_window != old.reading.running_window:
                 # A window that a refusal named holds until the server runs with another one.
                 self.refused_windows.pop(old.model, None)
+                self.learned_templates.pop(old.model, None)
         self.reading = reading
         self.version = reading.version or self.version
         self.ready = reading.ready
@@ -173,10 +192,17 @@ class UpstreamState:
         self, model: str, window: int, *, settings: Settings, token_limit: int | None
     ) -> None:
         """A refusal for length named the *window* of *model*: it caps all that we believed."""
-        self.refused_windows[model] = window
-        self.refused_windows.move_to_end(model)
-        while len(self.refused_windows) > _MOST_MODELS_REMEMBERED:
-            self.refused_windows.popitem(last=False)
+        _remember(self.refused_windows, model, window)
+        self._renew(model, settings, token_limit)
+
+    def learned_template(
+        self, model: str, rules: TemplateRules, *, settings: Settings, token_limit: int | None
+    ) -> None:
+        """A refusal told what the template of *model* does not take."""
+        _remember(self.learned_templates, model, rules)
+        self._renew(model, settings, token_limit)
+
+    def _renew(self, model: str, settings: Settings, token_limit: int | None) -> None:
         known = self.profiles.get(model)
         if known is not None:
             self.profiles[model] = self._profile(
@@ -195,7 +221,11 @@ class UpstreamState:
             running_origin=model.window_origin,
             learned=None,
             refused=self.refused_windows.get(model.model),
+            fallback=settings.limits.fallback,
         )
+        learned = self.learned_templates.get(model.model)
+        if learned is not None:
+            model = replace(model, template=learned)
         return ModelProfile(
             upstream=self.name,
             kind=self.kind or ServerKind.GENERIC,

@@ -30,11 +30,12 @@ from penstock.errors import ErrorCode
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.relay import CollectingRelay, OversizedEvent, Relay
-from penstock.gateway.watch import Clock, Watch
+from penstock.gateway.watch import Watch
 from penstock.settings import Settings
 
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGEST_ERROR_BYTES = 1024 * 1024
+_LONGEST_PAUSE_S = 2.0
 
 
 class Readiness(Protocol):
@@ -83,16 +84,22 @@ class Job:
         prepare: the request as it is to be sent now, and what makes a relay for its answer (None for an
             answer that is not a stream). Asked before each attempt: the upstream may be another one by
             then. Raises `TransportError` when the upstream was never seen and still is not there.
+        adapt: told of a fault; True when the request would be made differently now, because the fault
+            taught something (a template's rule). Then it is sent once more at once.
         own_key: the credential sent is the configured one, not the client's.
+        sending: the request on its way to a server that throws its load away when the connection closes;
+            None for all others.
         sent: a request went out and its answer was not read to the end: the server may be at work on it.
     """
 
     exchange: Exchange
     state: UpstreamState
     prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
+    adapt: Callable[[Fault], bool]
     own_key: bool
     watch: Watch
     settings: Settings
+    sending: asyncio.Task[UpstreamResponse] | None = None
     response: UpstreamResponse | None = None
     relay: Relay | None = None
     sent: bool = False
@@ -116,6 +123,8 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     loop = asyncio.get_running_loop()
     attempt = 0
     deaths = 0
+    adapted = False
+    loading = _Loading(job.settings.timeouts.load_s)
     while True:
         attempt += 1
         record = Attempt(state.name, loop.time())
@@ -136,6 +145,9 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         _learn_from(fault, job, readiness)
         if fault.code is ErrorCode.UPSTREAM_UNREACHABLE and fault.phase not in ("connect", "send"):
             deaths += 1
+        if job.adapt(fault) and not adapted and attempt < policy.attempts:
+            adapted = True
+            continue
         decision = retry.decide(
             fault,
             attempt=attempt,
@@ -151,19 +163,11 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
                 window=exchange.window,
             )
         if isinstance(decision, retry.WaitUntilReady):
-            exchange.stage = "loading"
-            job.watch.run("load")
-            try:
-                ready = await readiness.wait_until_ready(state)
-            except asyncio.CancelledError:
-                _raise_if_expired(job)
-                raise
-            job.watch.run("none")
             if not decision.counts:
                 attempt -= 1
                 exchange.attempts.pop()
-            if not ready and not decision.counts:
-                attempt += 1
+            if not await _wait_until_ready(job, readiness, loading):
+                attempt += 1  # it is gone rather than loading
             continue
         record.delay_s = decision.after_s
         exchange.stage = "forwarding"
@@ -171,22 +175,54 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         await asyncio.sleep(decision.after_s)
 
 
-def _raise_if_expired(job: Job) -> None:
+class _Loading:
+    """How long one request has waited for a load, over all of its attempts."""
+
+    __slots__ = ("_limit_s", "_since_s", "rounds")
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._since_s: float | None = None
+        self.rounds = 0
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether the load limit has passed."""
+        if self._since_s is None:
+            self._since_s = now_s
+        self.rounds += 1
+        return now_s - self._since_s >= self._limit_s
+
+
+async def _wait_until_ready(job: Job, readiness: Readiness, loading: _Loading) -> bool:
+    """Wait for a load to end. False when the server is gone. Raises `UpstreamFault` at the limit."""
+    loop = asyncio.get_running_loop()
+    job.exchange.stage = "loading"
+    if loading.is_over(loop.time()):
+        job.watch.expired = "load"
+        _raise_if_expired(job, cancelled=False)
+    job.watch.run("load")
+    try:
+        if loading.rounds > 1:
+            # It says that it is ready and still refuses: some are ready before their models are.
+            await asyncio.sleep(min(_LONGEST_PAUSE_S, 0.1 * 1.5**loading.rounds))
+        ready = await readiness.wait_until_ready(job.state)
+    except asyncio.CancelledError:
+        _raise_if_expired(job)
+        raise
+    job.watch.run("none")
+    return ready
+
+
+def _raise_if_expired(job: Job, *, cancelled: bool = True) -> None:
     """A cancellation that came from our own clock becomes the fault that the clock stands for."""
     if job.watch.expired is None:
         return
     task = asyncio.current_task()
-    if task is not None:
+    if task is not None and cancelled:
         task.uncancel()
-    names: dict[Clock, str] = {
-        "load": "load",
-        "first_token": "first_token",
-        "stall": "stall",
-        "hold": "load",
-    }
     clock = job.watch.expired
     job.watch.expired = None
-    fault = faults.classify_timeout(names[clock])
+    fault = faults.classify_timeout(clock)
     raise faults.to_error(
         fault,
         upstream=job.state.name,
@@ -203,12 +239,19 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
     try:
         request, job_relay = await job.prepare()
         job.sent = True
-        response = await transport.send(
+        sending = transport.send(
             state.origin,
             request,
             connect_timeout_s=job.settings.timeouts.connect_s,
             head_timeout_s=None,
         )
+        if state.spec.behaviour.close_cancels_load and not _is_loaded(exchange):
+            # Closing would throw the load away; what becomes of it is decided when the client leaves.
+            job.sending = asyncio.ensure_future(sending)
+            response = await asyncio.shield(job.sending)
+            job.sending = None
+        else:
+            response = await sending
         job.response = response
         if not response.reused:
             readiness.new_connection(state)
@@ -231,6 +274,10 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             job.hang_up()
         _raise_if_expired(job)
         raise
+
+
+def _is_loaded(exchange: Exchange) -> bool:
+    return exchange.profile is not None and exchange.profile.reading.loaded is True
 
 
 async def _open(

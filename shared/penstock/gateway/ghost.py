@@ -12,6 +12,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Protocol
 
+from penstock.adapters.transport import TransportError, UpstreamResponse
 from penstock.gateway.fleet import UpstreamState
 from penstock.servers.base import Behaviour
 
@@ -96,3 +97,22 @@ async def outlast(work: GhostWork, state: UpstreamState, reader: SlotReader, oth
                     return
     finally:
         state.ghosts -= 1
+
+
+async def let_load(sending: asyncio.Task[UpstreamResponse], grace_s: float) -> None:
+    """
+    Hold a request open whose client left while the server loads for it, since others wait for that load.
+
+    Args:
+        sending: the request; a server like this answers when the load is done and throws the load away
+            when the connection closes.
+        grace_s: how long; 0 closes at once.
+    """
+    if grace_s > 0:
+        await asyncio.wait({sending}, timeout=grace_s)
+    if not sending.done():
+        sending.cancel()
+    try:
+        (await sending).close()
+    except (TransportError, asyncio.CancelledError):
+        pass

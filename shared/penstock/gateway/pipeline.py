@@ -21,7 +21,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from penstock import faults
+from penstock import faults, template
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
 from penstock.domain.upstream import Locality
@@ -38,7 +38,7 @@ from penstock.gateway.body import parse_object
 from penstock.gateway.cloud import pass_through, splice_model
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
-from penstock.gateway.ghost import expect_ghost, outlast
+from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
 from penstock.gateway.relays import make_relay
@@ -132,7 +132,6 @@ class LocalRun:
         self.watch = Watch(
             loop,
             {
-                "hold": times.hold_s,
                 "load": times.load_s,
                 "first_token": times.first_token_s,
                 "stall": times.stall_s,
@@ -168,6 +167,7 @@ class LocalRun:
                 exchange=exchange,
                 state=state,
                 prepare=self.request_for_attempt,
+                adapt=self.adapt,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -243,6 +243,21 @@ class LocalRun:
         )
         self.tuned_for = state.generation
         exchange.changes.extend(self.tuned.changes)
+
+    def adapt(self, fault: Fault) -> bool:
+        """What a fault teaches of the model; True when the request would be made differently now."""
+        exchange, state = self.exchange, self.state
+        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED and fault.window is not None:
+            self.runtime.note_refusal(state, exchange.upstream_model, fault.window)
+            return False
+        if fault.status is None or exchange.profile is None:
+            return False
+        rules = exchange.profile.reading.template
+        learned = template.learn(rules, fault.message)
+        if learned == rules:
+            return False
+        self.runtime.note_template(state, exchange.upstream_model, learned)
+        return True
 
     def late(self) -> dict[str, Any] | None:
         """What is announced before the closing event."""
@@ -374,6 +389,11 @@ class LocalRun:
         running = job is not None and job.sent
         if job is not None:
             job.hang_up()
+            if job.sending is not None:
+                others = self.state.limiter.waiting > 0
+                grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
+                self.runtime.haunt(permit, let_load(job.sending, grace_s))
+                return
         if not running or self.tuned is None:
             permit.release()
             return

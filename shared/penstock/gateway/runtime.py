@@ -14,7 +14,7 @@ from typing import Any
 
 from penstock import resources
 from penstock.adapters import machine
-from penstock.domain.profile import ModelProfile
+from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway import resolve as routing
@@ -195,6 +195,17 @@ class Runtime:
     def unknown_profile(self, state: UpstreamState, model: str) -> ModelProfile:
         """The profile of a model that its upstream does not list."""
         return state.unknown_profile(model, self.settings, self.env.token_limit)
+
+    def note_refusal(self, state: UpstreamState, model: str, window: int) -> None:
+        """A refusal for length named the window: it caps what is believed until the server restarts."""
+        state.refused(model, window, settings=self.settings, token_limit=self.env.token_limit)
+        self._changed(state)
+
+    def note_template(self, state: UpstreamState, model: str, rules: TemplateRules) -> None:
+        """A refusal told what the model's template does not take."""
+        state.learned_template(
+            model, rules, settings=self.settings, token_limit=self.env.token_limit
+        )
 
     # Memory.
 

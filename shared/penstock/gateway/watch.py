@@ -1,5 +1,5 @@
 """
-One timer per request that keeps all of its clocks: heartbeats, first token, stall, load, hold.
+One timer per request that keeps all of its clocks: heartbeats, load, first token, stall.
 
 A timer that is moved at every token would cost more than relaying the token. So a touch only stores the
 time, and the timer, when it fires, looks how long ago that was and sets itself again (the way in which
@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
-Clock = Literal["none", "hold", "load", "first_token", "stall"]
+Clock = Literal["none", "load", "first_token", "stall"]
 """Which limit runs now. `none` while the request waits in the queue, which has a clock of its own."""
 
 

@@ -382,3 +382,64 @@ def test_the_same_stream_cut_anywhere_is_relayed_the_same() -> None:
                     assert response.content == whole
 
     asyncio.run(main())
+
+
+def test_a_window_named_in_a_refusal_caps_what_is_believed() -> None:
+    """Until the server runs with another one; listings and headers show it."""
+
+    async def main() -> None:
+        refusal = error(
+            "request (900 tokens) exceeds the available context size (512 tokens), try increasing it",
+            b"400 Bad Request",
+        )
+        async with ScriptedLlama([refusal]) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat()
+            assert response.json()["error"]["code"] == "context_length_exceeded"
+            assert "900 tokens > 512 maximum" in response.json()["error"]["message"]
+            listed = (await gateway.http.get("/v1/models")).json()["data"][0]
+            assert (listed["context_window"], listed["window_source"]) == (512, "refusal")
+            llama.window = 8192
+            gateway.runtime.keeper.contradicted(gateway.runtime.fleet.get("box"), "test")
+            profile = gateway.runtime.fleet.get("box").profile
+            await until(lambda: profile("m").window.tokens == 8192)
+
+    asyncio.run(main())
+
+
+def test_a_rule_of_the_template_is_learned_and_kept_to() -> None:
+    """The refusal costs one attempt, once; the client sees an answer and what was changed."""
+
+    async def main() -> None:
+        refusal = error("System message must be at the beginning.", b"400 Bad Request")
+        messages = [{"role": "user", "content": "a"}, {"role": "system", "content": "be kind"}]
+        async with (
+            ScriptedLlama([refusal], stream("ok")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            first = await gateway.chat(messages=messages)
+            assert first.status_code == 200
+            assert first.headers["penstock-attempts"] == "2"
+            assert "messages[1].role rewritten" in first.headers["penstock-changed"]
+            second = await gateway.chat(messages=messages)
+            assert second.headers["penstock-attempts"] == "1"
+            roles = [m["role"] for m in json.loads(llama.requests[-1].body)["messages"]]
+            assert roles == ["user", "user"]
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_ready_but_loads_for_ever() -> None:
+    """503 after the load limit, and it was not hammered meanwhile."""
+
+    async def main() -> None:
+        settings = {"timeouts": {"load_s": 0.8}}
+        async with (
+            ScriptedLlama([LOADING]) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+        ):
+            response = await gateway.chat()
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == "upstream_loading"
+            assert len(llama.requests) < 8
+
+    asyncio.run(main())
