@@ -1,0 +1,25 @@
+"""
+`python3 benchmarks` measures the gateway beside nginx and the obvious FastAPI + httpx proxy, all in one run.
+
+    python3 benchmarks            print the table
+    python3 benchmarks --write    and put it into benchmarks/README.md
+    python3 benchmarks --quick    few requests; fails when a ratio is three times its aim
+
+The gateways run on one core, the load and the upstream (both C, `load/`) on another. Compare ratios within a
+run, never microseconds between runs: machines differ and are noisy.
+"""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if __name__ == "__main__":
+    bootstrap = runpy.run_path(str(ROOT / ".ci" / "bootstrap.py"))
+    python = bootstrap["ensure_environment"]()
+    measure = Path(__file__).with_name("measure.py")
+    sys.exit(subprocess.call([str(python), str(measure), *sys.argv[1:]]))
