@@ -10,6 +10,7 @@ import hmac
 import ipaddress
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.routes import Route
@@ -67,7 +68,7 @@ def decide_access(
             `unsupported_media_type`.
     """
     if route.kind != "health":
-        _check_host(headers.get("host", ""), rules.allowed_hosts)
+        _check_host(headers.get("host", ""), tuple(rules.allowed_hosts))
     _check_origin(headers, rules.origins)
     token = headers.get("penstock-admin-token", "")
     is_admin = bool(token) and same(token, rules.admin_token)
@@ -135,7 +136,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _check_host(value: str, allowed: Collection[str]) -> None:
+@lru_cache(maxsize=256)
+def _check_host(value: str, allowed: tuple[str, ...]) -> None:
     host = value.strip().lower()
     is_ipv6 = host.startswith("[")
     host = host[1:].partition("]")[0] if is_ipv6 else host.partition(":")[0]

@@ -251,13 +251,13 @@ async def _relay(
     try:
         while True:
             data = await response.next_chunk()
-            if not data:
-                break
             if exchange.first_token_s is None:
                 exchange.first_token_s = asyncio.get_running_loop().time()
+            if response.complete:
+                await answer.end(data)
+                return
             await answer.write(data)
             run.watch.touch()
-        await answer.end()
     except TransportError as exc:
         _cut(exchange, answer, f"the stream broke: {exc}")
     except asyncio.CancelledError:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 
 from penstock.settings import LogOptions
+
+_BATCH_S = 0.1
 
 
 class TextFormat(logging.Formatter):
@@ -45,6 +49,53 @@ class JsonFormat(logging.Formatter):
 def _shown(value: Any) -> str:
     text = str(value)
     return repr(text) if " " in text and not text.startswith("[") else text
+
+
+class RequestLog:
+    """
+    One line for each request, written in batches.
+
+    The logging machinery costs more than the rest of a small request's record, and a write for each line
+    as much again. So requests are kept as they are and made into lines when the next batch is due.
+
+    Args:
+        describe: a request as pairs.
+        write: takes text.
+    """
+
+    def __init__(
+        self, describe: Callable[[Any], dict[str, Any]], write: Callable[[str], object]
+    ) -> None:
+        self._describe = describe
+        self._write = write
+        self._waiting: list[tuple[float, Any]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.as_json = False
+
+    def add(self, exchange: Any, now_s: float) -> None:
+        """Note a request that has ended; *now_s* is wall-clock time."""
+        self._waiting.append((now_s, exchange))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_BATCH_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._write("".join(self._line(now_s, exchange) for now_s, exchange in waiting))
+
+    def _line(self, now_s: float, exchange: Any) -> str:
+        pairs = self._describe(exchange)
+        if self.as_json:
+            head = {"time": round(now_s, 3), "level": "info", "logger": "penstock.requests"}
+            value = {**head, "message": "request", **pairs}
+            return orjson.dumps(value, default=str).decode() + "\n"
+        at = time.strftime("%H:%M:%S", time.localtime(now_s))
+        told = "".join([f" {name}={_shown(value)}" for name, value in pairs.items()])
+        return f"{at} request{told}\n"
 
 
 def configure(options: LogOptions) -> None:

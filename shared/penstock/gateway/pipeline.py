@@ -315,7 +315,10 @@ class LocalRun:
                 break
             try:
                 data = await response.next_chunk()
-                out = relay.feed(data) if data else relay.end()
+                complete = response.complete
+                out = relay.feed(data) if data else b""
+                if complete and seen.error is None:
+                    out += relay.end()
             except TransportError as exc:
                 self.job.sent = False
                 raise self._broken(str(exc)) from exc
@@ -335,7 +338,6 @@ class LocalRun:
             if seen.token and watch.clock == "first_token":
                 watch.run("stall")
             watch.touch()
-            complete = not data
         self.job.sent = False
         self._take_counts()
         if not (seen.closed or seen.finished):

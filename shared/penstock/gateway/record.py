@@ -7,16 +7,15 @@ Prompts and answers are in none of them.
 from __future__ import annotations
 
 import asyncio
-import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from penstock.gateway.exchange import Exchange
+from penstock.gateway.logs import RequestLog
 from penstock.gateway.metrics import Gauge, Metrics
 from penstock.settings import Settings
-
-log = logging.getLogger("penstock.requests")
 
 _MOST_EVENTS_WAITING = 256
 
@@ -30,6 +29,7 @@ class Recorder:
 
     def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
         self.metrics = Metrics(gauges)
+        self.log = RequestLog(facts, sys.stderr.write)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
         self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self.settings_changed(settings)
@@ -37,7 +37,8 @@ class Recorder:
     def settings_changed(self, settings: Settings) -> None:
         """New settings are in force."""
         self._most_recent = settings.status.recent_requests
-        self._log_requests = settings.log.requests
+        self._log_requests = settings.log.requests and settings.log.level in ("debug", "info")
+        self.log.as_json = settings.log.format == "json"
 
     def finish(self, exchange: Exchange) -> None:
         """A request has ended."""
@@ -46,8 +47,8 @@ class Recorder:
             self._recent[exchange.id] = exchange
             while len(self._recent) > self._most_recent:
                 self._recent.popitem(last=False)
-        if self._log_requests and log.isEnabledFor(logging.INFO):
-            log.info("request", extra={"penstock": facts(exchange)})
+        if self._log_requests:
+            self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
         if self._subscribers:
             self.publish({"event": "request", "request": describe(exchange)})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
@@ -99,6 +100,7 @@ _CLOUD_PATHS = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def normalise_path(raw: bytes) -> str:
     """
     The path that all decisions are made on.
@@ -133,6 +135,7 @@ def normalise_path(raw: bytes) -> str:
     return path if len(path) == 1 else path.rstrip("/") or "/"
 
 
+@lru_cache(maxsize=1024)
 def route(method: str, path: str) -> Route:
     """
     Where a request goes.

@@ -88,6 +88,7 @@ class Runtime:
 
     async def stop(self) -> None:
         """End the background work."""
+        self.recorder.log.flush()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()

@@ -48,11 +48,18 @@ class UpstreamRequest:
 
 
 class UpstreamResponse(Protocol):
-    """An answer whose head has come."""
+    """
+    An answer whose head has come.
+
+    Attributes:
+        reused: the connection had served a request before.
+        complete: the last byte has come; `next_chunk` returns all that is left at once.
+    """
 
     status: int
     headers: Headers
     reused: bool
+    complete: bool
 
     async def next_chunk(self) -> bytes:
         """
