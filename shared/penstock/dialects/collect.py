@@ -31,13 +31,13 @@ class ChatCollector:
 
     def add(self, value: Any) -> None:
         """See `Collector`."""
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return
         for name, field in value.items():
             if name not in ("choices", "object", "prompt_progress") and field is not None:
                 self._top[name] = field
         for choice in value.get("choices") or ():
-            if isinstance(choice, Mapping):
+            if isinstance(choice, dict):
                 self._add_choice(choice)
 
     def _add_choice(self, chunk: Mapping[str, Any]) -> None:
@@ -52,7 +52,7 @@ class ChatCollector:
         )
         message = choice["message"]
         delta = chunk.get("delta")
-        for name, field in delta.items() if isinstance(delta, Mapping) else ():
+        for name, field in delta.items() if isinstance(delta, dict) else ():
             if name == "tool_calls":
                 self._add_calls(message, field or ())
             elif name == "role":
@@ -64,7 +64,7 @@ class ChatCollector:
         if chunk.get("finish_reason") is not None:
             choice["finish_reason"] = chunk["finish_reason"]
         logprobs = chunk.get("logprobs")
-        if isinstance(logprobs, Mapping):
+        if isinstance(logprobs, dict):
             joined = choice.setdefault("logprobs", {})
             for name, field in logprobs.items():
                 if isinstance(field, list):
@@ -78,7 +78,7 @@ class ChatCollector:
     def _add_calls(self, message: dict[str, Any], deltas: Any) -> None:
         calls = message.setdefault("tool_calls", [])
         for delta in deltas:
-            if not isinstance(delta, Mapping):
+            if not isinstance(delta, dict):
                 continue
             index = delta.get("index")
             index = index if isinstance(index, int) else len(calls)
@@ -98,7 +98,7 @@ class ChatCollector:
             if identifier:
                 call["id"] = identifier
             function = delta.get("function")
-            if isinstance(function, Mapping):
+            if isinstance(function, dict):
                 if function.get("name"):
                     call["function"]["name"] += function["name"]
                 if isinstance(function.get("arguments"), str):
@@ -134,20 +134,20 @@ class CompletionCollector:
 
     def add(self, value: Any) -> None:
         """See `Collector`."""
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return
         for name, field in value.items():
             if name not in ("choices", "prompt_progress") and field is not None:
                 self._top[name] = field
         for chunk in value.get("choices") or ():
-            if not isinstance(chunk, Mapping):
+            if not isinstance(chunk, dict):
                 continue
             index = chunk.get("index") or 0
             choice = self._choices.setdefault(index, {"text": "", "index": index})
             if isinstance(chunk.get("text"), str):
                 choice["text"] += chunk["text"]
             logprobs = chunk.get("logprobs")
-            if isinstance(logprobs, Mapping):
+            if isinstance(logprobs, dict):
                 joined = choice.setdefault("logprobs", {})
                 for name, field in logprobs.items():
                     if isinstance(field, list):

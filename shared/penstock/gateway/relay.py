@@ -86,7 +86,7 @@ class Seen:
         if isinstance(completion, int):
             self.completion_tokens = completion
         details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-        if isinstance(details, Mapping) and isinstance(details.get("cached_tokens"), int):
+        if isinstance(details, dict) and isinstance(details.get("cached_tokens"), int):
             self.cached_tokens = details["cached_tokens"]
 
     def timings(self, timings: Mapping[str, Any]) -> None:
@@ -104,24 +104,24 @@ class Seen:
 
     def read_value(self, value: Any) -> None:
         """Look at one event's JSON value, whatever the dialect."""
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             return
-        if isinstance(value.get("usage"), Mapping):
+        if isinstance(value.get("usage"), dict):
             self.usage(value["usage"])
-        if isinstance(value.get("timings"), Mapping):
+        if isinstance(value.get("timings"), dict):
             self.timings(value["timings"])
         response = value.get("response")
-        if isinstance(response, Mapping) and isinstance(response.get("usage"), Mapping):
+        if isinstance(response, dict) and isinstance(response.get("usage"), dict):
             self.usage(response["usage"])
         message = value.get("message")
-        if isinstance(message, Mapping) and isinstance(message.get("usage"), Mapping):
+        if isinstance(message, dict) and isinstance(message.get("usage"), dict):
             self.usage(message["usage"])
         if isinstance(value.get("prompt_eval_count"), int):
             self.prompt_tokens = value["prompt_eval_count"]
         if isinstance(value.get("eval_count"), int):
             self.completion_tokens = value["eval_count"]
         progress = value.get("prompt_progress")
-        if isinstance(progress, Mapping):
+        if isinstance(progress, dict):
             self.progress = PrefillProgress(
                 processed=int(progress.get("processed") or 0),
                 total=int(progress.get("total") or 0),
@@ -154,11 +154,16 @@ class VerbatimRelay:
         late: called at the closing event; returns what is to be announced before it, None for nothing.
     """
 
-    __slots__ = ("_buffer", "_drop_progress", "_drop_usage", "_late", "_surface", "_tail", "seen")
-
-    # Only a batch that holds one of these is looked at event by event. A model that speaks such a word
-    # costs a look, nothing else.
-    _MARKERS = (b'"usage"', b'"prompt_progress"', b'"error"', b'"timings"', b'"prompt_eval_count"')
+    __slots__ = (
+        "_buffer",
+        "_closing",
+        "_drop_progress",
+        "_drop_usage",
+        "_late",
+        "_surface",
+        "_tail",
+        "seen",
+    )
 
     def __init__(
         self,
@@ -169,6 +174,7 @@ class VerbatimRelay:
         late: Callable[[], dict[str, Any] | None] | None = None,
     ) -> None:
         self._surface = surface
+        self._closing = surface.closing_marker
         self._drop_progress = drop_progress
         self._drop_usage = drop_usage
         self._late = late
@@ -212,9 +218,20 @@ class VerbatimRelay:
         return last_boundary(data)
 
     def _pass(self, batch: bytes) -> bytes:
+        """
+        Let a batch of whole events go on. Only one that holds a marker is looked at event by event; a
+        model that speaks such a word costs a look, nothing else.
+        """
         seen = self.seen
-        closing = self._surface.closing_marker
-        if closing in batch or any(marker in batch for marker in self._MARKERS):
+        # Written out: a loop over the markers costs more than the searches themselves.
+        if (
+            self._closing in batch
+            or b'"usage"' in batch
+            or b'"prompt_progress"' in batch
+            or b'"error"' in batch
+            or b'"timings"' in batch
+            or b'"prompt_eval_count"' in batch
+        ):
             out = self._look(batch)
         else:
             out = batch
