@@ -27,9 +27,10 @@ from penstock.adapters.transport import (
 )
 from penstock.domain.fault import Fault
 from penstock.errors import ErrorCode
+from penstock.gateway.collecting import CollectingRelay
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.relay import CollectingRelay, OversizedEvent, Relay
+from penstock.gateway.relay import OversizedEvent, Relay
 from penstock.gateway.watch import Watch
 from penstock.settings import Settings
 

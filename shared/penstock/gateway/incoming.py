@@ -87,6 +87,7 @@ class Incoming:
             self.headers,
             max_bytes=settings.listen.max_body_bytes,
             timeout_s=settings.listen.body_timeout_s,
+            is_complete=self.connection.body_complete,
         )
 
     def read_wishes(self, body: Mapping[str, Any]) -> None:

@@ -52,9 +52,10 @@ class Connection:
     Attributes:
         raw_headers: as the client sent them, case and order kept.
         disconnected: the client hung up before its answer was complete.
+        body_complete: the request's last byte has come: reading its body waits for nothing.
     """
 
-    __slots__ = ("_callbacks", "_transport", "disconnected", "raw_headers")
+    __slots__ = ("_callbacks", "_transport", "body_complete", "disconnected", "raw_headers")
 
     def __init__(
         self, transport: asyncio.Transport, raw_headers: list[tuple[bytes, bytes]]
@@ -63,6 +64,7 @@ class Connection:
         self._callbacks: list[Callable[[], Any]] = []
         self.raw_headers = raw_headers
         self.disconnected = False
+        self.body_complete = False
 
     def on_disconnect(self, callback: Callable[[], Any]) -> None:
         """Call *callback* in the event loop when the client hangs up; at once if it did already."""
@@ -216,6 +218,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and _framing(self._raw):
             return  # the parser takes an upgrade for the end of the request; its body is to come
         self._in_body = False
+        if self._handles:
+            self._handles[-1].body_complete = True
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -5,20 +5,21 @@ A relay is fed what the socket had and returns what may go on now. Events pass v
 whole; what the gateway inserts stands between events only. Nothing is parsed that no feature needs: one
 scan for a handful of markers decides whether a batch of events is looked at one by one.
 
-There are three: `VerbatimRelay` (client and server speak the same dialect), `TranslatingRelay` (they do
-not), and `CollectingRelay` (the client did not ask for a stream and gets one body at the end). Cloud
+There are two here: `VerbatimRelay` (client and server speak the same dialect) and `TranslatingRelay` (they do
+not). Those for clients that did not ask for a stream stand in `collecting`. Cloud
 streams pass through none of them, see `cloud`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
 
 from penstock.dialects.ndjson import NdjsonFramer
-from penstock.dialects.sse import SseFramer, last_boundary, parse_event
+from penstock.dialects.sse import last_boundary
 from penstock.dialects.surfaces import Surface
 from penstock.domain.chat import (
     Event,
@@ -30,6 +31,7 @@ from penstock.domain.chat import (
 )
 
 _LARGEST_EVENT_BYTES = 8 * 1024 * 1024
+_MARKER = re.compile(rb'"(?:usage|prompt_progress|error|timings|prompt_eval_count)"')
 
 
 class OversizedEvent(ValueError):
@@ -232,7 +234,16 @@ class VerbatimRelay:
             or b'"timings"' in batch
             or b'"prompt_eval_count"' in batch
         ):
-            out = self._look(batch)
+            # What stands before the event that holds the first marker goes on unseen.
+            found = _MARKER.search(batch)
+            first = len(batch) if found is None else found.start()
+            closing = batch.find(self._closing, 0, first)
+            first = closing if closing >= 0 else first
+            end_of_event = b"\n" if self._surface.is_ndjson else b"\n\n"
+            before = batch.rfind(end_of_event, 0, first)
+            start = before + len(end_of_event) if before >= 0 else 0
+            seen.token = seen.token or start > 0
+            out = batch[:start] + self._look(batch[start:])
         else:
             out = batch
             seen.token = True
@@ -355,112 +366,3 @@ def note(seen: Seen, event: Event) -> bool:
     else:
         seen.token = True
     return True
-
-
-class CollectingTranslator:
-    """
-    `TranslatingRelay` and `CollectingRelay` in one: neutral events are kept, one body comes at the end.
-
-    Args:
-        read: one line's JSON value -> neutral events.
-        keep: takes each event.
-        body: makes the body when all is there.
-    """
-
-    __slots__ = ("_body", "_framer", "_keep", "_read", "seen")
-
-    def __init__(
-        self,
-        read: Callable[[Any], list[Event]],
-        keep: Callable[[Event], None],
-        body: Callable[[], bytes],
-    ) -> None:
-        self._read = read
-        self._keep = keep
-        self._body = body
-        self._framer = NdjsonFramer()
-        self.seen = Seen()
-
-    def feed(self, data: bytes) -> bytes:
-        """See `Relay`: nothing goes out."""
-        for line in self._framer.feed(data):
-            self._take(line)
-        return b""
-
-    def end(self) -> bytes:
-        """The whole body."""
-        if rest := self._framer.end():
-            self._take(rest)
-        return self._body() if self.seen.error is None else b""
-
-    def _take(self, line: bytes) -> None:
-        if not line.strip() or self.seen.error is not None:
-            return
-        for event in self._read(orjson.loads(line)):
-            if not note(self.seen, event):
-                return
-            self._keep(event)
-            self.seen.events += 1
-
-
-class CollectingRelay:
-    """
-    The client wants one body: events are folded into it, nothing goes out before the end.
-
-    Args:
-        add: takes one event's data (JSON text), folds it in.
-        body: makes the body when all is there.
-        ndjson: lines instead of server-sent events.
-    """
-
-    __slots__ = ("_add", "_body", "_framer", "_ndjson", "seen")
-
-    def __init__(
-        self, add: Callable[[Any], None], body: Callable[[], bytes], *, ndjson: bool = False
-    ) -> None:
-        self._add = add
-        self._body = body
-        self._ndjson = ndjson
-        self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
-        self.seen = Seen()
-
-    def feed(self, data: bytes) -> bytes:
-        """See `Relay`: nothing goes out."""
-        for raw in self._framer.feed(data):
-            self._take(raw)
-        return b""
-
-    def end(self) -> bytes:
-        """The whole body."""
-        if rest := self._framer.end():
-            self._take(rest)
-        return self._body() if self.seen.error is None else b""
-
-    def _take(self, raw: bytes) -> None:
-        seen = self.seen
-        data = raw.strip() if self._ndjson else parse_event(raw).data
-        if not data or seen.error is not None:
-            return
-        if data == b"[DONE]":
-            seen.closed = True
-            return
-        value = orjson.loads(data)
-        seen.read_value(value)
-        if seen.error is not None:
-            return
-        if isinstance(value, dict):
-            if "prompt_progress" in value and seen.progress is not None and not _has_output(value):
-                return
-            seen.closed |= value.get("done") is True or value.get("stop") is True
-        seen.token = True
-        seen.events += 1
-        self._add(value)
-
-
-def _has_output(value: Mapping[str, Any]) -> bool:
-    """Whether a chunk with progress carries output as well."""
-    for choice in value.get("choices") or ():
-        delta = choice.get("delta") or {}
-        if delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"):
-            return True
-    return bool(value.get("content"))

@@ -12,14 +12,9 @@ from penstock.dialects import ollama, openai_chat
 from penstock.dialects.collect import collector_for
 from penstock.dialects.surfaces import Surface
 from penstock.domain.chat import Event
+from penstock.gateway.collecting import CollectingRelay, CollectingTranslator
 from penstock.gateway.exchange import Exchange
-from penstock.gateway.relay import (
-    CollectingRelay,
-    CollectingTranslator,
-    Relay,
-    TranslatingRelay,
-    VerbatimRelay,
-)
+from penstock.gateway.relay import Relay, TranslatingRelay, VerbatimRelay
 from penstock.gateway.tune import Tuned
 
 Late = Callable[[], dict[str, Any] | None]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -21,8 +22,10 @@ from penstock.dialects import ollama, openai_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
 from penstock.domain.profile import ModelProfile
+from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.exchange import Operation
+from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
 
@@ -257,17 +260,37 @@ def _sampling(
     body: Mapping[str, Any], profile: ModelProfile, spec: ServerSpec, settings: Settings
 ) -> sampling.SamplingPlan:
     given = sampling.read_request(body, spec.parameters.aliases)
-    forced, defaults = dict(settings.sampling), dict(settings.sampling_defaults)
+    forced, defaults = settings.sampling, settings.sampling_defaults
     for upstream in settings.upstreams:
-        if upstream.name == profile.upstream:
-            forced.update(upstream.sampling)
-            defaults.update(upstream.sampling_defaults)
+        if upstream.name == profile.upstream and (upstream.sampling or upstream.sampling_defaults):
+            forced = {**forced, **upstream.sampling}
+            defaults = {**defaults, **upstream.sampling_defaults}
+    layers = (given, forced, defaults, profile.reading.published)
+    try:
+        # A client asks with the same sampling again and again.
+        return _merged(*(tuple(layer.items()) for layer in layers), settings.optimised, spec.kind)
+    except TypeError:  # a value that is no number, perhaps a list: passed on, and not remembered
+        return _merged.__wrapped__(
+            *(tuple(layer.items()) for layer in layers), settings.optimised, spec.kind
+        )
+
+
+@lru_cache(maxsize=512)
+def _merged(
+    given: tuple[Any, ...],
+    forced: tuple[Any, ...],
+    defaults: tuple[Any, ...],
+    published: tuple[Any, ...],
+    options: sampling.OptimisedSampling,
+    kind: ServerKind,
+) -> sampling.SamplingPlan:
+    spec = SPECS[kind]
     return sampling.merge(
-        given=given,
-        forced=forced,
-        defaults=defaults,
-        published=profile.reading.published,
-        options=settings.optimised,
+        given=dict(given),
+        forced=dict(forced),
+        defaults=dict(defaults),
+        published=dict(published),
+        options=options,
         parameters=spec.parameters,
         applies_model_defaults=spec.behaviour.applies_model_defaults,
     )
