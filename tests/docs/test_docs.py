@@ -9,6 +9,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import click
 import jsonschema
 import pytest
 import yaml
@@ -120,3 +121,18 @@ def test_the_status_is_what_its_schema_says() -> None:
             assert len(status["requests"]["recent"]) == 2
 
     asyncio.run(main())
+
+
+def test_commands_shown_exist() -> None:
+    """Every `python3 shared X` and `penstock X` of README and docs is a command with such options."""
+    from penstock.cli.main import penstock as command
+
+    context = click.Context(command)
+    text = "".join(p.read_text() for p in (ROOT / "README.md", *DOCS.glob("*.md")))
+    shown = re.findall(r"(?:python3 shared|`penstock) ([a-z-]+)((?: --?[a-z-]+)*)", text)
+    assert shown
+    for name, options in shown:
+        found = command.get_command(context, name)
+        assert found is not None, name
+        known = {option for param in found.params for option in param.opts}
+        assert set(options.split()) <= known, name
