@@ -13,7 +13,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.body import parse_object
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
-from penstock.gateway.listing import (
+from penstock.gateway.listing_shapes import (
     Entry,
     lmstudio_listing,
     ollama_ps,

@@ -35,13 +35,13 @@ from penstock.gateway.answer import (
     late_facts,
 )
 from penstock.gateway.body import parse_object
+from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
-from penstock.gateway.relays import make_relay
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.tune import Tuned, tune, weight_of
 from penstock.gateway.upstream_headers import local_headers

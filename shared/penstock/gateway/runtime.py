@@ -20,6 +20,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway import resolve as routing
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import Fleet, UpstreamState
+from penstock.gateway.gauges import gauges
 from penstock.gateway.limiter import Limiter, Permit
 from penstock.gateway.metrics import Gauge
 from penstock.gateway.profiles import ProfileKeeper
@@ -258,9 +259,7 @@ class Runtime:
         return settings_view(self.settings, self.env, self.origins, self.settings_path)
 
     def _gauges(self) -> list[Gauge]:
-        from penstock.gateway.status import gauges
-
-        return gauges(self)
+        return gauges(self.fleet, self.machine)
 
     def _limiter(self, upstream: Upstream) -> Limiter:
         options = self.settings.concurrency

@@ -10,7 +10,6 @@ from typing import Any
 
 from penstock import __version__
 from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.metrics import Gauge
 from penstock.gateway.record import describe
 from penstock.gateway.runtime import Runtime
 from penstock.servers import spec
@@ -114,25 +113,3 @@ def _state(state: UpstreamState) -> str:
     if not state.reachable:
         return "unreachable"
     return "ok" if state.ready else "loading"
-
-
-def gauges(runtime: Runtime) -> list[Gauge]:
-    """Today's values of all gauges."""
-    found = [Gauge("penstock_build_info", (__version__,), 1.0)]
-    if runtime.machine is not None:
-        found.append(Gauge("penstock_memory_used_share", (), runtime.machine.used_share))
-    for state in runtime.fleet:
-        name = (state.name,)
-        limiter = state.limiter
-        found += [
-            Gauge("penstock_requests_in_flight", name, limiter.running),
-            Gauge("penstock_requests_queued", name, limiter.waiting),
-            Gauge("penstock_concurrency_limit", name, limiter.limit),
-            Gauge("penstock_ghost_requests", name, state.ghosts),
-        ]
-        if state.is_local and state.reachable is not None:
-            found.append(Gauge("penstock_upstream_up", name, float(state.reachable)))
-        for profile in list(state.profiles.values())[:100]:
-            labels = (state.name, profile.model, profile.window.source.value)
-            found.append(Gauge("penstock_window_tokens", labels, profile.window.tokens))
-    return found
