@@ -191,6 +191,9 @@ class LocalRun:
         finally:
             self.watch.stop()
             self._let_go()
+            # The clocks and we know each other, so only the collector would free us, and late: what is
+            # large goes now.
+            self.body, self.raw, self.tuned, self.job = {}, b"", None, None
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""
