@@ -328,7 +328,11 @@ def test_a_restart_with_another_window_under_traffic(
     """The profile follows; what fits the new window is answered, what does not gets its numbers."""
     port = free_port()
     server = serve(models["tiny"], port=port, ctx=4096, slots=2)
-    settings = {"upstreams": [{"name": "box", "url": server.url}]}
+    settings = {
+        "upstreams": [{"name": "box", "url": server.url}],
+        # A restart takes what it takes; on a busy machine longer than three attempts.
+        "retry": {"local": {"attempts": 8}},
+    }
     stop = threading.Event()
     failures: list[str] = []
     try:

@@ -164,12 +164,13 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
                 window=exchange.window,
             )
         if isinstance(decision, retry.WaitUntilReady):
-            if not decision.counts:
-                attempt -= 1
-                exchange.attempts.pop()
-            if not await _wait_until_ready(job, readiness, loading):
-                attempt += 1  # it is gone rather than loading
-            continue
+            if await _wait_until_ready(job, readiness, loading):
+                if not decision.counts:
+                    attempt -= 1
+                    exchange.attempts.pop()
+                continue
+            # It is gone rather than loading: an attempt like any other, and a pause before the next.
+            decision = retry.Retry(retry.delay_s(attempt, random.random(), policy))
         record.delay_s = decision.after_s
         exchange.stage = "forwarding"
         job.watch.run("none")

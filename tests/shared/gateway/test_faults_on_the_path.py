@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -207,14 +208,14 @@ def test_progress_restarts_the_first_token_clock_and_is_not_shown() -> None:
             }
             steps += [event(value), gate]
         steps += stream("done")[1:]
-        settings = {"timeouts": {"first_token_s": 0.4}}
+        settings = {"timeouts": {"first_token_s": 1.0}}
         async with (
             ScriptedLlama(steps) as llama,
             gateway_here(llama.url, settings=settings) as gateway,
         ):
             asked = asyncio.create_task(gateway.chat(stream=True))
             for gate in gates:
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.25)
                 gate.set()
             response = await asked
             assert response.status_code == 200
@@ -441,5 +442,28 @@ def test_a_server_that_is_ready_but_loads_for_ever() -> None:
             assert response.status_code == 503
             assert response.json()["error"]["code"] == "upstream_loading"
             assert len(llama.requests) < 8
+
+    asyncio.run(main())
+
+
+def test_a_server_that_dies_and_comes_back_has_all_its_attempts() -> None:
+    """A death counts once; while the server is away each try is one, with a pause before the next."""
+
+    async def main() -> None:
+        policy = {"retry": {"local": {"first_delay_s": 0.3, "jitter": 0}}}
+        async with ScriptedLlama([RESET], stream("ok")) as llama:
+            async with gateway_here(llama.url, settings=policy) as gateway:
+                state = gateway.runtime.fleet.get("box")
+                await until(lambda: state.reading is not None)
+                asked = asyncio.create_task(gateway.chat())
+                await until(lambda: len(llama.requests) == 1)
+                away = state.origin
+                state.origin = replace(away, port=9)  # nobody listens there
+                state.upstream = replace(state.upstream, url="http://127.0.0.1:9")
+                await asyncio.sleep(0.2)
+                state.origin = away
+                response = await asked
+                assert response.status_code == 200, response.text
+                assert int(response.headers["penstock-attempts"]) <= 3
 
     asyncio.run(main())
