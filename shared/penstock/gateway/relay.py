@@ -262,7 +262,9 @@ class VerbatimRelay:
                 seen.read_value(surface.value_of(raw))
                 late = self._late() if self._late is not None else None
                 if late and not surface.is_ndjson:
-                    out.append(surface.announcement(orjson.dumps(late)))
+                    # Directly before the data line, which an event line may precede (contracts 4).
+                    at = 0 if raw.startswith(b"data:") else raw.find(b"\ndata:") + 1
+                    raw = raw[:at] + surface.announcement(orjson.dumps(late)) + raw[at:]
                 out.append(raw)
                 continue
             value = surface.value_of(raw)

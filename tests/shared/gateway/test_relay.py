@@ -252,3 +252,11 @@ def test_what_goes_on_after_a_hang_up(
     )  # fmt: skip
     assert (work.expected_s > 0) is goes_on
     assert work.expected_s <= 120
+
+
+def test_the_announcement_stands_before_the_data_line_also_of_named_events() -> None:
+    """`event:` first, then the comment, then `data:`, in one block."""
+    relay = VerbatimRelay(RESPONSES, late=lambda: {"attempts": 2})
+    closing = b'event: response.completed\ndata: {"type": "response.completed", "response": {}}\n\n'
+    expected = closing.replace(b"data:", b': penstock {"attempts":2}\ndata:', 1)
+    assert relay.feed(closing) == expected
