@@ -196,7 +196,6 @@ async def _open(
                 head_timeout_s=None,
             )
             record.status = response.status
-            exchange.first_byte_s = loop.time()
             if response.status not in _RETRIED_STATUSES:
                 return response, None
             body = await response.read(_LARGEST_ERROR_BYTES)

@@ -60,7 +60,7 @@ class Exchange:
         upstream_model: as it was sent upstream.
         stream: whether the client asked for a stream.
         body_bytes: size of the request's body.
-        queued_s, admitted_s, sent_s, first_byte_s, first_token_s, ended_s: when it got there, or None.
+        queued_s, admitted_s, sent_s, first_token_s, ended_s: when it got there, or None.
         status: HTTP status sent to the client; 499 when it hung up before there was one.
         error_code: code of the error that the client got, empty for none.
         outcome: what the request teaches about its upstream; None while it runs.
@@ -94,7 +94,6 @@ class Exchange:
     queued_s: float | None = None
     admitted_s: float | None = None
     sent_s: float | None = None
-    first_byte_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
     status: int | None = None

@@ -16,8 +16,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import orjson
-
 from penstock import faults, retry
 from penstock.adapters.transport import (
     TransportError,
@@ -30,7 +28,7 @@ from penstock.errors import ErrorCode
 from penstock.gateway.collecting import CollectingRelay
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.relay import OversizedEvent, Relay
+from penstock.gateway.relay import Relay
 from penstock.gateway.watch import Watch
 from penstock.settings import Settings
 
@@ -297,15 +295,11 @@ async def _open(
         return Opened(response, None, body, True)
     relay = job.relay = make_relay()
     seen = relay.seen
-    first_byte = True
     while True:
         data = await response.next_chunk()
-        if first_byte:
-            first_byte = False
-            exchange.first_byte_s = asyncio.get_running_loop().time()
         try:
             out = relay.feed(data) if data else relay.end()
-        except (orjson.JSONDecodeError, OversizedEvent, ValueError) as exc:
+        except ValueError as exc:
             raise _Failed(
                 _bad_answer(f"the stream holds something that is not JSON: {exc}")
             ) from exc

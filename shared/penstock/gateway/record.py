@@ -148,6 +148,7 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "heartbeats": exchange.heartbeats,
         "body_bytes": exchange.body_bytes,
         "answer_bytes": exchange.answer_bytes,
+        "chunks": exchange.chunks,
         "window": exchange.window,
         "prompt_tokens": exchange.prompt_tokens,
         "completion_tokens": exchange.completion_tokens,

@@ -37,7 +37,7 @@ from penstock.gateway.runtime import Runtime
 
 log = logging.getLogger("penstock.gateway")
 
-EXIT_FINE, EXIT_SETTINGS, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 2, 3, 130
+EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
 _BACKLOG = 2048
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0

@@ -40,7 +40,6 @@ class Tuned:
     Attributes:
         path: where it goes there (without the upstream's prefix).
         body: what is sent.
-        upstream_dialect: the dialect that is spoken to the server.
         streams: the server is asked for a stream.
         collects: the client did not ask for one: the stream is folded into one body.
         asked_usage, asked_progress: it was us who asked; the client must not see the answer to it.
@@ -53,7 +52,6 @@ class Tuned:
 
     path: str
     body: bytes
-    upstream_dialect: str
     streams: bool
     collects: bool
     asked_usage: bool = False
@@ -144,6 +142,8 @@ def tune(
         RequestError: the request cannot work.
     """
     edit = Edit(body)
+    if dialect == "openai" and spec.behaviour.chat_dialect == "openai":
+        path = _path_there(operation, spec) or path
     if "penstock" in body:
         edit.drop("penstock")
     if body.get("model") != upstream_model and upstream_model:
@@ -152,12 +152,11 @@ def tune(
     n = weight_of(body)
 
     if operation == "embeddings":
-        return Tuned(path, edit.apply(raw), dialect, False, False, n=1, changes=tuple(edit.changes))
+        return Tuned(path, edit.apply(raw), False, False, n=1, changes=tuple(edit.changes))
     if operation not in ("chat", "completions") or dialect != "openai":
         return Tuned(
             path,
             edit.apply(raw),
-            dialect,
             streams=_streams_by_default(body, dialect, path),
             collects=False,
             n=n,
@@ -218,7 +217,6 @@ def tune(
     return Tuned(
         path,
         edit.apply(raw),
-        "openai",
         streams=streams,
         collects=streams and not wants_stream,
         asked_usage=asked_usage,
@@ -228,6 +226,15 @@ def tune(
         prompt_at_least=at_least,
         changes=tuple(edit.changes),
     )
+
+
+def _path_there(operation: Operation, spec: ServerSpec) -> str | None:
+    """Where this kind has an OpenAI operation (Docker Model Runner keeps them under `/engines`)."""
+    return {
+        "chat": spec.behaviour.chat_path,
+        "completions": spec.behaviour.completions_path,
+        "embeddings": spec.behaviour.embeddings_path,
+    }.get(operation)
 
 
 def _streams_by_default(body: Mapping[str, Any], dialect: str, path: str) -> bool:
@@ -363,7 +370,6 @@ def _to_ollama(
     return Tuned(
         spec.behaviour.chat_path,
         orjson.dumps(rendered.body),
-        "ollama",
         streams=True,
         collects=not wants_stream,
         chat=chat,

@@ -17,7 +17,6 @@ SERVICE = Probe("/.well-known/serviceinfo")
 VERSION = Probe("/api/extra/version")
 WINDOW = Probe("/api/extra/true_max_context_length")
 MODELS = Probe("/v1/models")
-PERF = Probe("/api/extra/perf")
 
 
 def _fingerprint(answers: Answers) -> Match | None:

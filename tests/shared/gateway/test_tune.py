@@ -1,0 +1,133 @@
+"""What is changed in a request for a local upstream, and what stays byte for byte."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from penstock.domain.profile import ModelProfile, ModelReading, Window, WindowSource
+from penstock.domain.upstream import ServerKind
+from penstock.errors import RequestError
+from penstock.gateway.routes import route
+from penstock.gateway.tune import Tuned, tune
+from penstock.servers import spec
+from penstock.settings import Settings
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+EVERYTHING = {"temperature": 0.3, "top_p": 0.9, "top_k": 40, "repeat_penalty": 1.1}
+
+
+def tuned(kind: str, raw: bytes, path: str = "/v1/chat/completions", **settings: Any) -> Tuned:
+    """A request made ready for one kind of server."""
+    where = route("POST", path)
+    server = spec(ServerKind(kind))
+    profile = ModelProfile(
+        "box", server.kind, ModelReading("m"), Window(4096, WindowSource.RUNNING)
+    )
+    return tune(
+        json.loads(raw), raw, operation=where.operation, path=where.upstream_path, dialect=where.dialect,
+        upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
+    )  # fmt: skip
+
+
+def sent(found: Tuned) -> dict[str, Any]:
+    """What goes out."""
+    return dict(json.loads(found.body))
+
+
+def test_added_fields_are_spliced_in_behind_the_clients_own_bytes() -> None:
+    """Spaces, order, numbers and unknown fields stay as they were written."""
+    raw = b'{ "model":"m",  "messages" : [ {"role":"user","content":"caf\\u00e9"} ], "x": 1.50 , "x2":1e2}\n'
+    found = tuned("llamacpp", raw)
+    assert found.body.startswith(raw.rstrip()[:-1])
+    assert sent(found) == {**json.loads(raw), **EVERYTHING, "stream": True, "return_progress": True,
+                           "stream_options": {"include_usage": True}}  # fmt: skip
+
+
+def test_a_request_that_needs_nothing_is_sent_as_it_came() -> None:
+    """The very bytes."""
+    raw = json.dumps(
+        {"model": "m", "messages": MESSAGES, "stream": True, "return_progress": True, **EVERYTHING}
+    ).encode()
+    found = tuned("llamacpp", raw)
+    assert found.body is raw
+    assert not found.changes
+    assert (found.streams, found.collects) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra", "streams", "collects"),
+    [
+        pytest.param("llamacpp", {}, True, True, id="plain is collected from a stream"),
+        pytest.param("llamacpp", {"stream": True}, True, False, id="a stream stays one"),
+        pytest.param(
+            "llamacpp", {"suffix": "x"}, False, False, id="what would differ is sent plain"
+        ),
+        pytest.param(
+            "koboldcpp",
+            {"tools": [1]},
+            False,
+            False,
+            id="streams that fake tool calls are not used",
+        ),
+        pytest.param("ollama", {}, True, True, id="Ollama too"),
+    ],
+)
+def test_streams_and_plain_answers(
+    kind: str, extra: dict[str, Any], streams: bool, collects: bool
+) -> None:
+    """Towards a local server a stream wherever it means the same."""
+    found = tuned(kind, json.dumps({"model": "m", "messages": MESSAGES, **extra}).encode())
+    assert (found.streams, found.collects) == (streams, collects)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "expected"),
+    [
+        ("llamacpp", "/chat/completions", "/v1/chat/completions"), ("dockermr", "/v1/chat/completions", "/engines/v1/chat/completions"),
+        ("dockermr", "/v1/embeddings", "/engines/v1/embeddings"), ("ollama", "/v1/chat/completions", "/api/chat"),
+        ("ollama", "/v1/embeddings", "/v1/embeddings"), ("llamacpp", "/v1/messages", "/v1/messages"), ("ollama", "/api/generate", "/api/generate"),
+    ],
+)  # fmt: skip
+def test_where_it_goes(kind: str, path: str, expected: str) -> None:
+    """The path that this kind of server has for it."""
+    raw = json.dumps({"model": "m", "messages": MESSAGES, "input": "x"}).encode()
+    assert tuned(kind, raw, path).path == expected
+
+
+def test_other_dialects_and_embeddings_are_left_alone() -> None:
+    """But for the model's name."""
+    for path in ("/v1/embeddings", "/v1/messages", "/v1/responses", "/api/chat", "/completion"):
+        raw = b'{"model": "alias", "input": "x", "temperature": 0.7}'
+        assert sent(tuned("llamacpp", raw, path)) == {
+            "model": "m",
+            "input": "x",
+            "temperature": 0.7,
+        }
+
+
+def test_configuration_forces_and_our_own_field_goes() -> None:
+    """For this upstream over the general one; `penstock` never reaches a server."""
+    raw = json.dumps(
+        {"model": "m", "messages": MESSAGES, "temperature": 0.9, "penstock": {"explain": True}}
+    ).encode()
+    box = {"name": "box", "url": "http://x", "sampling": {"temperature": 0.2}}
+    body = sent(
+        tuned("llamacpp", raw, sampling={"temperature": 0.5, "top_p": 0.4}, upstreams=[box])
+    )
+    assert (body["temperature"], body["top_p"]) == (0.2, 0.4)
+    assert "penstock" not in body
+
+
+def test_values_that_are_no_numbers_pass_and_are_the_servers_to_refuse() -> None:
+    """A list where a number belongs neither raises nor is remembered for others."""
+    raw = json.dumps({"model": "m", "messages": MESSAGES, "top_k": [1]}).encode()
+    assert sent(tuned("llamacpp", raw))["top_k"] == [1]
+
+
+def test_requests_that_cannot_work_are_refused_here() -> None:
+    """Before they wait for a permit."""
+    with pytest.raises(RequestError):
+        tuned("llamacpp", b'{"model": "m", "messages": []}')
