@@ -64,9 +64,8 @@ def make_valid(messages: Sequence[Mapping[str, Any]], rules: TemplateRules) -> V
             message = {**message, "role": "system"}
             role = "system"
             changes.append(_changed(place, "role", "developer is called system there"))
-        late = bool(out) and any(m.get("role") != "system" for m in out)
         if role == "system" and (
-            rules.system_role is False or (rules.late_system is False and (late or out))
+            rules.system_role is False or (rules.late_system is False and out)
         ):
             message = {**message, "role": "user", "content": _marked(message.get("content"))}
             changes.append(
@@ -93,29 +92,38 @@ def _marked(content: Any) -> Any:
 
 
 def _merged(messages: list[Mapping[str, Any]], changes: list[Change]) -> list[Mapping[str, Any]]:
-    """Neighbours of one role become one message. Tool calls and results stay as they are."""
+    """Neighbours of one role become one message, each run of them at once."""
     out: list[Mapping[str, Any]] = []
-    for place, message in enumerate(messages):
-        before = out[-1] if out else None
-        if before is not None and _can_merge(before, message):
-            out[-1] = {**before, "content": _joined(before.get("content"), message.get("content"))}
-            changes.append(_changed(place, "content", "merged with its neighbour of the same role"))
+    start = 0
+    while start < len(messages):
+        end = start + 1
+        while end < len(messages) and _can_merge(messages[start], messages[end]):
+            end += 1
+        run = messages[start:end]
+        if len(run) == 1:
+            out.append(run[0])
         else:
-            out.append(message)
+            out.append({**run[0], "content": _joined([m.get("content") for m in run])})
+            told = f"merged with {len(run) - 1} neighbours of the same role"
+            changes.append(_changed(start, "content", told))
+        start = end
     return out
 
 
 def _can_merge(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Only plain messages: calls, names, thinking and whatever else a message carries are not joined."""
     if before.get("role") != after.get("role") or before.get("role") not in ("user", "assistant"):
         return False
-    return not any(m.get("tool_calls") or m.get("name") for m in (before, after))
+    return before.keys() <= _PLAIN and after.keys() <= _PLAIN
 
 
-def _joined(first: Any, second: Any) -> Any:
-    if isinstance(first, list) or isinstance(second, list):
-        return [*_parts(first), *_parts(second)]
-    texts = [text for text in (first, second) if text]
-    return _MERGE_JOINT.join(texts)
+_PLAIN = frozenset({"role", "content"})
+
+
+def _joined(contents: list[Any]) -> Any:
+    if any(isinstance(content, list) for content in contents):
+        return [part for content in contents for part in _parts(content)]
+    return _MERGE_JOINT.join([text for text in contents if text])
 
 
 def _parts(content: Any) -> list[Any]:

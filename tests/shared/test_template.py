@@ -128,3 +128,22 @@ def test_returned_thinking_has_the_servers_name(sent: str, wanted: str) -> None:
     renamed = rename_reasoning(messages, wanted)
     assert renamed.messages[1][wanted] == "hm"
     assert bool(renamed.changes) == (sent != wanted)
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_long_conversations_of_one_role_are_quick(role: str) -> None:
+    """Work grows with their length, not with its square: 40,000 messages at least are no matter."""
+    messages = [m(role, "x" * 100) for _ in range(40_000)]
+    for rules in (TemplateRules(), TemplateRules(late_system=False), STRICT):
+        valid = make_valid(messages, rules)
+        assert len(valid.messages) >= 1
+
+
+def test_thinking_is_not_merged_away() -> None:
+    """A message that carries more than text stays one of its own."""
+    messages = [
+        m("user"),
+        m("assistant", "a", reasoning_content="one"),
+        m("assistant", "b", reasoning_content="two"),
+    ]
+    assert make_valid(messages, STRICT).messages is messages

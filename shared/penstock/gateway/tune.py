@@ -195,7 +195,8 @@ def tune(
     budget = _output(body, profile, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
-        name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        given = body.get("max_completion_tokens") is not None
+        name = "max_completion_tokens" if given else "max_tokens"
         edit.set(name, budget.tokens)
 
     asked_usage = asked_progress = False
@@ -273,13 +274,12 @@ def _sampling(
             forced = {**forced, **upstream.sampling}
             defaults = {**defaults, **upstream.sampling_defaults}
     layers = (given, forced, defaults, profile.reading.published)
-    try:
-        # A client asks with the same sampling again and again.
-        return _merged(*(tuple(layer.items()) for layer in layers), settings.optimised, spec.kind)
-    except TypeError:  # a value that is no number, perhaps a list: passed on, and not remembered
-        return _merged.__wrapped__(
-            *(tuple(layer.items()) for layer in layers), settings.optimised, spec.kind
-        )
+    keys = tuple(tuple(layer.items()) for layer in layers)
+    # A client asks with the same sampling again and again. Only numbers are remembered: `True` is equal
+    # to 1 and would answer for it, and a text may be of any size.
+    if all(type(value) in (int, float) for _, value in given.values()):
+        return _merged(*keys, settings.optimised, spec.kind)
+    return _merged.__wrapped__(*keys, settings.optimised, spec.kind)
 
 
 @lru_cache(maxsize=512)
@@ -351,9 +351,14 @@ def _to_ollama(
     """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
     merged = {**edit.body, **edit.set_fields}
     chat = openai_chat.parse_request(merged)
-    plan = _sampling(edit.body, profile, spec, settings)
+    # What a client says in Ollama's own `options` is the request's word as well.
+    options = edit.body.get("options")
+    asked = {**options, **edit.body} if isinstance(options, dict) else edit.body
+    if "num_predict" in asked and asked.get("max_tokens") is None:
+        asked = {**asked, "max_tokens": asked["num_predict"]}
+    plan = _sampling(asked, profile, spec, settings)
     edit.changes.extend(plan.changes)
-    budget = _output(edit.body, profile, settings, env_max_tokens, memory_short, at_least)
+    budget = _output(asked, profile, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
     rendered = ollama.render_chat(

@@ -28,6 +28,8 @@ def parse_tokens(value: object) -> int:
     expected = f"expected a count of tokens above 0 such as 16384 or 16k, got {value!r}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(expected)
+    if isinstance(value, int) and value > _LARGEST:  # also what no float can hold
+        raise ValueError(f"{expected[:200]}; at most {_LARGEST:,} are taken")
     if isinstance(value, str):
         found = _WRITTEN.match(value.strip())
         if found is None:

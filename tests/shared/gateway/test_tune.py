@@ -131,3 +131,29 @@ def test_requests_that_cannot_work_are_refused_here() -> None:
     """Before they wait for a permit."""
     with pytest.raises(RequestError):
         tuned("llamacpp", b'{"model": "m", "messages": []}')
+
+
+def test_one_clients_odd_value_is_not_anothers() -> None:
+    """`true` equals 1 in Python; a plan made for the one must not answer for the other."""
+    for value in (True, 1, 1.0):
+        raw = json.dumps({"model": "m", "messages": MESSAGES, "presence_penalty": value}).encode()
+        options = sent(tuned("ollama", raw))["options"]
+        assert options["presence_penalty"] == value
+        assert isinstance(options["presence_penalty"], bool) is isinstance(value, bool)
+
+
+def test_options_of_a_request_are_the_requests_word() -> None:
+    """Not overwritten by what is meant for requests that say nothing."""
+    options = {"temperature": 0.05, "top_k": 7, "num_predict": 50}
+    raw = json.dumps({"model": "m", "messages": MESSAGES, "options": options}).encode()
+    found = sent(tuned("ollama", raw, limits={"default_output_tokens": 1024}))["options"]
+    assert {name: found[name] for name in options} == options
+
+
+def test_a_null_field_does_not_take_the_limit() -> None:
+    """The limit that is reduced is the one that was given."""
+    raw = json.dumps(
+        {"model": "m", "messages": MESSAGES, "max_tokens": 50_000, "max_completion_tokens": None}
+    ).encode()
+    body = sent(tuned("llamacpp", raw))
+    assert (body["max_tokens"], body["max_completion_tokens"]) == (4096, None)
