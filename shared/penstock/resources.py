@@ -59,6 +59,8 @@ def pressure_class(
         return previous, now_s
     if now_s - since_s < _LEAVE_AFTER_S:
         return previous, since_s
+    if used_share > _PRESSURE_FROM - _LEAVE_BELOW:
+        return Pressure.PRESSURE, now_s  # from heavy, and still inside the band of the class below
     return entered, now_s
 
 
@@ -93,4 +95,8 @@ def speaks_for(url: str, *, in_container: bool, is_child: bool) -> bool:
     if url.startswith("unix:"):
         return True
     host = (urlsplit(url).hostname or "").lower().rstrip(".")
-    return host in ("localhost", "::1") or host.endswith(".localhost") or host.startswith("127.")
+    return (
+        host in ("localhost", "::1")
+        or host.endswith(".localhost")
+        or (host.startswith("127.") and host.replace(".", "").isdigit())
+    )

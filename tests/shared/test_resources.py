@@ -39,6 +39,11 @@ def played(*steps: tuple[float, float], oom_s: float | None = None) -> list[str]
         ),
         pytest.param([(0, 0.95), (61, 0.82)], ["heavy", "pressure"], id="heavy to pressure"),
         pytest.param(
+            [(0, 0.95), (61, 0.78)],
+            ["heavy", "pressure"],
+            id="not past the band of the class below",
+        ),
+        pytest.param(
             [(0, 0.8), (50, 0.81), (100, 0.7)],
             ["pressure"] * 3,
             id="a peak starts the minute again",
@@ -95,7 +100,7 @@ def test_how_many_to_begin_with(
         ("http://127.0.0.1:1", False, False, True), ("http://localhost:1", False, False, True),
         ("http://[::1]:1", False, False, True), ("unix:///x", False, False, True),
         ("http://127.0.0.1:1", True, False, False), ("http://127.0.0.1:1", True, True, True),
-        ("http://192.168.1.2:1", False, False, False), ("http://host.docker.internal:1", False, False, False),
+        ("http://192.168.1.2:1", False, False, False), ("http://127.evil.example", False, False, False), ("http://host.docker.internal:1", False, False, False),
     ],
 )  # fmt: skip
 def test_whose_memory_it_is(url: str, in_container: bool, is_child: bool, expected: bool) -> None:

@@ -19,19 +19,23 @@ def prompt_lower_bound(body: Mapping[str, Any]) -> int:
     """Tokens that the prompt of *body* (chat or completion) has at the very least."""
     prompt = body.get("prompt")
     if isinstance(prompt, str):
-        return _bound(len(prompt))
+        return _bound(_signs(prompt))
     size = 0
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, Mapping) else None
         if isinstance(content, str):
-            size += len(content)
+            size += _signs(content)
         elif isinstance(content, list):
             for part in content:
                 text = part.get("text") if isinstance(part, Mapping) else None
                 if isinstance(text, str):
-                    size += len(text)
+                    size += _signs(text)
     return _bound(size)
+
+
+def _signs(text: str) -> int:
+    return len(text) - text.count(" ") - text.count("\n")
 
 
 def _bound(characters: int) -> int:
