@@ -306,3 +306,15 @@ def test_a_reload_drops_no_stream_and_sigterm_lets_it_end(tmp_path: Path) -> Non
             assert rest.endswith(b"data: [DONE]\n\n")
             assert gateway.process.wait(20) == 0
         server.shutdown()
+
+
+def test_a_reload_cannot_open_the_gateway_to_the_network(tmp_path: Path) -> None:
+    """Bound beyond loopback, the file may not take the keys away; the old ones stay in force."""
+    upstream = {"name": "a", "url": "http://127.0.0.1:9"}
+    keys = {"listen": {"host": "0.0.0.0", "client_keys": [{"name": "me", "key": "sk-me"}]}}
+    with RunningGateway(tmp_path, {"upstreams": [upstream], **keys}) as gateway:
+        for weaker in ({"listen": {"host": "0.0.0.0"}}, {"listen": {"host": "127.0.0.1"}}):
+            gateway.write_settings({"upstreams": [upstream], **weaker})
+            assert gateway.admin("POST", "/penstock/reload").status_code == 400
+            assert gateway.http.get("/v1/models").status_code == 401
+            assert gateway.http.get("/penstock/status").status_code == 401

@@ -38,6 +38,7 @@ NOT_SETTINGS = frozenset(
     {"PENSTOCK_CONFIG", "PENSTOCK_UPSTREAM", "PENSTOCK_DEBUG", "PENSTOCK_API_KEY"}
 )
 _PathKey = tuple[str | int, ...]
+_DEEPEST, _MOST_VALUES = 32, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,8 @@ def _value(
     node: yaml.Node, at: _PathKey, file: str, lines: dict[_PathKey, str], problems: list[str]
 ) -> Any:
     """The node's value; remembers the line of each, refuses keys that stand twice."""
+    if len(at) > _DEEPEST or len(lines) > _MOST_VALUES:  # aliases can make either without end
+        raise SettingsError([f"{file}: nested too deeply, or too large (aliases?)"])
     lines[at] = f"{file} line {node.start_mark.line + 1}"
     if isinstance(node, yaml.MappingNode):
         found: dict[str, Any] = {}
@@ -155,7 +158,13 @@ def _value(
         return found
     if isinstance(node, yaml.SequenceNode):
         return [_value(n, (*at, i), file, lines, problems) for i, n in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError):
+        problems.append(
+            f"{_dotted(at)}: expected a plain value, got one that YAML cannot read ({lines[at]})"
+        )
+        return None
 
 
 def _apply_environment(
@@ -175,7 +184,7 @@ def _apply_environment(
             continue
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             value = text
         _put(tree, key, value)
         origins[key] = name
@@ -269,7 +278,7 @@ def _upstreams(
         try:
             clean = normalise_url(url)
         except ValueError as exc:
-            problems.append(f"--upstream {url}: {exc}")
+            problems.append(f"--upstream: {exc}")
             continue
         name = _free_name(clean, names)
         names.add(name)

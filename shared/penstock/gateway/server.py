@@ -69,6 +69,7 @@ class GatewayServer:
         on_listening: Callable[[str], None] | None = None,
     ) -> None:
         self._loaded = loaded
+        self._bound_host = loaded.settings.listen.host
         self._upstreams = upstreams
         self._load_again = reload
         self._started_by = started_by
@@ -122,6 +123,14 @@ class GatewayServer:
             return
         try:
             loaded = self._load_again()
+            # What is bound stays bound: the file must not take its guard away.
+            problem = check_bind(
+                self._bound_host,
+                has_keys=bool(loaded.client_keys),
+                allow_anonymous=loaded.settings.listen.allow_anonymous,
+            )
+            if problem is not None:
+                raise SettingsError([problem])
         except SettingsError as exc:
             told = "; ".join(exc.problems)
             self.runtime.notices["settings"] = f"The changed settings are not in force: {told}"
@@ -150,7 +159,7 @@ class GatewayServer:
         port = _port(sockets)
         scheme = "https" if settings.listen.tls_certificate else "http"
         runtime.url = f"{scheme}://{_shown_host(settings.listen.host)}:{port}"
-        self._rules = LiveRules(runtime, loaded)
+        self._rules = LiveRules(runtime, loaded, self._bound_host)
         transport = Transport()
         gateway = Gateway(runtime, transport, self._rules.current, _LazyAdmin(runtime, self))
         self._rules.gateway = gateway
@@ -219,8 +228,12 @@ class GatewayServer:
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
             if watch.changed():
-                with contextlib.suppress(SettingsError):
-                    self.reload()
+                try:
+                    self._reload_quietly()
+                except Exception:
+                    log.exception(
+                        "the changed settings could not be read; the old ones stay in force"
+                    )
 
     @contextlib.contextmanager
     def _no_signals(self) -> Iterator[None]:
@@ -259,8 +272,9 @@ class GatewayServer:
 class LiveRules:
     """The access rules in force; a reload replaces them in the gateway."""
 
-    def __init__(self, runtime: Runtime, loaded: LoadedSettings) -> None:
+    def __init__(self, runtime: Runtime, loaded: LoadedSettings, bound_host: str) -> None:
         self._runtime = runtime
+        self._bound_host = bound_host
         self.gateway: Gateway | None = None
         self.current = self._make(loaded)
 
@@ -277,7 +291,7 @@ class LiveRules:
             admin_token=self._runtime.admin_token,
             allowed_hosts=tuple(listen.allowed_hosts),
             origins=tuple(listen.origins),
-            only_loopback=is_loopback(listen.host),
+            only_loopback=is_loopback(self._bound_host),
             metrics_open=listen.metrics_open,
         )
 

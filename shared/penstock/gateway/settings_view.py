@@ -21,6 +21,8 @@ def settings_view(
     for upstream in values["upstreams"]:
         if upstream.get("api_key"):
             upstream["api_key"] = "(secret)"
+        if "@" in (upstream.get("proxy") or ""):
+            upstream["proxy"] = "(secret)"
     for key in values["listen"]["client_keys"]:
         if key.get("key"):
             key["key"] = "(secret)"

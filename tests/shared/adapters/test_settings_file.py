@@ -206,3 +206,14 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_atomically(path, "two")  # type: ignore[arg-type]
     assert path.read_bytes() == b"one"
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["log: {level: !x info}", "listen: {host: 2024-13-45}", "listen: {port: !!int abc}", "listen: &x {host: *x}",
+     "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d]"],
+    ids=["a tag", "no date", "no number", "recursive", "laughs"],
+)  # fmt: skip
+def test_yaml_that_is_a_trap(tmp_path: Path, text: str) -> None:
+    """Refused in a sentence, quickly."""
+    assert "penstock.yaml" in problems(tmp_path, text)
