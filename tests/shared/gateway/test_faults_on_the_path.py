@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from loops import until
-from rawserver import CHUNKED_HEAD, CLOSE, GONE, RESET, answer, chunk
+from rawserver import CHUNKED_HEAD, CLOSE, GONE, RESET, Peer, answer, chunk
 from scripted import ScriptedLlama, delta, event, gateway_here, reply, stream
 
 LOADING = reply(
@@ -451,15 +451,23 @@ def test_a_server_that_dies_and_comes_back_has_all_its_attempts() -> None:
 
     async def main() -> None:
         policy = {"retry": {"local": {"first_delay_s": 0.3, "jitter": 0}}}
-        async with ScriptedLlama([RESET], stream("ok")) as llama:
+        died = asyncio.Event()
+        gone = asyncio.Event()
+
+        async def until_it_is_away(peer: Peer) -> None:
+            died.set()
+            await gone.wait()
+
+        async with ScriptedLlama([until_it_is_away, RESET], stream("ok")) as llama:
             async with gateway_here(llama.url, settings=policy) as gateway:
                 state = gateway.runtime.fleet.get("box")
                 await until(lambda: state.reading is not None)
                 asked = asyncio.create_task(gateway.chat())
-                await until(lambda: len(llama.requests) == 1)
+                await died.wait()
                 away = state.origin
                 state.origin = replace(away, port=9)  # nobody listens there
                 state.upstream = replace(state.upstream, url="http://127.0.0.1:9")
+                gone.set()
                 await asyncio.sleep(0.2)
                 state.origin = away
                 response = await asked
