@@ -7,6 +7,10 @@ Penstock makes local language models dependable. A guided tour, bottom up:
     dialects     codecs between a wire format and the neutral request, event and error model
     detection    is it local, and what is it?
     limits       what may be asked of it?
+    tokens       how many tokens is it?
+    compress     what to leave out when a conversation is too long
+    toolcalls    arguments that match the tool's schema, calls that were written as text
+    loop_guard   a generation that repeats itself
     sampling     which sampling parameters are sent, and who decided
     template     messages that the model's template can take
     faults       what went wrong, as one of a small set of classes

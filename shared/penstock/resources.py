@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from urllib.parse import urlsplit
+
+from penstock.domain.pressure import Pressure
 
 _PRESSURE_FROM, _HEAVY_FROM, _LEAVE_BELOW, _LEAVE_AFTER_S = 0.8, 0.9, 0.05, 60.0
 _OUT_OF_MEMORY_COUNTS_S = 600.0
 _GIB = 1024**3
-
-
-class Pressure(StrEnum):
-    """How short of memory the machine is (contracts 10)."""
-
-    CALM = "calm"
-    PRESSURE = "pressure"
-    HEAVY = "heavy"
 
 
 _ORDER = (Pressure.CALM, Pressure.PRESSURE, Pressure.HEAVY)

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, model_validator
 
+from penstock.compress import ContextOptions
 from penstock.concurrency import ConcurrencyOptions
 from penstock.domain.options import Options, option
 from penstock.domain.upstream import ServerKind
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
+from penstock.loop_guard import LoopGuardOptions
 from penstock.retry import CloudRetryPolicy, RetryPolicy
 from penstock.sampling import OptimisedSampling, SamplingValues
+from penstock.toolcalls import ToolCallOptions
 
 DEFAULT_PORT = 7367
 
@@ -276,6 +279,16 @@ class Settings(Options):
     )
     limits: LimitOptions = option(
         factory=LimitOptions, effect="Windows and output budgets of local models."
+    )
+    context: ContextOptions = option(
+        factory=ContextOptions,
+        effect="What happens to conversations that outgrow the window of a local model.",
+    )
+    tool_calls: ToolCallOptions = option(
+        factory=ToolCallOptions, effect="What is done with tool calls of local models."
+    )
+    loop_guard: LoopGuardOptions = option(
+        factory=LoopGuardOptions, effect="Generations of local models that repeat themselves."
     )
     sampling: SamplingValues = option(
         factory=dict,

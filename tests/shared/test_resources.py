@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.resources import Pressure, pressure_class, speaks_for, start_concurrency
+from penstock.domain.pressure import Pressure
+from penstock.resources import pressure_class, speaks_for, start_concurrency
 
 GIB = 1024**3
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from penstock import resources
 from penstock.adapters import machine
+from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
@@ -68,7 +69,7 @@ class Runtime:
         self.settings_path: Path | None = None
         self.origins: Mapping[tuple[str | int, ...], str] = {}
         self.machine: machine.Machine | None = None
-        self.pressure = resources.Pressure.CALM
+        self.pressure = Pressure.CALM
         self._pressure_since_s = 0.0
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -213,7 +214,7 @@ class Runtime:
 
     def memory_short(self, state: UpstreamState) -> bool:
         """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
-        if self.pressure is resources.Pressure.CALM or self.machine is None:
+        if self.pressure is Pressure.CALM or self.machine is None:
             return False
         return resources.speaks_for(
             state.upstream.url,
