@@ -7,6 +7,7 @@ recurses: how deep a text nests is up to a model.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -173,6 +174,6 @@ def _pieces(value: Any) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("JSON has no such number")
     return orjson.dumps(value).decode()
