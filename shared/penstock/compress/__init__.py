@@ -7,9 +7,10 @@ between cuts (contracts 9).
 """
 
 from penstock.compress.assemble import NOTE
-from penstock.compress.budget import Budget, budget
+from penstock.compress.budget import Budget, budget, reserve_tokens
 from penstock.compress.fit import DoesNotFit, Fate, Fitted, Kind, fit
 from penstock.compress.options import ContextOptions, Marks
+from penstock.compress.summary import summary_request
 
 __all__ = [
     "NOTE",
@@ -22,4 +23,6 @@ __all__ = [
     "Marks",
     "budget",
     "fit",
+    "reserve_tokens",
+    "summary_request",
 ]

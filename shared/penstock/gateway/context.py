@@ -17,11 +17,9 @@ from typing import Any
 from penstock import compress, tokens
 from penstock.adapters import counting
 from penstock.compress import DoesNotFit, Fitted
-from penstock.domain.change import Change
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
-from penstock.errors import ErrorCode
 from penstock.gateway.fitting import (
     ClientMustCompact,
     FitTask,
@@ -30,6 +28,7 @@ from penstock.gateway.fitting import (
     cannot_fit,
     fit,
     overflow,
+    prepared_by,
 )
 from penstock.gateway.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx
@@ -41,6 +40,8 @@ _MOST_MODELS = 64
 _MOST_TOLD = 4096
 _TOLD_FOR_S = 3600.0
 _ROUNDS = 4
+_CUT_BELOW = 0.75
+"""A prompt that had less than this share of the least that we took it for was cut by its server."""
 _TRY_AGAIN_S = 60.0
 
 
@@ -61,7 +62,7 @@ class ModelContext:
 
     identity: tuple[Any, ...]
     scale: tokens.Scale
-    calibration: tokens.Calibration = field(default_factory=tokens.Calibration)
+    calibration: tokens.Calibration
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
     truncations: int = 0
     overhead_known: bool = False
@@ -126,11 +127,13 @@ class Contexts:
         if known is not None and known.identity == identity:
             self._known.move_to_end(key)
             return known
-        scale = tokens.Scale(
-            exact=state.spec.counting is not None,
-            family=str(reading.details.get("family") or profile.model),
+        exact = state.spec.counting is not None
+        family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
+        known = self._known[key] = ModelContext(
+            identity,
+            tokens.Scale(exact=exact, family=family),
+            tokens.Calibration(family, exact=exact),
         )
-        known = self._known[key] = ModelContext(identity, scale)
         while len(self._known) > _MOST_MODELS:
             self._known.popitem(last=False)
         return known
@@ -152,7 +155,8 @@ class Contexts:
         told_key = _head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
         for _ in range(_ROUNDS):
             weighed = scale.weigh(request.messages)
-            fixed, fixed_counted = scale.weigh_tools(request.body)
+            tools, tools_counted = scale.weigh_tools(request.body)
+            fixed = tools + scale.overhead.base
             made: list[Mapping[str, Any]] = []
             task, num_ctx = self._task(context, request, weighed.tokens, fixed, told_key, made)
             plan: Fitted | None = None
@@ -163,7 +167,7 @@ class Contexts:
                 problem = exc
             decided_at = len(request.messages) if plan is None else plan.decided_at
             missing = [request.messages[p] for p in weighed.uncounted if p <= decided_at] + made
-            ask_tools = not fixed_counted and decided_at >= 0
+            ask_tools = not tools_counted and decided_at >= 0
             if not missing and not ask_tools:
                 break
             if not await self._count(context, request, missing, ask_tools):
@@ -172,28 +176,37 @@ class Contexts:
             raise self._refusal(context, request, task, problem, told_key)
         assert plan is not None
         rest = [request.messages[place] for place in weighed.uncounted]
-        if rest or not fixed_counted:
-            self._spawn(self._count(context, request, rest, not fixed_counted), "count")
-        return _prepared(request, task, plan, num_ctx, counted=scale.exact and not rest)
+        if rest or not tools_counted:
+            self._spawn(self._count(context, request, rest, not tools_counted), "count")
+        return prepared_by(task, plan, num_ctx, counted=scale.exact and not rest)
 
     def answered(
-        self, state: UpstreamState, profile: ModelProfile, planned: int, actual: int, *, certain: int
+        self,
+        state: UpstreamState,
+        profile: ModelProfile,
+        *,
+        messages: Messages,
+        body: Mapping[str, Any],
+        actual: int,
+        certain: int,
     ) -> bool:
         """
         The server told how many tokens a prompt had.
 
         Args:
-            planned: what we took it for.
-            certain: what it has at the very least.
+            messages, body: what was sent, with its tools.
+            actual: what the server counted.
+            certain: what the prompt has at the very least.
 
         Returns:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
-        if actual < certain or actual < context.calibration.at_least(planned) * 0.75:
+        weighed = context.scale.weigh_request(messages, body)
+        if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
             context.truncations += 1
             return True
-        context.calibration.learn(planned, actual)
+        context.calibration.learn(weighed, actual)
         return False
 
     def _task(
@@ -208,8 +221,9 @@ class Contexts:
         options, calibration = request.settings.context, context.calibration
         window = request.profile.window.tokens
         num_ctx = None
+        whole = context.scale.weigh_request(request.messages, request.body)
         if request.choose_window is not None:
-            needed = calibration.at_most(fixed + sum(weights))
+            needed = calibration.at_most(whole)
             reserve = compress.reserve_tokens(max(window, needed), options)
             num_ctx = request.choose_window(needed + reserve)
             window = num_ctx.window
@@ -229,7 +243,7 @@ class Contexts:
             options=options,
             weigh=weigh,
             pressure=request.pressure,
-            budget_class=calibration.budget_class * request.squeeze,
+            budget_class=calibration.class_for(whole) * request.squeeze,
             told=told_key in context.told,
             summary=request.summary,
         )
@@ -309,29 +323,6 @@ class Contexts:
         )
 
 
-def _prepared(
-    request: FitRequest, task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted: bool
-) -> Prepared:
-    changes = plan.changes
-    if num_ctx is not None and num_ctx.why:
-        changes = (Change("fit", "options.num_ctx", "set", num_ctx.why), *changes)
-    return Prepared(
-        messages=plan.messages,
-        tokens=plan.tokens,
-        original_tokens=plan.original_tokens,
-        certain_tokens=plan.tokens if counted else 0,
-        strategy=_name(task.strategy) if plan.messages is not request.messages else "",
-        num_ctx=num_ctx,
-        changes=changes,
-        plan=plan,
-        task=task,
-    )
-
-
-def _name(strategy: Strategy) -> str:
-    return Strategy.WINDOW.value if strategy is Strategy.CLIENT else strategy.value
-
-
 def _head_key(messages: Messages) -> int:
     """A conversation by its beginning: all up to its first user message."""
     key = 0
@@ -341,5 +332,3 @@ def _head_key(messages: Messages) -> int:
             break
     return key
 
-
-__all__ = ["Contexts", "ErrorCode", "FitRequest", "ModelContext"]

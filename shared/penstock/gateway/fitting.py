@@ -201,8 +201,32 @@ def cannot_fit(problem: DoesNotFit, task: FitTask) -> RequestError:
         hint = "The strategy is off; with `window` the oldest turns would be left out."
     else:
         hint = (
-            f"What is never left out weighs {problem.tokens} tokens and {room.most} are free for it"
+            f"What is never left out weighs {problem.least} tokens and {room.most} are free for it"
             f" ({task.fixed} of them are tools and template): {problem.what}. "
             "Shorten that, offer fewer tools, or run the model with a larger window."
         )
-    return overflow(problem.tokens + task.window - room.most, task.window, hint=hint)
+    return overflow(problem.tokens, task.window, hint=hint)
+
+
+def prepared_by(task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted: bool) -> Prepared:
+    """
+    What a plan came to.
+
+    Args:
+        counted: all weights are the server's own counts.
+    """
+    changes = plan.changes
+    if num_ctx is not None and num_ctx.why:
+        changes = (Change("fit", "options.num_ctx", "set", num_ctx.why), *changes)
+    name = Strategy.WINDOW if task.strategy is Strategy.CLIENT else task.strategy
+    return Prepared(
+        messages=plan.messages,
+        tokens=plan.tokens,
+        original_tokens=plan.original_tokens,
+        certain_tokens=plan.tokens if counted else 0,
+        strategy="" if plan.messages is task.messages else name.value,
+        num_ctx=num_ctx,
+        changes=changes,
+        plan=plan,
+        task=task,
+    )

@@ -115,8 +115,9 @@ class Preparation:
         cut = self._runtime.contexts.answered(
             self._state,
             profile,
-            prepared.tokens,
-            actual,
+            messages=prepared.messages,
+            body=self._body,
+            actual=actual,
             certain=self.tuned.prompt_at_least if self.tuned is not None else 0,
         )
         if cut:
