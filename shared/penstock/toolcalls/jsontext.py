@@ -17,6 +17,7 @@ import orjson
 # Possessive quantifiers: a megabyte of string is one step and never tried twice.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _TOKEN = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
+_ANY_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]++", re.DOTALL)
 _VALUE_END = re.compile(r"[^\s,\[\]{}:\"]*+")
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _STRING_AT = re.compile(_STRING, re.DOTALL)
@@ -104,6 +105,13 @@ def value_end(text: str, at: int) -> int:
             if depth == 0:
                 return token.end()
     raise ValueError("brackets that do not close")
+
+
+def tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each token of valid JSON: its first sign, begin and end."""
+    for found in _ANY_TOKEN.finditer(text):
+        begin = found.start()
+        yield text[begin], begin, found.end()
 
 
 def members(text: str, at: int) -> Iterator[tuple[str | int, int, int]]:

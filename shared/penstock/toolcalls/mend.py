@@ -32,10 +32,28 @@ _FACETS = (
     "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
     "multipleOf",
 )  # fmt: skip
+_COMBINING = ("$ref", "allOf", "anyOf", "oneOf")
 _CONVERT, _GUESS, _RESHAPE = 1, 2, 3
 """Costs: another spelling of the same; a spelling with a second meaning; another shape."""
 _LOOSE_CHARS = 65_536
 """So much almost-JSON inside strings is tried in one value, all strings together."""
+
+
+class Wanted(NamedTuple):
+    """
+    What a schema says about one value without its members.
+
+    Attributes:
+        types: their names, None when any will do.
+        values: what `enum` or `const` allow, None when anything.
+        facets: of texts and numbers.
+        alone: no other schemas hold beside it, so that this is all about a text, number or boolean.
+    """
+
+    types: frozenset[str] | None
+    values: list[Any] | None
+    facets: bool
+    alone: bool
 
 
 class Mended(NamedTuple):
@@ -57,6 +75,7 @@ class Mender:
         self._done: dict[tuple[int, int], Mended] = {}
         self._alive: list[Any] = []
         self._refs: dict[str, Any] = {}
+        self._wants: dict[int, Wanted] = {}
         self._facets: dict[int, Validator] = {}
         self._loose_chars = _LOOSE_CHARS
 
@@ -74,8 +93,8 @@ class Mender:
                 steps.pop()
                 answer = done[keys.pop()] = end.value
                 continue
-            if type(schema) is not dict or not schema:
-                answer = Mended(asked, schema is not False, 0)
+            answer = self._at_once(asked, schema)
+            if answer is not None:
                 continue
             key = (id(asked), id(schema))
             answer = done.get(key)
@@ -87,6 +106,25 @@ class Mender:
                 steps.append(self._judge(asked, schema))
         assert answer is not None
         return answer
+
+    def _at_once(self, value: Any, schema: Any) -> Mended | None:
+        """The answer where it takes no walk: most values are texts and numbers as they should be."""
+        if type(schema) is not dict or not schema:
+            return Mended(value, schema is not False, 0)
+        if isinstance(value, dict | list):
+            return None
+        wanted = self._wanted(schema)
+        if not wanted.alone:
+            return None
+        first: Mended | None = None
+        for candidate, cost in self._candidates(value, schema):
+            if isinstance(candidate, dict | list):
+                return None
+            if first is None:
+                first = Mended(candidate, True, cost)
+            if first.cost <= _CONVERT:
+                break
+        return first or Mended(value, False, 0)
 
     def _judge(self, value: Any, schema: Mapping[str, Any]) -> Step:
         """By the schema's own keywords first, then by the schemas that it refers to or combines."""
@@ -150,7 +188,7 @@ class Mender:
             wanted = properties.get(name, others)
             if wanted is None:
                 continue
-            found = yield inner, wanted
+            found = self._at_once(inner, wanted) or (yield inner, wanted)
             fits = fits and found.fits
             if found.value is not inner:
                 if out is value:
@@ -170,7 +208,7 @@ class Mender:
             wanted = first[place] if place < len(first) else rest
             if wanted is None:
                 continue
-            found = yield inner, wanted
+            found = self._at_once(inner, wanted) or (yield inner, wanted)
             fits = fits and found.fits
             if found.value is not inner:
                 if out is value:
@@ -193,15 +231,10 @@ class Mender:
 
     def _candidates(self, value: Any, schema: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
         """What *value* can be read as where the schema's `type`, `enum` and `const` allow it, with costs."""
-        values = [schema["const"]] if "const" in schema else schema.get("enum")
-        if not isinstance(values, list):
-            values = None
-        types = _types(schema)
-        if types is None and values is not None:
-            types = frozenset(json_type(item) for item in values)
+        types, values, facets, _ = self._wanted(schema)
         if types is None or _is_of(value, types):
             if values is None or any(_same(value, item) for item in values):
-                if self._facets_fit(value, schema):
+                if not facets or self._facets_fit(value, schema):
                     yield value, 0
                 return
             if isinstance(value, str):
@@ -213,8 +246,22 @@ class Mender:
                 return
         for candidate, cost in self._coerced(value, types):
             allowed = values is None or any(_same(candidate, item) for item in values)
-            if allowed and self._facets_fit(candidate, schema):
+            if allowed and (not facets or self._facets_fit(candidate, schema)):
                 yield candidate, cost
+
+    def _wanted(self, schema: Mapping[str, Any]) -> Wanted:
+        found = self._wants.get(id(schema))
+        if found is None:
+            values = [schema["const"]] if "const" in schema else schema.get("enum")
+            if not isinstance(values, list):
+                values = None
+            types = _types(schema)
+            if types is None and values is not None:
+                types = frozenset(json_type(item) for item in values)
+            facets = any(name in schema for name in _FACETS)
+            alone = not any(name in schema for name in _COMBINING)
+            found = self._wants[id(schema)] = Wanted(types, values, facets, alone)
+        return found
 
     def _coerced(self, value: Any, types: frozenset[str]) -> Iterator[tuple[Any, int]]:
         """*value* as one of *types*, the surest reading first."""
@@ -251,7 +298,7 @@ class Mender:
 
     def _facets_fit(self, value: Any, schema: Mapping[str, Any]) -> bool:
         """Bounds and patterns of texts and numbers; those of arrays are seen elsewhere."""
-        if not isinstance(value, str | int | float) or not any(name in schema for name in _FACETS):
+        if not isinstance(value, str | int | float):
             return True
         validator = self._facets.get(id(schema))
         try:

@@ -8,10 +8,10 @@ splice, so that everything else stays byte for byte and a stream may send on wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from penstock.toolcalls.jsontext import members, skip_space, value_end, write
+from penstock.toolcalls.jsontext import parse, tokens, write
 from penstock.toolcalls.mend import Mender, json_type
 from penstock.toolcalls.schema import ToolSchema
 
@@ -116,35 +116,55 @@ def _shown(value: Any) -> str:
 
 def spliced(text: str, root: Edit) -> str:
     """
-    The JSON *text* with the edits made in it and everything else as it was.
+    The JSON *text* with the edits made in it and everything else as it was, in one pass.
 
     Raises:
         ValueError: *text* is no valid JSON, or what is new cannot be written as JSON.
     """
+    # Of equal keys the last counts, in the parsed value as here: later places overwrite earlier ones.
+    places: dict[int, tuple[int, int, Edit]] = {}
+    for edit, start, end in located(text, root):
+        places[id(edit)] = (start, end, edit)
     pieces: list[str] = []
     sent = 0
-    begin = skip_space(text, 0)
-    stack = [iter([(root, begin, value_end(text, begin))])]
-    while stack:
-        step = next(stack[-1], None)
-        if step is None:
-            stack.pop()
-            continue
-        edit, start, end = step
-        if edit.replaced:
-            pieces += (text[sent:start], write(edit.new))
-            sent = end
-        elif edit.below:
-            stack.append(iter(_places(text, start, edit.below)))
+    for start, end, edit in sorted(places.values(), key=lambda place: place[0]):
+        pieces += (text[sent:start], write(edit.new))
+        sent = end
     pieces.append(text[sent:])
     return "".join(pieces)
 
 
-def _places(text: str, at: int, below: Mapping[str | int, Edit]) -> list[tuple[Edit, int, int]]:
-    """Where the changed members of the array or object at *at* stand; of equal keys the last counts."""
-    found: dict[str | int, tuple[Edit, int, int]] = {}
-    for key, start, end in members(text, at):
-        edit = below.get(key)
-        if edit is not None:
-            found[key] = (edit, start, end)
-    return sorted(found.values(), key=lambda place: place[1])
+def located(text: str, root: Edit) -> Iterator[tuple[Edit, int, int]]:
+    """Where in *text* the replaced values stand."""
+    # Of each open array or object: the edit that it is, its begin, and the key or number of the next
+    # value; a key that is None comes next itself.
+    open_: list[tuple[Edit | None, int, str | int | None]] = []
+    edit: Edit | None = None
+    start: int = 0
+    key: str | int | None = None
+    is_first = True
+    for kind, begin, end in tokens(text):
+        if kind in "[{":
+            inner = root if is_first else _member(edit, key)
+            is_first = False
+            open_.append((edit, start, key))
+            edit, start, key = inner, begin, (0 if kind == "[" else None)
+        elif kind in "]}":
+            if edit is not None and edit.replaced:
+                yield edit, start, end
+            edit, start, key = open_.pop()
+        elif kind == ",":
+            key = key + 1 if isinstance(key, int) else None
+        elif kind == ":":
+            pass
+        elif key is None and not is_first:
+            key = text[begin + 1 : end - 1] if edit is None else parse(text[begin:end])
+        else:
+            inner = root if is_first else _member(edit, key)
+            is_first = False
+            if inner is not None and inner.replaced:
+                yield inner, begin, end
+
+
+def _member(edit: Edit | None, key: str | int | None) -> Edit | None:
+    return None if edit is None or key is None else edit.below.get(key)
