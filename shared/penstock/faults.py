@@ -365,6 +365,7 @@ def _by_rules(
             window=window,
             prompt_tokens=prompt,
             transient=rule.transient,
+            shared_kv=rule.shared_kv,
             matched=rule.pattern.pattern
             if rule.pattern is not None
             else str(rule.error_type or status),

@@ -88,6 +88,11 @@ class UpstreamOptions(Credential):
     max_concurrency: int | None = option(
         None, effect="Requests at a time, in place of what is found out.", ge=1, le=1024
     )
+    exclusive: bool = option(
+        False,
+        effect="This gateway is the server's only client, so it may say which slot a conversation gets.",
+        reason="Two clients that choose slots would take each other's.",
+    )
     sampling: SamplingValues = option(
         factory=dict, effect="Sampling that wins over the request, for this upstream."
     )

@@ -305,6 +305,7 @@ def _upstreams(
                 verify=options.verify,
                 proxy=_proxy(options.proxy, clean, options.local, environ),
                 models=tuple(options.models),
+                exclusive=options.exclusive,
             )
         )
     return tuple(found)

@@ -77,7 +77,7 @@ def serve(
         child = _start_embedded(embedded, ctx_size, parallel)
         found = (
             *found,
-            Upstream("embedded", child.url, local=True, found_by="embedded"),
+            Upstream("embedded", child.url, local=True, exclusive=True, found_by="embedded"),
         )
     elif not found:
         found = _discover(loaded)

@@ -2,8 +2,27 @@
 What to leave out when a conversation is too long. Watermark replay: where a cut lies is a pure function of
 the conversation, so that every replica cuts at the same place and the server's prefix cache stays warm
 between cuts (contracts 9).
+
+`budget` says how much there is room for, `fit` makes a conversation fit.
 """
 
+from penstock.compress.assemble import NOTE
+from penstock.compress.budget import Budget, budget, reserve_tokens
+from penstock.compress.fit import DoesNotFit, Fate, Fitted, Kind, fit
 from penstock.compress.options import ContextOptions, Marks
+from penstock.compress.summary import summary_request
 
-__all__ = ["ContextOptions", "Marks"]
+__all__ = [
+    "NOTE",
+    "Budget",
+    "ContextOptions",
+    "DoesNotFit",
+    "Fate",
+    "Fitted",
+    "Kind",
+    "Marks",
+    "budget",
+    "fit",
+    "reserve_tokens",
+    "summary_request",
+]

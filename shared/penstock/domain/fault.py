@@ -26,6 +26,7 @@ class Fault:
         window: tokens of the window that a refusal for length named, None otherwise.
         prompt_tokens: tokens of the prompt that the refusal named, None otherwise.
         transient: for `upstream_error`: a kind that may pass by itself (502, 503, 504, engine restart).
+        shared_kv: the KV cache that all slots share was full: other requests had a part in it.
         matched: which rule recognised it, for logs and `explain`.
     """
 
@@ -37,6 +38,7 @@ class Fault:
     window: int | None = None
     prompt_tokens: int | None = None
     transient: bool = True
+    shared_kv: bool = False
     matched: str = ""
 
 

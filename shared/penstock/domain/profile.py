@@ -36,6 +36,11 @@ class Window:
     source: WindowSource
     detail: str = ""
 
+    @property
+    def is_users_word(self) -> bool:
+        """Whether the user set it, rather than anybody found it out."""
+        return self.source in (WindowSource.EXPLICIT, WindowSource.ENV)
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:

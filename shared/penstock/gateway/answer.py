@@ -70,6 +70,12 @@ def announcement_headers(exchange: Exchange) -> Headers:
         headers.append((b"penstock-window", b"%d" % exchange.window))
     if exchange.queued_s is not None and exchange.waited_s >= 0.001:
         headers.append((b"penstock-waited", b"%.3f" % exchange.waited_s))
+    if exchange.fitted:
+        headers.append((b"penstock-fitted", exchange.fitted.encode("ascii")))
+        if exchange.prompt_tokens_original is not None:
+            headers.append(
+                (b"penstock-prompt-tokens-original", b"%d" % exchange.prompt_tokens_original)
+            )
     if exchange.changes:
         told = ", ".join(f"{c.field} {c.action}" for c in exchange.changes)
         headers.append((b"penstock-changed", header_text(told)))
@@ -86,6 +92,9 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
         facts["waited_s"] = round(exchange.waited_s, 3)
         if exchange.window is not None:
             facts["window"] = exchange.window
+        if exchange.fitted:
+            facts["fitted"] = exchange.fitted
+            facts["prompt_tokens_original"] = exchange.prompt_tokens_original
         if exchange.warnings:
             facts["warnings"] = list(exchange.warnings)
     if exchange.cached_tokens is not None:
@@ -106,6 +115,8 @@ def explained(body: bytes, exchange: Exchange) -> bytes:
         "attempts": len(exchange.attempts),
         "window": exchange.window,
         "waited_s": round(exchange.waited_s, 3),
+        "fitted": exchange.fitted or None,
+        "prompt_tokens_original": exchange.prompt_tokens_original,
         "cached_tokens": exchange.cached_tokens,
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}

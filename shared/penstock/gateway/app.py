@@ -52,6 +52,7 @@ class Gateway:
         self.transport = transport
         self.rules = rules
         self.admin = admin
+        runtime.connect(transport)
         self._via_mark = f"penstock-{runtime.instance}"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -71,6 +71,10 @@ class Exchange:
         window: tokens, as announced; prompt_tokens, completion_tokens, cached_tokens: the server's own
             counts; None while unknown.
         prefill_done, prefill_total: the server's own progress in tokens.
+        conversation: the client's own name for the conversation, empty when it gave none.
+        fitted: the strategy by which the conversation was made to fit, empty when it needed nothing.
+        prompt_tokens_planned: what we take the prompt that was sent for; prompt_tokens_original: the same
+            for what the client sent, None while unknown.
     """
 
     id: str
@@ -111,6 +115,10 @@ class Exchange:
     prefill_done: int | None = None
     prefill_total: int | None = None
     finish_reason: str = ""
+    conversation: str = ""
+    fitted: str = ""
+    prompt_tokens_planned: int | None = None
+    prompt_tokens_original: int | None = None
     attempts: list[Attempt] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)

@@ -103,6 +103,7 @@ class UpstreamState:
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
         self.refused_windows: OrderedDict[str, int] = OrderedDict()
+        self.learned_windows: OrderedDict[str, int] = OrderedDict()
         self.learned_templates: OrderedDict[str, TemplateRules] = OrderedDict()
         self.prefill_tokens_per_s: float | None = None
         self.ghosts = 0
@@ -172,6 +173,7 @@ class UpstreamState:
             if fresh is None or fresh.running_window != old.reading.running_window:
                 # A window that a refusal named holds until the server runs with another one.
                 self.refused_windows.pop(old.model, None)
+                self.learned_windows.pop(old.model, None)
                 self.learned_templates.pop(old.model, None)
         self.reading = reading
         self.version = reading.version or self.version
@@ -193,6 +195,14 @@ class UpstreamState:
     ) -> None:
         """A refusal for length named the *window* of *model*: it caps all that we believed."""
         _remember(self.refused_windows, model, window)
+        self._renew(model, settings, token_limit)
+
+    def truncated(
+        self, model: str, tokens: int, *, settings: Settings, token_limit: int | None
+    ) -> None:
+        """The server kept *tokens* of a longer prompt of *model*, and said nothing."""
+        known = self.learned_windows.get(model)
+        _remember(self.learned_windows, model, max(tokens, known or 0))
         self._renew(model, settings, token_limit)
 
     def learned_template(
@@ -219,7 +229,7 @@ class UpstreamState:
             env=token_limit,
             running=model.running_window,
             running_origin=model.window_origin,
-            learned=None,
+            learned=self.learned_windows.get(model.model),
             refused=self.refused_windows.get(model.model),
             fallback=settings.limits.fallback,
         )

@@ -35,6 +35,8 @@ from penstock.settings import Settings
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGEST_ERROR_BYTES = 1024 * 1024
 _LONGEST_PAUSE_S = 2.0
+_MOST_ADAPTATIONS = 2
+"""A shared KV that was full may leave a request alone in the server that is still too long."""
 
 
 class Readiness(Protocol):
@@ -122,7 +124,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     loop = asyncio.get_running_loop()
     attempt = 0
     deaths = 0
-    adapted = False
+    adaptations = 0
     loading = _Loading(job.settings.timeouts.load_s)
     while True:
         attempt += 1
@@ -144,8 +146,13 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         _learn_from(fault, job, readiness)
         if fault.code is ErrorCode.UPSTREAM_UNREACHABLE and fault.phase not in ("connect", "send"):
             deaths += 1
-        if job.adapt(fault) and not adapted and attempt < policy.attempts:
-            adapted = True
+        if (
+            adaptations < _MOST_ADAPTATIONS
+            and attempt < policy.attempts
+            and fault.code is not ErrorCode.UPSTREAM_UNREACHABLE
+            and job.adapt(fault)
+        ):
+            adaptations += 1
             continue
         decision = retry.decide(
             fault,

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from penstock.dialects.surfaces import Surface
+from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.access import Access
 from penstock.gateway.answer import ClientAnswer, Headers
@@ -16,6 +17,7 @@ from penstock.gateway.routes import Route
 from penstock.settings import Settings
 
 _PRIORITIES = ("high", "normal", "low")
+_LONGEST_CONVERSATION = 128
 _SHARE_OF_CLIENT_TIMEOUT = 0.5
 """A heartbeat goes out after this share of the read time-out that the client announced."""
 
@@ -32,6 +34,7 @@ class Incoming:
         access: who it is and what they may.
         route: where it goes.
         deadline_s: seconds from arrival to the first token that the client asked for, None for none.
+        strategy: how the client wants its conversation to be made to fit, None when it does not say.
         client_timeout_s: read time-out that the client announced, None for none.
     """
 
@@ -48,6 +51,7 @@ class Incoming:
         "query",
         "raw_headers",
         "route",
+        "strategy",
         "surface",
     )
 
@@ -78,6 +82,7 @@ class Incoming:
         self.route = route
         self.access = access
         self.deadline_s: float | None = None
+        self.strategy: Strategy | None = None
         self.client_timeout_s = _seconds(headers.get("x-stainless-read-timeout"))
 
     async def read_body(self, settings: Settings) -> bytes:
@@ -121,6 +126,24 @@ class Incoming:
                     "penstock-deadline: expected a number of seconds above 0.",
                     param="penstock.deadline_s",
                 )
+        strategy = self.headers.get("penstock-strategy") or wishes.get("strategy")
+        if strategy is not None:
+            if strategy not in tuple(Strategy):
+                raise RequestError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"penstock-strategy: expected one of {', '.join(Strategy)}.",
+                    param="penstock.strategy",
+                )
+            self.strategy = Strategy(strategy)
+        conversation = self.headers.get("penstock-conversation") or wishes.get("conversation")
+        if conversation is not None:
+            if not isinstance(conversation, str) or len(conversation) > _LONGEST_CONVERSATION:
+                raise RequestError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"penstock-conversation: expected at most {_LONGEST_CONVERSATION} characters.",
+                    param="penstock.conversation",
+                )
+            self.exchange.conversation = conversation
         explain = self.headers.get("penstock-explain", "").lower() == "true"
         self.exchange.explain = explain or wishes.get("explain") is True
 

@@ -5,7 +5,7 @@ The way of a generating request through the gateway: the one place that knows th
     2. resolve   which upstream, which model, which profile          (resolve, fleet)
     3. cloud?    then nothing is added, removed or renamed           (cloud)
     4. tune      names, sampling, template                           (tune)
-    5. fit       output budget                                       (tune)
+    5. fit       the conversation into the window, output budget     (prepare, context, fitting)
     6. admit     a permit, or a place in the queue                   (limiter)
     7. forward   with separate time limits, retried by policy        (forward)
     8. relay     verbatim, translated or collected                   (relay, answer)
@@ -21,7 +21,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from penstock import faults, template
+from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
 from penstock.domain.upstream import Locality
@@ -42,8 +42,9 @@ from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, 
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
+from penstock.gateway.prepare import Preparation
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.tune import Tuned, tune, weight_of
+from penstock.gateway.tune import Tuned, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
 
@@ -117,10 +118,9 @@ class LocalRun:
         self.runtime = runtime
         self.transport = transport
         self.state = state
-        self.body = body
         self.raw = raw
-        self.tuned: Tuned | None = None
-        self.tuned_for = -1
+        self.weight = weight_of(body)
+        self.ready = Preparation(incoming, runtime, state, body, raw)
         self.job: Job | None = None
         self.permit: Permit | None = None
         loop = asyncio.get_running_loop()
@@ -144,6 +144,13 @@ class LocalRun:
     def _expired(self, _: Clock) -> None:
         self._task.cancel()
 
+    @property
+    def tuned(self) -> Tuned:
+        """The request as it was made ready last."""
+        tuned = self.ready.tuned
+        assert tuned is not None
+        return tuned
+
     async def run(self) -> None:
         """Steps 4 to 9; the permit is given back however it ends."""
         exchange, state = self.exchange, self.state
@@ -151,13 +158,13 @@ class LocalRun:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             await self.runtime.keeper.first_contact(state)
             if state.kind is not None:
-                self.prepare()
+                await self.ready.make()
             # 6. Admit.
             exchange.stage = "queued"
             loop = asyncio.get_running_loop()
             exchange.queued_s = loop.time()
             self.permit = await state.limiter.acquire(
-                weight=weight_of(self.body),
+                weight=self.weight,
                 size_bytes=len(self.raw),
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
@@ -167,7 +174,7 @@ class LocalRun:
                 exchange=exchange,
                 state=state,
                 prepare=self.request_for_attempt,
-                adapt=self.adapt,
+                adapt=self.ready.adapt,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -176,6 +183,7 @@ class LocalRun:
             # 8. Relay.
             await self._relay(opened)
             exchange.outcome = Outcome.SUCCESS
+            self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
         except UpstreamFault as fault:
@@ -193,17 +201,19 @@ class LocalRun:
             self._let_go()
             # The clocks and we know each other, so only the collector would free us, and late: what is
             # large goes now.
-            self.body, self.raw, self.tuned, self.job = {}, b"", None, None
+            self.raw, self.job = b"", None
+            self.ready.forget()
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""
         state = self.state
         if state.kind is None and not await self.runtime.keeper.look(state):
             raise TransportError("refused", "connect", detail=state.error or "connection refused")
-        if self.tuned is None or self.tuned_for != state.generation:
-            self.prepare()
+        if self.ready.wants_to_be_alone:
+            await self._be_alone()
+        if not self.ready.is_current:
+            await self.ready.make()
         tuned = self.tuned
-        assert tuned is not None
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
@@ -220,47 +230,20 @@ class LocalRun:
             return request, None
         return request, lambda: make_relay(tuned, self.exchange, self.incoming.surface, self.late)
 
-    def prepare(self) -> None:
-        """Steps 4 and 5, announced."""
-        exchange, state = self.exchange, self.state
-        profile = state.profile(exchange.upstream_model) or self.runtime.unknown_profile(
-            state, exchange.upstream_model
+    async def _be_alone(self) -> None:
+        """Wait until the server works on nothing else: what its slots share was too full for this request."""
+        self.ready.wants_to_be_alone = False
+        permit, self.permit = self.permit, None
+        if permit is not None:
+            permit.release()
+        self.watch.run("none")
+        limiter = self.state.limiter
+        self.permit = await limiter.acquire(
+            weight=limiter.limit,
+            size_bytes=len(self.raw),
+            deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
-        if self.tuned is not None:
-            for change in self.tuned.changes:
-                exchange.changes.remove(change)
-        exchange.profile = profile
-        exchange.window = profile.window.tokens
-        self.tuned = tune(
-            self.body,
-            self.raw,
-            operation=exchange.operation,
-            path=self.incoming.route.upstream_path,
-            dialect=exchange.dialect,
-            upstream_model=exchange.upstream_model,
-            profile=profile,
-            spec=state.spec,
-            settings=self.runtime.settings,
-            env_max_tokens=self.runtime.env.max_tokens,
-            memory_short=self.runtime.memory_short(state),
-        )
-        self.tuned_for = state.generation
-        exchange.changes.extend(self.tuned.changes)
-
-    def adapt(self, fault: Fault) -> bool:
-        """What a fault teaches of the model; True when the request would be made differently now."""
-        exchange, state = self.exchange, self.state
-        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED and fault.window is not None:
-            self.runtime.note_refusal(state, exchange.upstream_model, fault.window)
-            return False
-        if fault.status is None or exchange.profile is None:
-            return False
-        rules = exchange.profile.reading.template
-        learned = template.learn(rules, fault.message)
-        if learned == rules:
-            return False
-        self.runtime.note_template(state, exchange.upstream_model, learned)
-        return True
+        self.watch.run("first_token")
 
     def late(self) -> dict[str, Any] | None:
         """What is announced before the closing event."""
@@ -271,7 +254,6 @@ class LocalRun:
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
         headers = _relayed_headers(response.headers)
-        assert self.tuned is not None
         assert self.job is not None
         if opened.complete:
             self.job.sent = False
@@ -399,7 +381,7 @@ class LocalRun:
                 grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
                 self.runtime.haunt(permit, let_load(job.sending, grace_s))
                 return
-        if not running or self.tuned is None:
+        if not running or self.ready.tuned is None:
             permit.release()
             return
         work = expect_ghost(

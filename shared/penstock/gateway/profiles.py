@@ -123,7 +123,7 @@ class ProfileKeeper:
             ready = await probe.ready(
                 state.upstream.url,
                 state.spec,
-                client=self._http(state),
+                client=self.http(state),
                 api_key=state.upstream.api_key,
             )
             if ready is True:
@@ -143,7 +143,7 @@ class ProfileKeeper:
     async def busy_slots(self, state: UpstreamState) -> int | None:
         """Slots that the server says are working now, None when it does not say."""
         return await probe.busy(
-            state.upstream.url, state.spec, client=self._http(state), api_key=state.upstream.api_key
+            state.upstream.url, state.spec, client=self.http(state), api_key=state.upstream.api_key
         )
 
     async def _keep(self, name: str) -> None:
@@ -172,7 +172,7 @@ class ProfileKeeper:
         settings = self._settings()
         look = await probe.look(
             state.upstream.url,
-            client=self._http(state),
+            client=self.http(state),
             api_key=state.upstream.api_key,
             kind=state.upstream.kind,
             known=state.kind,
@@ -198,7 +198,7 @@ class ProfileKeeper:
             self._on_change(state)
         return bool(look.reachable)
 
-    def _http(self, state: UpstreamState) -> httpx.AsyncClient:
+    def http(self, state: UpstreamState) -> httpx.AsyncClient:
         """The control-plane client for *state*: one for all plain upstreams, own ones for others."""
         upstream = state.upstream
         if not (upstream.ca_file or not upstream.verify or upstream.url.startswith("unix:")):

@@ -14,11 +14,13 @@ from typing import Any
 
 from penstock import resources
 from penstock.adapters import machine
+from penstock.adapters.transport import UpstreamTransport
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway import resolve as routing
+from penstock.gateway.context import Contexts
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import Fleet, UpstreamState
 from penstock.gateway.gauges import gauges
@@ -27,12 +29,15 @@ from penstock.gateway.metrics import Gauge
 from penstock.gateway.profiles import ProfileKeeper
 from penstock.gateway.record import Recorder
 from penstock.gateway.settings_view import settings_view
+from penstock.gateway.summaries import Summaries
 from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
 _MACHINE_EVERY_S = 5.0
+_KV_SHARE = 0.5
+"""Of the memory that is left, what a larger window may take."""
 
 
 class Runtime:
@@ -81,6 +86,16 @@ class Runtime:
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
         )
+        self.contexts = Contexts(self.keeper.http, self._spawn)
+        self.summaries: Summaries | None = None
+
+    def connect(self, transport: UpstreamTransport) -> None:
+        """Give the background work the way to upstreams."""
+        self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
+
+    def _begin(self, exchange: Exchange) -> None:
+        exchange.id = self.request_id()
+        self.in_flight[exchange.id] = exchange
 
     async def start(self) -> None:
         """Begin the background work."""
@@ -210,13 +225,37 @@ class Runtime:
             model, rules, settings=self.settings, token_limit=self.env.token_limit
         )
 
+    def note_truncation(self, state: UpstreamState, model: str, tokens: int) -> None:
+        """The server cut a prompt silently: its window is no more than what it kept, and some room."""
+        self.recorder.metrics.count("penstock_silent_truncations", (state.name,))
+        state.truncated(
+            model, tokens, settings=self.settings, token_limit=self.env.token_limit
+        )
+        self._changed(state)
+
     # Memory.
 
     def memory_short(self, state: UpstreamState) -> bool:
         """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
-        if self.pressure is Pressure.CALM or self.machine is None:
-            return False
-        return resources.speaks_for(
+        return self.pressure_of(state) is not Pressure.CALM
+
+    def pressure_of(self, state: UpstreamState) -> Pressure:
+        """How short of memory the machine of *state* is; calm where we may not speak for it."""
+        if self.pressure is Pressure.CALM or not self._speaks_for(state):
+            return Pressure.CALM
+        return self.pressure
+
+    def affordable_window(self, state: UpstreamState, profile: ModelProfile) -> int | None:
+        """The largest window of a model that the memory holds; None when nothing is known of it."""
+        if self.machine is None or not self._speaks_for(state):
+            return None
+        per_token = tokens.kv_bytes_per_token(profile.reading.shape)
+        if per_token is None:
+            return None
+        return int(self.machine.available_bytes * _KV_SHARE / per_token)
+
+    def _speaks_for(self, state: UpstreamState) -> bool:
+        return self.machine is not None and resources.speaks_for(
             state.upstream.url,
             in_container=self.machine.in_container,
             is_child=state.upstream.found_by == "embedded",

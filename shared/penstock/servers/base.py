@@ -109,6 +109,7 @@ class FaultRule:
             Named groups `window` and `prompt` are read as token counts.
         error_type: value of the error object's `type`, `error_type` or `code`; None for any.
         transient: for `upstream_error`: whether it may pass by itself.
+        shared_kv: for a refusal for length: requests in other slots had a part in it.
         source: where it was read (the server's source file, or "recorded").
     """
 
@@ -117,6 +118,7 @@ class FaultRule:
     pattern: re.Pattern[str] | None = None
     error_type: str | None = None
     transient: bool = True
+    shared_kv: bool = False
     source: str = ""
 
 
@@ -127,6 +129,7 @@ def rule(
     status: tuple[int, ...] | int = (),
     error_type: str | None = None,
     transient: bool = True,
+    shared_kv: bool = False,
     source: str = "",
 ) -> FaultRule:
     """Shorthand for `FaultRule` that compiles the pattern."""
@@ -136,6 +139,7 @@ def rule(
         pattern=None if pattern is None else re.compile(pattern, re.IGNORECASE),
         error_type=error_type,
         transient=transient,
+        shared_kv=shared_kv,
         source=source,
     )
 

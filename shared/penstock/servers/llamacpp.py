@@ -197,7 +197,13 @@ SPEC = ServerSpec(
         rule(E.CONTEXT_LENGTH_EXCEEDED, error_type="exceed_context_size_error", source="recorded"),
         rule(
             E.CONTEXT_LENGTH_EXCEEDED,
-            r"context size has been exceeded|context shift is disabled",
+            r"context size has been exceeded",
+            shared_kv=True,
+            source="server-context.cpp",
+        ),
+        rule(
+            E.CONTEXT_LENGTH_EXCEEDED,
+            r"context shift is disabled",
             source="server-context.cpp",
         ),
         rule(

@@ -1,0 +1,334 @@
+"""
+What the gateway knows of the conversations of each model: what messages weigh, how far that is off, which
+conversations there were. Counts what must be counted, then lets `fitting` decide.
+
+Nothing here is needed for a right answer; all of it is bounded and can be lost at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock import compress, tokens
+from penstock.adapters import counting
+from penstock.compress import DoesNotFit, Fitted
+from penstock.domain.pressure import Pressure
+from penstock.domain.profile import ModelProfile
+from penstock.domain.strategy import Strategy
+from penstock.gateway.fitting import (
+    ClientMustCompact,
+    FitTask,
+    Messages,
+    Prepared,
+    cannot_fit,
+    fit,
+    overflow,
+    prepared_by,
+)
+from penstock.gateway.fleet import UpstreamState
+from penstock.limits.num_ctx import NumCtx
+from penstock.settings import Settings
+
+log = logging.getLogger("penstock.context")
+
+_MOST_MODELS = 64
+_MOST_TOLD = 4096
+_TOLD_FOR_S = 3600.0
+_ROUNDS = 4
+_CUT_BELOW = 0.75
+"""A prompt that had less than this share of the least that we took it for was cut by its server."""
+_TRY_AGAIN_S = 60.0
+
+
+@dataclass(slots=True)
+class ModelContext:
+    """
+    One model at one upstream.
+
+    Attributes:
+        identity: what it is; another model under the same name starts anew.
+        scale: weights of messages.
+        calibration: how the server's own counts differ from them.
+        told: conversations whose client was told of an overflow, and when (loop time).
+        truncations: answers whose server had silently cut the prompt.
+        overhead_known: the template's share was measured, or cannot be.
+        asked_s: when the server was last asked for it in vain.
+    """
+
+    identity: tuple[Any, ...]
+    scale: tokens.Scale
+    calibration: tokens.Calibration
+    told: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    truncations: int = 0
+    overhead_known: bool = False
+    asked_s: float | None = None
+    first_look: asyncio.Task[None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """
+    A conversation that is to be made to fit.
+
+    Attributes:
+        body: the request, for its tools.
+        messages: valid OpenAI messages.
+        squeeze: by how much more the window is divided, because the server refused what we thought fits.
+        choose_window: tokens needed -> the window to ask Ollama for; None for other servers.
+        summary: see `FitTask`.
+    """
+
+    body: Mapping[str, Any]
+    messages: Messages
+    state: UpstreamState
+    profile: ModelProfile
+    strategy: Strategy
+    settings: Settings
+    pressure: Pressure
+    squeeze: float = 1.0
+    choose_window: Callable[[int], NumCtx] | None = None
+    summary: Callable[[str], str | None] | None = None
+
+
+class Contexts:
+    """
+    The conversations of all models.
+
+    Args:
+        client_of: the control-plane HTTP client of an upstream.
+        spawn: runs something in the background.
+    """
+
+    def __init__(
+        self,
+        client_of: Callable[[UpstreamState], Any],
+        spawn: Callable[[Any, str], asyncio.Task[Any]],
+    ) -> None:
+        self._client_of = client_of
+        self._spawn = spawn
+        self._known: OrderedDict[tuple[str, str], ModelContext] = OrderedDict()
+
+    def of(self, state: UpstreamState, profile: ModelProfile) -> ModelContext:
+        """What is known of the conversations of *profile*'s model."""
+        key = (state.name, profile.model)
+        reading = profile.reading
+        identity = (
+            profile.kind,
+            reading.trained_window,
+            reading.parameter_count,
+            reading.details.get("size_bytes"),
+        )
+        known = self._known.get(key)
+        if known is not None and known.identity == identity:
+            self._known.move_to_end(key)
+            return known
+        exact = state.spec.counting is not None
+        family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
+        known = self._known[key] = ModelContext(
+            identity,
+            tokens.Scale(exact=exact, family=family),
+            tokens.Calibration(family, exact=exact),
+        )
+        while len(self._known) > _MOST_MODELS:
+            self._known.popitem(last=False)
+        return known
+
+    def known(self, upstream: str, model: str) -> ModelContext | None:
+        """The same for those who only look."""
+        return self._known.get((upstream, model))
+
+    async def fit(self, request: FitRequest) -> Prepared:
+        """
+        Make a conversation fit.
+
+        Raises:
+            RequestError: `context_length_exceeded`.
+        """
+        context = self.of(request.state, request.profile)
+        await self._first_look(context, request)
+        scale = context.scale
+        told_key = _head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        for _ in range(_ROUNDS):
+            weighed = scale.weigh(request.messages)
+            tools, tools_counted = scale.weigh_tools(request.body)
+            fixed = tools + scale.overhead.base
+            made: list[Mapping[str, Any]] = []
+            task, num_ctx = self._task(context, request, weighed.tokens, fixed, told_key, made)
+            plan: Fitted | None = None
+            problem: DoesNotFit | ClientMustCompact | None = None
+            try:
+                plan = fit(task)
+            except (DoesNotFit, ClientMustCompact) as exc:
+                problem = exc
+            decided_at = len(request.messages) if plan is None else plan.decided_at
+            missing = [request.messages[p] for p in weighed.uncounted if p <= decided_at] + made
+            ask_tools = not tools_counted and decided_at >= 0
+            if not missing and not ask_tools:
+                break
+            if not await self._count(context, request, missing, ask_tools):
+                break  # the upper bounds stand
+        if problem is not None:
+            raise self._refusal(context, request, task, problem, told_key)
+        assert plan is not None
+        rest = [request.messages[place] for place in weighed.uncounted]
+        if rest or not tools_counted:
+            self._spawn(self._count(context, request, rest, not tools_counted), "count")
+        return prepared_by(task, plan, num_ctx, counted=scale.exact and not rest)
+
+    def answered(
+        self,
+        state: UpstreamState,
+        profile: ModelProfile,
+        *,
+        messages: Messages,
+        body: Mapping[str, Any],
+        actual: int,
+        certain: int,
+    ) -> bool:
+        """
+        The server told how many tokens a prompt had.
+
+        Args:
+            messages, body: what was sent, with its tools.
+            actual: what the server counted.
+            certain: what the prompt has at the very least.
+
+        Returns:
+            whether the server must have cut the prompt.
+        """
+        context = self.of(state, profile)
+        weighed = context.scale.weigh_request(messages, body)
+        if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
+            context.truncations += 1
+            return True
+        context.calibration.learn(weighed, actual)
+        return False
+
+    def _task(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        weights: Sequence[int],
+        fixed: int,
+        told_key: int,
+        made: list[Mapping[str, Any]],
+    ) -> tuple[FitTask, NumCtx | None]:
+        options, calibration = request.settings.context, context.calibration
+        window = request.profile.window.tokens
+        num_ctx = None
+        whole = context.scale.weigh_request(request.messages, request.body)
+        if request.choose_window is not None:
+            needed = calibration.at_most(whole)
+            reserve = compress.reserve_tokens(max(window, needed), options)
+            num_ctx = request.choose_window(needed + reserve)
+            window = num_ctx.window
+
+        def weigh(message: Mapping[str, Any]) -> int:
+            weight, counted = context.scale.weigh_one(message)
+            if not counted:
+                made.append(message)
+            return weight
+
+        task = FitTask(
+            messages=request.messages,
+            weights=weights,
+            fixed=fixed,
+            window=window,
+            strategy=request.strategy,
+            options=options,
+            weigh=weigh,
+            pressure=request.pressure,
+            budget_class=calibration.class_for(whole) * request.squeeze,
+            told=told_key in context.told,
+            summary=request.summary,
+        )
+        return task, num_ctx
+
+    def _refusal(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        task: FitTask,
+        problem: DoesNotFit | ClientMustCompact,
+        told_key: int,
+    ) -> Exception:
+        if isinstance(problem, DoesNotFit):
+            return cannot_fit(problem, task)
+        now_s = asyncio.get_running_loop().time()
+        context.told[told_key] = now_s
+        context.told.move_to_end(told_key)
+        while len(context.told) > _MOST_TOLD:
+            context.told.popitem(last=False)
+        return overflow(
+            problem.tokens,
+            task.window,
+            hint="Compact the conversation; sent again as it is, its oldest turns are left out.",
+        )
+
+    async def _first_look(self, context: ModelContext, request: FitRequest) -> None:
+        """Measure once what the template adds; whoever comes first waits for it, briefly."""
+        now_s = asyncio.get_running_loop().time()
+        for key, since_s in list(context.told.items()):
+            if now_s - since_s <= _TOLD_FOR_S:
+                break
+            del context.told[key]
+        if context.overhead_known:
+            return
+        if context.asked_s is not None and now_s - context.asked_s < _TRY_AGAIN_S:
+            return
+        if context.first_look is None:
+            context.first_look = self._spawn(self._learn_overhead(context, request), "overhead")
+        await asyncio.shield(context.first_look)
+
+    async def _learn_overhead(self, context: ModelContext, request: FitRequest) -> None:
+        state = request.state
+        context.asked_s = asyncio.get_running_loop().time()
+        try:
+            context.overhead_known = await counting.learn_scale(
+                context.scale,
+                state.upstream.url,
+                state.spec,
+                request.profile.model,
+                client=self._client_of(state),
+                api_key=state.upstream.api_key,
+            )
+        except Exception:
+            log.exception("measuring the template failed", extra={"upstream": state.name})
+        finally:
+            context.first_look = None
+
+    async def _count(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        messages: Sequence[Mapping[str, Any]],
+        tools: bool,
+    ) -> bool:
+        """Ask the server for the weights of *messages*. False when it did not tell all."""
+        state = request.state
+        return await counting.learn_weights(
+            context.scale,
+            messages,
+            request.body if tools else None,
+            state.upstream.url,
+            state.spec,
+            request.profile.model,
+            client=self._client_of(state),
+            api_key=state.upstream.api_key,
+        )
+
+
+def _head_key(messages: Messages) -> int:
+    """A conversation by its beginning: all up to its first user message."""
+    key = 0
+    for message in messages:
+        key = hash((key, tokens.message_key(message)))
+        if message.get("role") == "user":
+            break
+    return key
+
