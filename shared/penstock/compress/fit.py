@@ -217,6 +217,7 @@ def fit(
             replaced,
             tokens,
             weigh,
+            cuts.units,
         )
         if not squeeze.to(budget.most, window=budget.window, shorten_last=options.shorten_last):
             raise _does_not_fit(
