@@ -31,6 +31,7 @@ from penstock.gateway.fitting import (
     prepared_by,
 )
 from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.slots import Slots
 from penstock.limits.num_ctx import NumCtx
 from penstock.settings import Settings
 
@@ -54,6 +55,7 @@ class ModelContext:
         identity: what it is; another model under the same name starts anew.
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
+        slots: which slot of the server each conversation has, where the gateway may choose.
         told: conversations whose client was told of an overflow, and when (loop time).
         truncations: answers whose server had silently cut the prompt.
         overhead_known: the template's share was measured, or cannot be.
@@ -63,6 +65,7 @@ class ModelContext:
     identity: tuple[Any, ...]
     scale: tokens.Scale
     calibration: tokens.Calibration
+    slots: Slots = field(default_factory=Slots)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
     truncations: int = 0
     overhead_known: bool = False
@@ -152,7 +155,7 @@ class Contexts:
         context = self.of(request.state, request.profile)
         await self._first_look(context, request)
         scale = context.scale
-        told_key = _head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        told_key = head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
         for _ in range(_ROUNDS):
             weighed = scale.weigh(request.messages)
             tools, tools_counted = scale.weigh_tools(request.body)
@@ -323,7 +326,7 @@ class Contexts:
         )
 
 
-def _head_key(messages: Messages) -> int:
+def head_key(messages: Messages) -> int:
     """A conversation by its beginning: all up to its first user message."""
     key = 0
     for message in messages:
@@ -331,4 +334,3 @@ def _head_key(messages: Messages) -> int:
         if message.get("role") == "user":
             break
     return key
-

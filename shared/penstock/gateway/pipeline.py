@@ -44,6 +44,7 @@ from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
 from penstock.gateway.prepare import Preparation
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.slots import with_slot
 from penstock.gateway.tune import Tuned, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
@@ -123,6 +124,7 @@ class LocalRun:
         self.ready = Preparation(incoming, runtime, state, body, raw)
         self.job: Job | None = None
         self.permit: Permit | None = None
+        self.slot: int | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -169,6 +171,7 @@ class LocalRun:
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
             exchange.admitted_s = loop.time()
+            self.slot = self.ready.take_slot()
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
@@ -214,6 +217,7 @@ class LocalRun:
         if not self.ready.is_current:
             await self.ready.make()
         tuned = self.tuned
+        body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
@@ -224,7 +228,7 @@ class LocalRun:
                 key_is_ours=self.incoming.access.presented_key_is_ours,
                 via=self.runtime.via,
             ),
-            tuned.body,
+            body,
         )
         if not tuned.streams:
             return request, None
@@ -371,6 +375,8 @@ class LocalRun:
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
+        if self.slot is not None:
+            self.ready.give_slot_back(self.slot)
         if permit is None:
             return
         running = job is not None and job.sent

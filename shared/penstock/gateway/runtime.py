@@ -228,9 +228,7 @@ class Runtime:
     def note_truncation(self, state: UpstreamState, model: str, tokens: int) -> None:
         """The server cut a prompt silently: its window is no more than what it kept, and some room."""
         self.recorder.metrics.count("penstock_silent_truncations", (state.name,))
-        state.truncated(
-            model, tokens, settings=self.settings, token_limit=self.env.token_limit
-        )
+        state.truncated(model, tokens, settings=self.settings, token_limit=self.env.token_limit)
         self._changed(state)
 
     # Memory.
@@ -249,7 +247,7 @@ class Runtime:
         """The largest window of a model that the memory holds; None when nothing is known of it."""
         if self.machine is None or not self._speaks_for(state):
             return None
-        per_token = tokens.kv_bytes_per_token(profile.reading.shape)
+        per_token: int | None = None
         if per_token is None:
             return None
         return int(self.machine.available_bytes * _KV_SHARE / per_token)

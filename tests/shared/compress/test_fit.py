@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
-from conversations import ANY, by_bytes, by_script, proper, requests, strict_template, weights
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from conversations import ANY, by_bytes, by_script, proper, requests, strict_template, weights
 from penstock.compress import (
-    NOTE,
     Budget,
     ContextOptions,
     DoesNotFit,
@@ -106,9 +103,7 @@ def test_fitting_again_changes_nothing(
 
 
 @given(ANY, BUDGETS, MEASURES, STRATEGIES)
-def test_what_is_never_dropped(
-    messages: Any, size: Budget, weigh: Any, strategy: Strategy
-) -> None:
+def test_what_is_never_dropped(messages: Any, size: Budget, weigh: Any, strategy: Strategy) -> None:
     """System messages, both outer user messages and the last round survive, whole where that is possible."""
     try:
         fitted = made_to_fit(messages, size, weigh, strategy, NEVER)
