@@ -41,6 +41,7 @@ _MOST_MODELS = 64
 _MOST_TOLD = 4096
 _TOLD_FOR_S = 3600.0
 _ROUNDS = 4
+_MOST_EXACT_CLASS = 1.5
 _CUT_BELOW = 0.75
 """A prompt that had less than this share of the least that we took it for was cut by its server."""
 _TRY_AGAIN_S = 60.0
@@ -57,6 +58,8 @@ class ModelContext:
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
         told: conversations whose client was told of an overflow, and when (loop time).
+        exact_class: budget class where the server counts: 1 unless it refused what by its own counts
+            should fit (a template that adds more than it showed).
         truncations: answers whose server had silently cut the prompt.
         overhead_known: the template's share was measured, or cannot be.
         asked_s: when the server was last asked for it in vain.
@@ -67,10 +70,17 @@ class ModelContext:
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    exact_class: float = 1.0
     truncations: int = 0
     overhead_known: bool = False
     asked_s: float | None = None
     first_look: asyncio.Task[None] | None = None
+
+    def refused(self, planned: int, actual: int) -> None:
+        """The server refused for its length what should fit: it counted *actual* tokens of *planned*."""
+        if self.scale.exact and planned > 0:
+            needed = tokens.step(actual / planned)
+            self.exact_class = max(self.exact_class, min(needed, _MOST_EXACT_CLASS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +219,8 @@ class Contexts:
         if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
             context.truncations += 1
             return True
-        context.calibration.learn(weighed, actual)
+        if not context.scale.exact:
+            context.calibration.learn(weighed, actual)
         return False
 
     def _task(
@@ -246,7 +257,8 @@ class Contexts:
             options=options,
             weigh=weigh,
             pressure=request.pressure,
-            budget_class=calibration.class_for(whole) * request.squeeze,
+            budget_class=request.squeeze
+            * (context.exact_class if context.scale.exact else calibration.class_for(whole)),
             told=told_key in context.told,
             summary=request.summary,
         )

@@ -284,9 +284,7 @@ class Preparation:
         self._squeezed = True
         if fault.prompt_tokens is not None and prepared.tokens > 0:
             assert self.context is not None
-            self.context.calibration.learn(
-                self.context.scale.weigh_request(prepared.messages, self._body), fault.prompt_tokens
-            )
+            self.context.refused(prepared.tokens, fault.prompt_tokens)
             self._squeeze = max(1.02, 1.02 * fault.prompt_tokens / prepared.tokens)
         else:
             self._squeeze = _UNEXPLAINED_OVERFLOW
