@@ -30,6 +30,7 @@ from penstock.gateway.answer import ClientAnswer, Headers, end_to_end
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
+from penstock.gateway.routes import wire_path
 from penstock.gateway.upstream_headers import cloud_headers
 from penstock.gateway.watch import Clock, Watch
 from penstock.settings import Settings
@@ -131,7 +132,7 @@ async def pass_through(
     exchange, answer = incoming.exchange, incoming.answer
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + incoming.route.upstream_path + incoming.query).encode("latin-1"),
+        (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
         cloud_headers(
             incoming.raw_headers,
             state,
