@@ -280,6 +280,14 @@ def test_names_that_lead_nowhere(model: str) -> None:
     assert "m:7b" in missing.value.message
 
 
+def test_an_alias_holds_at_the_default_upstream_too() -> None:
+    """Also for a model that nobody lists: a cloud is never asked what it has."""
+    given: dict[str, Any] = {"upstreams": [A, cloud("c")], "default_upstream": "c"}
+    found = resolve("small", aliases={"sm*": "gpt-5-mini"}, **given)
+    assert (found.upstream, found.model, found.how) == ("c", "gpt-5-mini", "default")
+    assert found.changes
+
+
 def test_aliases_in_a_circle_end() -> None:
     """No recursion without end."""
     with pytest.raises(RequestError):
