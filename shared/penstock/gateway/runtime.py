@@ -103,7 +103,10 @@ class Runtime:
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known
             else:
-                states[upstream.name] = UpstreamState(upstream, self._limiter(upstream))
+                limiter = Limiter(self._limit(upstream, None), self.settings.concurrency)
+                states[upstream.name] = UpstreamState(upstream, limiter)
+        for state in states.values():
+            state.limit_is_given = self._given_limit(state.upstream) is not None
         self.fleet.states = states
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
@@ -113,8 +116,9 @@ class Runtime:
         self.set_upstreams(upstreams)
         self.keeper.start()
         for state in self.fleet:
+            state.limiter.set_options(settings.concurrency)
+            state.limiter.resize(self._limit(state.upstream, state.slots))
             if state.reading is not None:
-                state.limiter.resize(self._start_limit(state.upstream))
                 state.learn(
                     state.reading,
                     settings=settings,
@@ -212,34 +216,49 @@ class Runtime:
     # Memory.
 
     def memory_short(self, state: UpstreamState) -> bool:
-        """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
-        if self.pressure is resources.Pressure.CALM or self.machine is None:
-            return False
-        return resources.speaks_for(
+        """
+        Whether the machine that *state* runs on is short of memory: by our own readings as far as we may
+        speak for it, else by what the server said itself.
+        """
+        if self._speaks_for(state):
+            return self.pressure is not resources.Pressure.CALM
+        now_s = asyncio.get_running_loop().time()
+        return resources.is_recent(state.last_out_of_memory_s, now_s)
+
+    def _speaks_for(self, state: UpstreamState) -> bool:
+        return self.machine is not None and resources.speaks_for(
             state.upstream.url,
             in_container=self.machine.in_container,
             is_child=state.upstream.found_by == "embedded",
         )
 
+    def look_at_memory(self, now_s: float) -> None:
+        """Decide the pressure class anew from the last look at the machine."""
+        assert self.machine is not None
+        before = self.pressure
+        self.pressure, self._pressure_since_s = resources.pressure_class(
+            self.machine.used_share,
+            previous=self.pressure,
+            since_s=self._pressure_since_s,
+            now_s=now_s,
+            last_out_of_memory_s=max(
+                (
+                    state.last_out_of_memory_s
+                    for state in self.fleet
+                    if state.last_out_of_memory_s is not None and self._speaks_for(state)
+                ),
+                default=None,
+            ),
+        )
+        if self.pressure is not before:
+            log.info("memory pressure changed to %s", self.pressure.value)
+            self._changed(None)
+
     async def _watch_machine(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self.machine = await loop.run_in_executor(None, machine.read_machine)
-            now_s = loop.time()
-            before = self.pressure
-            self.pressure, self._pressure_since_s = resources.pressure_class(
-                self.machine.used_share,
-                previous=self.pressure,
-                since_s=self._pressure_since_s,
-                now_s=now_s,
-                last_out_of_memory_s=max(
-                    (s.last_out_of_memory_s for s in self.fleet if s.last_out_of_memory_s),
-                    default=None,
-                ),
-            )
-            if self.pressure is not before:
-                log.info("memory pressure changed to %s", self.pressure.value)
-                self._changed(None)
+            self.look_at_memory(loop.time())
             await asyncio.sleep(_MACHINE_EVERY_S)
 
     # Requests.
@@ -261,15 +280,14 @@ class Runtime:
     def _gauges(self) -> list[Gauge]:
         return gauges(self.fleet, self.machine)
 
-    def _limiter(self, upstream: Upstream) -> Limiter:
-        options = self.settings.concurrency
-        return Limiter(self._start_limit(upstream), options)
-
-    def _start_limit(self, upstream: Upstream) -> int:
+    def _given_limit(self, upstream: Upstream) -> int | None:
+        """The user's number of requests at a time; None when there is none."""
         for configured in self.settings.upstreams:
             if configured.name == upstream.name and configured.max_concurrency:
                 return int(configured.max_concurrency)
-        options = self.settings.concurrency
+        return self.settings.concurrency.max_concurrency or self.env.max_concurrency
+
+    def _limit(self, upstream: Upstream, slots: int | None) -> int:
         speaks = resources.speaks_for(
             upstream.url,
             in_container=machine.in_container(),
@@ -277,8 +295,8 @@ class Runtime:
         )
         return resources.start_concurrency(
             available_bytes=machine.available_bytes() if speaks else None,
-            slots=None,
-            setting=options.max_concurrency or self.env.max_concurrency,
+            slots=slots,
+            setting=self._given_limit(upstream),
         )
 
     def _changed(self, _: UpstreamState | None) -> None:
