@@ -27,6 +27,7 @@ from penstock.adapters.transport import (
 from penstock.domain.fault import Fault, Outcome
 from penstock.errors import UpstreamFault
 from penstock.gateway.answer import ClientAnswer, Headers, end_to_end
+from penstock.gateway.body import ClientGone
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
@@ -248,21 +249,27 @@ async def _relay(
 ) -> None:
     """Pass the body on as it comes. After the first byte a failure can only cut the connection."""
     exchange.stage = "streaming"
+    writing = False
     try:
         while True:
             data = await response.next_chunk()
+            writing = True
             if exchange.first_token_s is None:
                 exchange.first_token_s = asyncio.get_running_loop().time()
             if response.complete:
                 await answer.end(data)
                 return
             await answer.write(data)
+            writing = False
             run.watch.touch()
     except TransportError as exc:
         _cut(exchange, answer, f"the stream broke: {exc}")
     except asyncio.CancelledError:
         if run.take_expired() is None:
             raise
+        if writing:
+            answer.give_up_on_client()
+            raise ClientGone from None
         _cut(exchange, answer, "the stream stalled")
 
 

@@ -268,6 +268,13 @@ class Runtime:
         task = self._spawn(ghost, "ghost")
         task.add_done_callback(lambda _: permit.release())
 
+    def at_work(self, state: UpstreamState) -> int:
+        """Requests in flight of which *state* has shown that it works on them."""
+        return sum(
+            exchange.upstream == state.name and exchange.stage in ("prefilling", "streaming")
+            for exchange in self.in_flight.values()
+        )
+
     def finish(self, exchange: Exchange) -> None:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
