@@ -366,18 +366,25 @@ def _secret(
     at: str,
     problems: list[str],
 ) -> str | None:
+    value = written
     if variable is not None:
         value = environ.get(variable)
         if not value:
             problems.append(f"{at}: the environment variable {variable} is not set")
-        return value or None
-    if file is not None:
+    elif file is not None:
         try:
-            return Path(file).expanduser().read_text(encoding="utf-8").strip() or None
+            value = Path(file).expanduser().read_text(encoding="utf-8")
         except OSError as exc:
             problems.append(f"{at}: the file {file} cannot be read: {exc.strerror}")
-            return None
-    return written
+        except UnicodeDecodeError:
+            problems.append(f"{at}: the file {file} holds no text")
+    # The line end of a file, of `echo` or of a YAML block is no part of it.
+    value = (value or "").strip()
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
+        # It stands in a header: a line end in it would begin another one.
+        problems.append(f"{at}: expected a key of one line, without control characters")
+        return None
+    return value or None
 
 
 @dataclass(slots=True)

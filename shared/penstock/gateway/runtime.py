@@ -89,11 +89,11 @@ class Runtime:
 
     async def stop(self) -> None:
         """End the background work."""
-        self.recorder.log.flush()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.recorder.log.flush()
 
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""

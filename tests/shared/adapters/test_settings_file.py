@@ -67,6 +67,7 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
         pytest.param("upstreams: [{name: a, url: x, api_key: s3cret, api_key_env: B}]", ["expected one of api_key, api_key_env"], id="two credentials"),
         pytest.param("upstreams: [{name: a, url: x, api_key_env: NOT_SET}]", ["NOT_SET is not set"], id="a variable that is not set"),
         pytest.param("upstreams: [{name: a, url: x, api_key_file: /nowhere}]", ["/nowhere cannot be read"], id="a file that is not there"),
+        pytest.param('upstreams: [{name: a, url: x, api_key: "s3cret\\nX-More: 1"}]', ["upstreams[0].api_key: expected a key of one line"], id="a key that would begin another header"),
         pytest.param("upstreams: [{name: a, url: x, api_key: [s3cret]}]", ["upstreams[0].api_key: expected"], id="a key of another type"),
         pytest.param("listen: {client_keys: [{name: a, key: {x: s3cret}}]}", ["listen.client_keys[0].key"], id="a client key of another type"),
         pytest.param("limits: {window: lots}", ["limits.window: expected a count of tokens"], id="a window"),
@@ -111,7 +112,7 @@ def test_secrets_and_urls(tmp_path: Path) -> None:
         "  - {name: b, url: 'localhost:2', api_key_env: B_KEY}\n"
         f"  - {{name: c, url: 'http://x', api_key_file: '{tmp_path / 'key'}'}}\n"
     )
-    found = loaded(tmp_path, text, {"B_KEY": "from-env"})
+    found = loaded(tmp_path, text, {"B_KEY": "from-env\n"})
     assert [u.api_key for u in found.upstreams] == ["written", "from-env", "from-file"]
     assert [u.url for u in found.upstreams] == [
         "http://localhost:1",
