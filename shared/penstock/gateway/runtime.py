@@ -99,6 +99,8 @@ class Runtime:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
         for upstream in upstreams:
+            if upstream.name in states:
+                continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known

@@ -103,6 +103,19 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml", environ={})
 
 
+def test_kubernetes_own_variables_are_no_settings(tmp_path: Path) -> None:
+    """A Service called penstock or penstock-gateway puts these into every pod of its namespace."""
+    links = {
+        "PENSTOCK_PORT": "tcp://10.96.0.7:7367", "PENSTOCK_SERVICE_HOST": "10.96.0.7",
+        "PENSTOCK_SERVICE_PORT": "7367", "PENSTOCK_SERVICE_PORT_HTTP": "7367",
+        "PENSTOCK_PORT_7367_TCP": "tcp://10.96.0.7:7367", "PENSTOCK_PORT_7367_TCP_ADDR": "10.96.0.7",
+        "PENSTOCK_GATEWAY_PORT": "tcp://10.96.0.8:7367", "PENSTOCK_GATEWAY_SERVICE_HOST": "10.96.0.8",
+        "PENSTOCK_LISTEN__HOST": "::1",
+    }  # fmt: skip
+    found = loaded(tmp_path, "", links)
+    assert (found.settings.listen.port, found.settings.listen.host) == (7367, "::1")
+
+
 def test_secrets_and_urls(tmp_path: Path) -> None:
     """From the file, a variable or a file; the URL without `/v1`; never shown."""
     (tmp_path / "key").write_text("from-file\n")

@@ -92,6 +92,20 @@ def test_an_upstream_that_is_declared_anew_is_looked_at() -> None:
     asyncio.run(main())
 
 
+def test_what_is_configured_comes_before_what_was_found() -> None:
+    """A reload that names an upstream like a discovered one gets its own."""
+
+    async def main() -> None:
+        found = Upstream("ollama", "http://127.0.0.1:9", found_by="discovered")
+        runtime = Runtime(Settings(), (found,), LocalModelEnvironment())
+        named = Upstream("ollama", "http://127.0.0.1:7")
+        runtime.reload(Settings(), (named, found))
+        assert runtime.fleet.get("ollama").upstream is named
+        await runtime.stop()
+
+    asyncio.run(main())
+
+
 def test_a_server_that_does_not_answer_costs_listings_a_moment(deaf: str) -> None:
     """Its first contact is waited for; after that what is known is told."""
 
