@@ -22,7 +22,8 @@ def by_bytes(message: Message) -> int:
 def by_script(message: Message) -> int:
     """As tokenizers do: a foreign sign costs more than its share of bytes."""
     return _weigh(
-        message, lambda text: 2 * (len(text) - len(text.encode("ascii", "ignore"))) + (len(text) + 3) // 4
+        message,
+        lambda text: 2 * (len(text) - len(text.encode("ascii", "ignore"))) + (len(text) + 3) // 4,
     )
 
 
@@ -48,10 +49,16 @@ WORDS = st.sampled_from(
     ["", "a", "hello there", "def f(x):\n    return x\n", "你好，世界", "прочитай это", "🙂👩‍👩‍👧🇩🇪", "e\u0301o\u0308", "ERROR: no\n", '{"a": [1, 2, 3]}']
 )  # fmt: skip
 TIMES = st.sampled_from([1, 1, 1, 3, 20, 60, 400])
-TEXTS = st.builds(lambda words, times, more: words * times + more, WORDS, TIMES, st.text(max_size=5))
-JSON_TEXTS = st.builds(lambda count: json.dumps([{"id": i, "text": "x" * 30} for i in range(count)]), st.integers(0, 60))
+TEXTS = st.builds(
+    lambda words, times, more: words * times + more, WORDS, TIMES, st.text(max_size=5)
+)
+JSON_TEXTS = st.builds(
+    lambda count: json.dumps([{"id": i, "text": "x" * 30} for i in range(count)]),
+    st.integers(0, 60),
+)
 PARTS = st.lists(
-    st.one_of(st.just(IMAGE), st.builds(lambda text: {"type": "text", "text": text}, TEXTS)), max_size=3
+    st.one_of(st.just(IMAGE), st.builds(lambda text: {"type": "text", "text": text}, TEXTS)),
+    max_size=3,
 )
 USER_CONTENT = st.one_of(TEXTS, TEXTS, PARTS, st.none())
 RESULT_CONTENT = st.one_of(TEXTS, JSON_TEXTS, PARTS)
@@ -62,7 +69,9 @@ def proper(draw: st.DrawFn, most_turns: int = 12) -> list[dict[str, Any]]:
     """A conversation as clients send it: turns with rounds of tool calls, ending wherever a request may."""
     messages: list[dict[str, Any]] = []
     for content in draw(st.lists(TEXTS, max_size=2)):
-        messages.append({"role": draw(st.sampled_from(["system", "developer"])), "content": content})
+        messages.append(
+            {"role": draw(st.sampled_from(["system", "developer"])), "content": content}
+        )
     calls = 0
     turns = draw(st.integers(1, most_turns))
     for turn in range(turns):
@@ -71,10 +80,21 @@ def proper(draw: st.DrawFn, most_turns: int = 12) -> list[dict[str, Any]]:
             count = draw(st.integers(1, 2))
             ids = [f"call_{calls + i}" for i in range(count)]
             calls += count
-            made = [{"id": i, "type": "function", "function": {"name": "look", "arguments": "{}"}} for i in ids]
-            messages.append({"role": "assistant", "content": draw(st.one_of(st.none(), TEXTS)), "tool_calls": made})
+            made = [
+                {"id": i, "type": "function", "function": {"name": "look", "arguments": "{}"}}
+                for i in ids
+            ]
+            messages.append(
+                {
+                    "role": "assistant",
+                    "content": draw(st.one_of(st.none(), TEXTS)),
+                    "tool_calls": made,
+                }
+            )
             for call in ids:
-                messages.append({"role": "tool", "tool_call_id": call, "content": draw(RESULT_CONTENT)})
+                messages.append(
+                    {"role": "tool", "tool_call_id": call, "content": draw(RESULT_CONTENT)}
+                )
         if turn < turns - 1 or draw(st.booleans()):
             messages.append({"role": "assistant", "content": draw(TEXTS)})
             if draw(st.integers(0, 9)) == 0:

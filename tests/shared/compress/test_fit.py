@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pytest
-from conversations import ANY, by_bytes, by_script, proper, requests, strict_template, weights
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from conversations import ANY, by_bytes, by_script, proper, requests, strict_template, weights
 from penstock.compress import (
-    NOTE,
     Budget,
     ContextOptions,
     DoesNotFit,
@@ -67,12 +64,15 @@ def test_within_budget_or_refused(
     try:
         fitted = made_to_fit(messages, size, weigh, strategy, options)
     except DoesNotFit as refused:
-        assert refused.tokens >= refused.least > refused.most == size.most
-        assert refused.what
+        numbers = (refused.tokens, refused.least, refused.most, refused.what)
+    else:
+        sent = size.fixed + sum(weights(fitted.messages, weigh))
+        assert sent <= fitted.tokens <= max(size.most, size.high)
+        assert fitted.original_tokens == size.fixed + sum(weights(messages, weigh))
         return
-    sent = size.fixed + sum(weights(fitted.messages, weigh))
-    assert sent <= fitted.tokens <= max(size.most, size.high)
-    assert fitted.original_tokens == size.fixed + sum(weights(messages, weigh))
+    tokens, least, most, what = numbers
+    assert tokens >= least > most == size.most
+    assert what
 
 
 @given(ANY, BUDGETS, MEASURES, STRATEGIES)
@@ -106,9 +106,7 @@ def test_fitting_again_changes_nothing(
 
 
 @given(ANY, BUDGETS, MEASURES, STRATEGIES)
-def test_what_is_never_dropped(
-    messages: Any, size: Budget, weigh: Any, strategy: Strategy
-) -> None:
+def test_what_is_never_dropped(messages: Any, size: Budget, weigh: Any, strategy: Strategy) -> None:
     """System messages, both outer user messages and the last round survive, whole where that is possible."""
     try:
         fitted = made_to_fit(messages, size, weigh, strategy, NEVER)
