@@ -23,6 +23,7 @@ Message = Mapping[str, Any]
 
 # Several conversations may begin with the same words; the ones seen last are compared.
 _MOST_CANDIDATES = 8
+_MESSAGE_BYTES = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Difference:
     Attributes:
         message: place of the message.
         role: of the earlier request's message there.
-        byte: how many bytes (UTF-8) of its text or JSON are the same; None when it is not known any more.
+        byte: how many bytes (UTF-8) of its text are the same; None when it is not known any more or
+            the texts do not differ.
         why: a sentence for people, without any of the text.
     """
 
@@ -49,7 +51,8 @@ class PrefixReport:
     How a request goes on from the previous one of its conversation.
 
     Attributes:
-        conversation: number of the conversation, for as long as it is remembered.
+        conversation: number of the conversation, for as long as it is remembered. One that parts from
+            another behind a common beginning gets a number of its own.
         shared_messages: how many messages both begin with.
         previous_messages: how many the previous request had; 0 for the first of a conversation.
         first_difference: None when the previous request is the beginning of this one.
@@ -74,10 +77,24 @@ def message_key(message: Message) -> int:
     return hash(_as_bytes(message))
 
 
-def chain(messages: Sequence[Message]) -> list[int]:
-    """Keys of all prefixes: the one at *i* stands for the messages up to and with *i*."""
-    keys: list[int] = []
+def head_key(messages: Sequence[Message]) -> int:
+    """
+    A key of the beginning up to the first user message, good in this process.
+
+    It stays when a client compacts what follows.
+    """
     key = 0
+    for message in messages:
+        key = hash((key, message_key(message)))
+        if message.get("role") == "user":
+            break
+    return key
+
+
+def chain(messages: Sequence[Message], scope: str = "") -> list[int]:
+    """Keys of all prefixes: the one at *i* stands for the messages up to and with *i*, in this scope."""
+    keys: list[int] = []
+    key = hash(scope)
     for message in messages:
         key = hash((key, message_key(message)))
         keys.append(key)
@@ -87,9 +104,9 @@ def chain(messages: Sequence[Message]) -> list[int]:
 @dataclass(slots=True)
 class _Known:
     number: int
-    scope: str
-    head: int
+    head: tuple[str, int]  # scope and first user message
     keys: list[int]
+    head_end: int  # messages up to and with the first of the user
     last_turn: int
     roles: list[str]
     messages: Sequence[Message] | None  # None: too large to be kept
@@ -112,7 +129,7 @@ class Conversations:
         self._size_bytes = 0
         self._next = 1
         self._known: OrderedDict[int, _Known] = OrderedDict()
-        self._by_end: dict[tuple[str, int], int] = {}
+        self._by_end: dict[int, int] = {}
         self._by_head: dict[tuple[str, int], list[int]] = {}
 
     def __len__(self) -> int:
@@ -131,35 +148,38 @@ class Conversations:
             messages: best as the client sent them: what we cut ourselves is no surprise.
             scope: keeps apart what never shares a cache: the client, the model.
         """
-        keys = chain(messages)
+        keys = chain(messages, scope)
         users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
-        head = message_key(messages[users[0]]) if users else 0
-        before, shared = self._find(scope, keys, head)
-        number = before.number if before is not None else self._next
-        report = _compare(number, before, messages, shared)
-        if before is None:
+        head = scope, message_key(messages[users[0]]) if users else 0
+        before, shared = self._find(keys, head)
+        # Two conversations may begin alike: where they part, both are remembered.
+        parted = before is not None and before.head_end <= shared < before.last_turn
+        if before is None or parted:
+            number = self._next
             self._next += 1
         else:
-            self._forget(before.number)
-        size = sum(len(text) for text in _long_texts(messages))
+            number = before.number
+            self._forget(number)
+        report = _compare(number, before, messages, shared)
+        size = sum(_size_bytes(message) for message in messages)
         kept: Sequence[Message] | None = messages
         if size > self._most_bytes // 4:
             kept, size = None, 0
         roles = [str(message.get("role"))[:20] for message in messages]
-        last_turn = users[-1] if users else 0
-        self._remember(_Known(number, scope, head, keys, last_turn, roles, kept, size))
+        head_end, last_turn = (users[0] + 1, users[-1]) if users else (0, 0)
+        self._remember(_Known(number, head, keys, head_end, last_turn, roles, kept, size))
         return report
 
-    def _find(self, scope: str, keys: list[int], head: int) -> tuple[_Known | None, int]:
+    def _find(self, keys: list[int], head: tuple[str, int]) -> tuple[_Known | None, int]:
         """The previous request, and how many messages are the same."""
         by_end = self._by_end
         for place in range(len(keys) - 1, -1, -1):
-            number = by_end.get((scope, keys[place]))
+            number = by_end.get(keys[place])
             if number is not None and (known := self._known[number]).head == head:
                 return known, place + 1
         best: _Known | None = None
         most = -1
-        for number in reversed(self._by_head.get((scope, head), ())):
+        for number in reversed(self._by_head.get(head, ())):
             known = self._known[number]
             shared = _shared(known.keys, keys)
             if shared > most:
@@ -170,8 +190,8 @@ class Conversations:
         self._known[known.number] = known
         self._size_bytes += known.size_bytes
         if known.keys:
-            self._by_end[known.scope, known.keys[-1]] = known.number
-        alike = self._by_head.setdefault((known.scope, known.head), [])
+            self._by_end[known.keys[-1]] = known.number
+        alike = self._by_head.setdefault(known.head, [])
         alike.append(known.number)
         if len(alike) > _MOST_CANDIDATES:
             del alike[0]
@@ -181,13 +201,13 @@ class Conversations:
     def _forget(self, number: int) -> None:
         known = self._known.pop(number)
         self._size_bytes -= known.size_bytes
-        if known.keys and self._by_end.get((known.scope, known.keys[-1])) == number:
-            del self._by_end[known.scope, known.keys[-1]]
-        alike = self._by_head.get((known.scope, known.head), [])
+        if known.keys and self._by_end.get(known.keys[-1]) == number:
+            del self._by_end[known.keys[-1]]
+        alike = self._by_head.get(known.head, [])
         if number in alike:
             alike.remove(number)
         if not alike:
-            self._by_head.pop((known.scope, known.head), None)
+            self._by_head.pop(known.head, None)
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
@@ -218,28 +238,26 @@ def _compare(
         why = f"{role} message {shared} differs"
         if before.messages is not None:
             byte = _same_bytes(before.messages[shared], messages[shared])
-            why += f" at byte {byte}"
+            why += f" at byte {byte}" if byte is not None else " beside its text"
     return PrefixReport(
         number, shared, previous, Difference(shared, role, byte, why), shared < before.last_turn
     )
 
 
-def _same_bytes(one: Message, other: Message) -> int:
-    """How many bytes two messages begin with: of their texts where both have one, else of their JSON."""
-    first, second = one.get("content"), other.get("content")
-    if isinstance(first, str) and isinstance(second, str) and first != second:
-        return len(_common(first, second).encode("utf-8", "surrogatepass"))
-    if isinstance(first, list) and isinstance(second, list) and first != second:
-        return len(
-            _common(_joined_texts(first), _joined_texts(second)).encode("utf-8", "surrogatepass")
-        )
-    return 0
+def _same_bytes(one: Message, other: Message) -> int | None:
+    """How many bytes the texts of two messages begin with; None where it is not their texts that differ."""
+    first, second = _text(one), _text(other)
+    if first == second:
+        return None
+    return len(_common(first, second).encode("utf-8", "surrogatepass"))
 
 
-def _joined_texts(parts: list[Any]) -> str:
-    return "".join(
-        p["text"] for p in parts if isinstance(p, Mapping) and isinstance(p.get("text"), str)
-    )
+def _text(message: Message) -> str:
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
 
 def _common(one: str, other: str) -> str:
@@ -254,16 +272,12 @@ def _common(one: str, other: str) -> str:
     return one[:low]
 
 
-def _long_texts(messages: Sequence[Message]) -> list[str]:
-    """What makes messages large in memory."""
-    found: list[str] = []
-    for message in messages:
-        content = message.get("content")
-        if type(content) is str:
-            found.append(content)
-        elif content is not None or len(message) > 2:
-            found.append(_as_bytes(message).decode("utf-8", "replace"))
-    return found
+def _size_bytes(message: Message) -> int:
+    """About what a message takes in memory."""
+    content = message.get("content")
+    if len(message) == 2 and type(content) is str:
+        return _MESSAGE_BYTES + (len(content) if content.isascii() else 3 * len(content))
+    return _MESSAGE_BYTES + 2 * len(_as_bytes(message))
 
 
 def _as_bytes(message: Message) -> bytes:
