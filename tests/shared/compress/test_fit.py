@@ -64,12 +64,15 @@ def test_within_budget_or_refused(
     try:
         fitted = made_to_fit(messages, size, weigh, strategy, options)
     except DoesNotFit as refused:
-        assert refused.tokens >= refused.least > refused.most == size.most
-        assert refused.what
+        numbers = (refused.tokens, refused.least, refused.most, refused.what)
+    else:
+        sent = size.fixed + sum(weights(fitted.messages, weigh))
+        assert sent <= fitted.tokens <= max(size.most, size.high)
+        assert fitted.original_tokens == size.fixed + sum(weights(messages, weigh))
         return
-    sent = size.fixed + sum(weights(fitted.messages, weigh))
-    assert sent <= fitted.tokens <= max(size.most, size.high)
-    assert fitted.original_tokens == size.fixed + sum(weights(messages, weigh))
+    tokens, least, most, what = numbers
+    assert tokens >= least > most == size.most
+    assert what
 
 
 @given(ANY, BUDGETS, MEASURES, STRATEGIES)
