@@ -260,8 +260,9 @@ class Calibration:
 def beginning(by: Factors) -> Mapping[Lane, tuple[float, float]]:
     """Tokens per unit of each lane before any evidence, and the standard deviation of that belief."""
     text = {
-        Lane.LETTERS: by.letter, Lane.WORDS: by.word, Lane.SPACES: by.space,
-        Lane.PUNCTUATION: by.punctuation, Lane.DIGITS: by.digit, Lane.DENSE: by.dense, **by.foreign,
+        Lane.LETTERS: by.letter, Lane.SPACES: by.space, Lane.LINES: by.line,
+        Lane.PUNCTUATION: 0, Lane.MARKS: by.mark, Lane.DIGITS: by.digit,
+        Lane.GROUPS: by.group, Lane.DENSE: by.dense, **by.foreign,
     }  # fmt: skip
     known = {lane: milli / 1000 for lane, milli in text.items()}
     believed = {lane: (w, max(0.3, (MOST[lane] - w) / 2)) for lane, w in known.items()}

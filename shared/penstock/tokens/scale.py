@@ -88,13 +88,11 @@ class Scale:
         for message in messages:
             content = message.get("content")
             role = message.get("role")
-            if type(content) is str and type(role) is str and len(message) == 2:
-                key = hash((role, content))
-            else:
-                key = message_key(message)
+            simple = type(content) is str and type(role) is str and len(message) == 2
+            key = hash((role, content)) if simple else message_key(message)
             one = get(key)
             if one is None:
-                one = self._missed(key, message)
+                one = self._missed(key, message, simple)
                 get = self._young.get
             found.append(one)
         total = sum(found)
@@ -137,9 +135,11 @@ class Scale:
         """Messages that are remembered."""
         return len(self._young) + len(self._old)
 
-    def _missed(self, key: int, message: Mapping[str, Any]) -> int:
+    def _missed(self, key: int, message: Mapping[str, Any], simple: bool) -> int:
         one = self._old.get(key)
-        if one is None:
+        if one is None and simple and not self.exact:
+            one = self._simple(message["role"], message["content"])
+        elif one is None:
             parts = countable(message)
             if self.vocabulary is not None and _short(parts):
                 count = self.vocabulary.count
@@ -161,7 +161,7 @@ class Scale:
         """What the template and pictures add, with its lanes."""
         overhead = self.overhead
         added = overhead.of_role(message.get("role")) if isinstance(message, Mapping) else 0
-        one = packed(Lane.MESSAGES, 1)
+        one = _MESSAGE
         if parts.calls:
             added += parts.calls * overhead.per_call
             one |= packed(Lane.CALLS, parts.calls)
@@ -183,6 +183,11 @@ class Scale:
         for text in parts.texts:
             one += measure_packed(text, self._factors)
         return one
+
+    def _simple(self, role: str, content: str) -> int:
+        """`_measured` for a message of a role and a text, the common case."""
+        added = self.overhead.roles.get(role, self.overhead.per_message)
+        return _MESSAGE + added + measure_packed(content, self._factors)
 
     def _upper(self, message: Mapping[str, Any], parts: Countable) -> int:
         one = self._around(message, parts) + _UNCOUNTED
@@ -221,6 +226,7 @@ class Scale:
 
 
 _UNCOUNTED = packed(Lane.UNCOUNTED, 1)
+_MESSAGE = packed(Lane.MESSAGES, 1)
 
 
 def _tools_key(body: Mapping[str, Any]) -> int | None:
