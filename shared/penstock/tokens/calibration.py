@@ -29,14 +29,22 @@ STEPS = (1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
 
 _START = 5.0
 """Nothing is known: prose has about four and a half bytes for each token of the frozen measure."""
-_NOISE_SHARE = 0.004
+_SHARE, _SHARE_EXACT = 0.1, 0.002
+"""By how much one message differs from what the factors explain, before any evidence: a guess."""
 _NOISE_TOKENS = 1.5
-_LEAST_SIGMAS = 3.0
+_PRIOR_SPREADS = 3
+_MEDIAN_OF_SQUARES = 0.455
+"""Median of the chi-squared distribution with one degree of freedom."""
+_LEAST_SIGMAS = 3.5
+_OF_TEXT = frozenset({Lane.TOKENS, Lane.PUNCTUATION})
 _SETTLED_AFTER = 48
 _SETTLED_ERROR = 0.01
 _ODD_SIGMAS = 8.0
-_ODD_SHARE = 0.2
+_ODD_SHARE = 0.3
 _ODD_IN_A_ROW = 3
+_MOST_SEEN = 512
+_NEWEST = 12
+"""How many newest messages a request may have beyond one that was answered, to be recognised."""
 _CALM_FIRST = 2
 _CALM_LATER = 16
 _FEW = 20
@@ -53,7 +61,11 @@ class Calibration:
 
     def __init__(self, family: str = "", *, exact: bool = False) -> None:
         self._exact = exact
-        self._beginning = beginning(factors(family))
+        self._first_share = self._share = _SHARE_EXACT if exact else _SHARE
+        self._spreads: deque[float] = deque(maxlen=48)
+        self._seen: dict[int, tuple[Mix, int]] = {}
+        self._frozen = _frozen(factors(family))
+        self._priors = _priors(self._frozen)
         self._weights: dict[Lane, float] = {}
         self._doubts: dict[Lane, dict[Lane, float]] = {}
         self._errors: deque[float] = deque(maxlen=64)
@@ -99,32 +111,28 @@ class Calibration:
 
     def estimate(self, measured: Mix | int) -> int:
         """Tokens that this will most likely be."""
-        return max(1, round(self._expected(_mix(measured))))
+        known, rest = self._split(_mix(measured))
+        return max(1, known + round(self._expected(rest)))
 
     def at_most(self, measured: Mix | int) -> int:
         """Tokens that this will not exceed, as far as evidence tells; at first one per byte of UTF-8."""
-        mix = _mix(measured)
-        most = max(1, mix.most)
-        if not self.evidence and not self._exact:
-            return most
-        margin = self._margin() * sqrt(self._variance(mix) + self._noise(mix))
-        expected = max(1.0, self._expected(mix))
-        return max(self.estimate(mix), min(most, int(expected + margin) + 1))
+        known, rest = self._split(_mix(measured))
+        return known + self._rest_at_most(rest)
 
     def at_least(self, measured: Mix | int) -> int:
         """Tokens that this will not fall below: an answer that reports fewer was cut by its server."""
-        mix = _mix(measured)
-        margin = self._margin() * sqrt(self._variance(mix) + self._noise(mix))
-        return max(0, int(self._expected(mix) - margin))
+        known, rest = self._split(_mix(measured))
+        return max(0, known + int(self._expected(rest) - self._doubt(rest)))
 
     def class_for(self, measured: Mix | int) -> float:
         """The budget class for this request: higher than usual where it holds what was never learned."""
         mix = _mix(measured)
-        needed = step(self.at_most(mix) / max(1, mix.tokens))
+        most = self._rest_at_most(mix)
+        needed = step(most / max(1, mix.tokens))
         if not self.evidence:
             return needed
         # A step up needs more than a hair's breadth, so that classes do not flap.
-        if needed > self._class and self.at_most(mix) <= mix.tokens * self._class * 1.02:
+        if needed > self._class and most <= mix.tokens * self._class * 1.02:
             return self._class
         return max(self._class, needed)
 
@@ -134,8 +142,9 @@ class Calibration:
         """
         A request of this make had *actual* tokens by the server's own count.
 
-        Answers that were cut, or are not the server's, must not come here. A single answer that is far
-        off all the same is passed over; three in a row mean that the model is another one.
+        Answers that were cut, or are not the server's, must not come here. A single answer that reports
+        far too little all the same is passed over; three in a row mean that the model is another one. What a
+        request has beyond the one that it continues is learned from alone: the rest was learned before.
 
         Returns:
             whether it was learned from.
@@ -143,26 +152,61 @@ class Calibration:
         mix = _mix(measured)
         if actual <= 0 or mix.tokens <= 0:
             return False
-        expected = self._expected(mix)
-        variance = self._variance(mix)
-        noise = self._noise(mix, actual)
-        missed_by = actual - expected
+        known, rest = self._split(mix)
+        if known and (not rest.tokens or actual <= known):
+            known, rest = 0, mix
+        missed_by = actual - known - self._expected(rest)
+        variance, noise = self._variance(rest), self._noise(rest)
         sigmas = missed_by / sqrt(variance + noise)
         if self._is_odd(sigmas, missed_by, actual):
             return False
         if self.evidence:
-            self._errors.append(missed_by / max(1.0, actual))
+            self._errors.append(missed_by / actual)
             self._sigmas.append(abs(sigmas))
         self._ratios.append(actual / mix.tokens)
-        self._typical = mix
+        self._typical = Mix(mix.packed)
         self.evidence += 1
         if self.evidence <= _SETTLED_AFTER or abs(missed_by) > _SETTLED_ERROR * actual:
-            self._update(mix, missed_by, variance + noise)
-        self._move(max(actual, self.at_most(mix)) / mix.tokens)
+            self._update(rest, missed_by, variance + noise)
+            self._spread(rest, missed_by, variance)
+        self._move(max(actual, self._rest_at_most(mix)) / mix.tokens)
+        if mix.keys and not mix.amount(Lane.UNCOUNTED):
+            self._remember(mix, actual)
         return True
 
+    def _remember(self, mix: Mix, actual: int) -> None:
+        if len(self._seen) >= _MOST_SEEN:
+            self._seen.pop(next(iter(self._seen)))
+        self._seen[hash(mix.keys)] = (Mix(mix.packed), actual)
+
+    def _split(self, mix: Mix) -> tuple[int, Mix]:
+        """
+        Tokens that are known, and the rest.
+
+        A request that continues one that was answered is known up to there: only its newest messages
+        are in doubt.
+        """
+        for newest in range(min(_NEWEST, len(mix.keys))):
+            seen = self._seen.get(hash(mix.keys[: len(mix.keys) - newest]))
+            if seen is not None and (rest := mix.beyond(seen[0])) is not None:
+                return seen[1], rest
+        return 0, mix
+
+    def _rest_at_most(self, rest: Mix) -> int:
+        most = rest.most
+        if not self.evidence and not self._exact:
+            return max(1, most)
+        expected = self._expected(rest)
+        return max(round(expected), min(most, int(expected + self._doubt(rest)) + 1))
+
+    def _doubt(self, mix: Mix) -> float:
+        """By how much an estimate may be off: more deviations where answers were further off than thought."""
+        few = 6.0 / (1 + self.evidence)
+        margin = max(_LEAST_SIGMAS, 1.5 * max(self._sigmas, default=0.0)) + few
+        return margin * sqrt(self._variance(mix) + self._noise(mix))
+
     def _is_odd(self, sigmas: float, missed_by: float, actual: int) -> bool:
-        far = abs(sigmas) > _ODD_SIGMAS and abs(missed_by) > _ODD_SHARE * actual
+        far = sigmas < -_ODD_SIGMAS and -missed_by > _ODD_SHARE * (actual - missed_by)
         if self.evidence < _FEW or not far:
             self._odd = 0
             return False
@@ -180,11 +224,14 @@ class Calibration:
         self._sigmas.clear()
         self._ratios.clear()
         self._needs.clear()
+        self._spreads.clear()
+        self._seen.clear()
+        self._share = self._first_share
         self._class = max(self._class, 1.25 if self._exact else _START)
         self.evidence = 0
 
     def _update(self, mix: Mix, missed_by: float, total: float) -> None:
-        parts = mix.amounts()
+        parts = self._parts(mix)
         for lane, _ in parts:
             self._open(lane)
         pushed = dict.fromkeys(self._doubts, 0.0)
@@ -192,26 +239,22 @@ class Calibration:
             for other, doubt in self._doubts[lane].items():
                 pushed[other] += doubt * amount
         for lane, push in pushed.items():
-            weight = self._weights[lane] + push / total * missed_by
-            self._weights[lane] = min(max(weight, 0.0), float(max(MOST[lane], 1)))
-            row = self._doubts[lane]
             share = push / total
+            self._weights[lane] += share * missed_by
+            row = self._doubts[lane]
             for other, other_push in pushed.items():
                 row[other] -= share * other_push
-            row[lane] = max(row[lane], 1e-12)
+            row[lane] = max(row[lane], 0.0)
 
     def _open(self, lane: Lane) -> None:
         """Begin to learn of a lane."""
         if lane in self._weights:
             return
-        weight, doubt = self._prior(lane)
+        weight, doubt = self._priors[lane]
         self._weights[lane] = weight
         for row in self._doubts.values():
             row[lane] = 0.0
         self._doubts[lane] = dict.fromkeys(self._weights, 0.0) | {lane: doubt * doubt}
-
-    def _prior(self, lane: Lane) -> tuple[float, float]:
-        return self._beginning[lane]
 
     def _move(self, need: float) -> None:
         """Move the budget class: up at once, down when calm."""
@@ -227,46 +270,82 @@ class Calibration:
 
     # The model
 
+    def _parts(self, mix: Mix) -> list[tuple[Lane, float]]:
+        """The regression's x: the amounts, and (in the lane of tokens) the text by the frozen factors."""
+        parts: list[tuple[Lane, float]] = []
+        text = 0.0
+        for lane, amount in mix.amounts():
+            parts.append((lane, amount))
+            text += self._frozen.get(lane, 0.0) * amount
+        if text:
+            parts.append((Lane.TOKENS, text))
+        return parts
+
     def _expected(self, mix: Mix) -> float:
         weights = self._weights
-        total = 0.0
-        for lane, amount in mix.amounts():
+        text = around = 0.0
+        most = 0
+        for lane, amount in self._parts(mix):
             weight = weights.get(lane)
-            total += amount * (self._prior(lane)[0] if weight is None else weight)
-        return total
+            tokens = amount * (self._priors[lane][0] if weight is None else weight)
+            if lane in self._frozen or lane in _OF_TEXT:
+                text += tokens
+                most += MOST.get(lane, 0) * int(amount)
+            else:
+                around += tokens
+        # A text has no more tokens than bytes, whatever the regression says.
+        return min(max(text, 0.0), float(most)) + max(around, 0.0)
 
     def _variance(self, mix: Mix) -> float:
-        parts = mix.amounts()
+        parts = self._parts(mix)
         total = 0.0
         for lane, amount in parts:
             row = self._doubts.get(lane)
             if row is None:
-                total += (amount * self._prior(lane)[1]) ** 2
+                total += (amount * self._priors[lane][1]) ** 2
             else:
                 for other, other_amount in parts:
                     total += amount * other_amount * row.get(other, 0.0)
         return max(0.0, total)
 
-    def _noise(self, mix: Mix, actual: int | None = None) -> float:
-        size = self._expected(mix) if actual is None else float(actual)
-        return (_NOISE_SHARE * size) ** 2 + _NOISE_TOKENS**2
+    def _noise(self, mix: Mix) -> float:
+        """Variance that no factor explains: texts of one kind differ, and many even out."""
+        size = self._expected(mix)
+        return self._share**2 * size * size / max(1, mix.amount(Lane.MESSAGES)) + _NOISE_TOKENS**2
 
-    def _margin(self) -> float:
-        """Standard deviations to keep: more where answers were further off than the model thinks."""
-        few = 3.0 / (1 + self.evidence)
-        return max(_LEAST_SIGMAS, 1.3 * max(self._sigmas, default=0.0)) + few
+    def _spread(self, mix: Mix, missed_by: float, variance: float) -> None:
+        """Learn how much texts differ from what the factors explain."""
+        size = max(1.0, self._expected(mix))
+        unexplained = max(0.0, missed_by * missed_by - variance - _NOISE_TOKENS**2)
+        self._spreads.append(unexplained / (size * size) * max(1, mix.amount(Lane.MESSAGES)))
+        # The median, because one odd text must not make all others doubtful; as a variance.
+        typical = sorted(self._spreads)[len(self._spreads) // 2] / _MEDIAN_OF_SQUARES
+        count = len(self._spreads)
+        self._share = sqrt(
+            (_PRIOR_SPREADS * self._first_share**2 + count * typical) / (_PRIOR_SPREADS + count)
+        )
 
 
-def beginning(by: Factors) -> Mapping[Lane, tuple[float, float]]:
-    """Tokens per unit of each lane before any evidence, and the standard deviation of that belief."""
-    text = {
-        Lane.LETTERS: by.letter, Lane.SPACES: by.space, Lane.LINES: by.line,
-        Lane.PUNCTUATION: 0, Lane.MARKS: by.mark, Lane.DIGITS: by.digit,
-        Lane.GROUPS: by.group, Lane.DENSE: by.dense, **by.foreign,
+def _frozen(by: Factors) -> dict[Lane, float]:
+    """Tokens per unit of the lanes of text, by the frozen factors."""
+    milli = {
+        Lane.LETTERS: by.letter, Lane.SPACES: by.space, Lane.LINES: by.line, Lane.MARKS: by.mark,
+        Lane.DIGITS: by.digit, Lane.GROUPS: by.group, Lane.DENSE: by.dense, **by.foreign,
     }  # fmt: skip
-    known = {lane: milli / 1000 for lane, milli in text.items()}
-    believed = {lane: (w, max(0.3, (MOST[lane] - w) / 2)) for lane, w in known.items()}
-    return believed | {
+    return {lane: factor / 1000 for lane, factor in milli.items()}
+
+
+def _priors(frozen: Mapping[Lane, float]) -> Mapping[Lane, tuple[float, float]]:
+    """
+    What is believed before any evidence: tokens per unit of each lane, and the standard deviation.
+
+    A vocabulary as a whole may be finer or coarser than the frozen factors (lane of tokens, 1 +- 1); each
+    kind of sign may deviate from that by some two fifths, which is what known vocabularies do.
+    """
+    text = {lane: (0.0, 0.05 + 0.4 * factor) for lane, factor in frozen.items()}
+    return text | {
+        Lane.TOKENS: (1.0, 1.0),
+        Lane.PUNCTUATION: (0.0, 0.2),
         Lane.MESSAGES: (5.0, 4.0),
         Lane.CALLS: (16.0, 12.0),
         Lane.COUNTED: (1.0, 0.01),

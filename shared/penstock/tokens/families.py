@@ -64,7 +64,7 @@ _FAMILIES: Mapping[str, Factors] = {
     "": _row(255, 30, 1080, 540, 700, 820, 230, 1140, 860, 720, 1500, 450, 510, 1080, 900, 2050),
 }  # fmt: skip
 
-# First match wins; names are matched from the beginning of a word.
+# Names are matched from the beginning of a word.
 _NAMES = (
     ("llama2", r"llama-?2|vicuna|mixtral|mistral|zephyr|phi-?3|codellama|yi|tinyllama|openchat|solar"),
     ("gpt", r"gpt-?oss|gpt-?4o|mistral-?(?:nemo|small)|ministral|devstral|magistral|pixtral"),

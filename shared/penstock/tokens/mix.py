@@ -84,9 +84,16 @@ def packed(lane: Lane, amount: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What something is made of; mixes are added with `+`."""
+    """
+    What something is made of; mixes are added with `+`.
+
+    Attributes:
+        keys: of a whole request: its tools and messages in their order, by which a request that
+            continues it is recognised. Empty for anything else.
+    """
 
     packed: int = 0
+    keys: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -109,6 +116,15 @@ class Mix:
 
     def __add__(self, other: Mix) -> Mix:
         return Mix(self.packed + other.packed)
+
+    def beyond(self, part: Mix) -> Mix | None:
+        """What this has beyond *part*; None where it has less of anything."""
+        mine, less = self.packed, part.packed
+        while less:
+            if (mine & MASK) < (less & MASK):
+                return None
+            mine, less = mine >> WIDTH, less >> WIDTH
+        return Mix(self.packed - part.packed)
 
 
 def plain(tokens: int) -> Mix:

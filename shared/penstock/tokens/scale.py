@@ -85,6 +85,7 @@ class Scale:
         """What each of *messages* weighs."""
         get = self._young.get
         found = []
+        keys = []
         for message in messages:
             content = message.get("content")
             role = message.get("role")
@@ -95,8 +96,8 @@ class Scale:
                 one = self._missed(key, message, simple)
                 get = self._young.get
             found.append(one)
-        total = sum(found)
-        mix = Mix(total)
+            keys.append(key)
+        mix = Mix(sum(found), tuple(keys))
         uncounted = []
         if mix.amount(Lane.UNCOUNTED):
             uncounted = [at for at, one in enumerate(found) if one >= _UNCOUNTED]
@@ -115,7 +116,9 @@ class Scale:
     def weigh_request(self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Mix:
         """What a whole request is made of: its messages, tools, and what the template adds once."""
         once = packed(Lane.REQUESTS, 1) | self.overhead.base
-        return Mix(self.weigh(messages).mix.packed + self._toolset(body) + once)
+        mix = self.weigh(messages).mix
+        tools = _tools_key(body) or 0
+        return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
 
     def learn(self, message: Mapping[str, Any], tokens: int) -> None:
         """The texts of *message* (`countable`) have so many *tokens* by the server's count."""
