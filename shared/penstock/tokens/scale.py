@@ -115,7 +115,7 @@ class Scale:
 
     def weigh_request(self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Mix:
         """What a whole request is made of: its messages, tools, and what the template adds once."""
-        once = packed(Lane.REQUESTS, 1) | self.overhead.base
+        once = packed(Lane.REQUESTS, 1) + self._added(self.overhead.base)
         mix = self.weigh(messages).mix
         tools = _tools_key(body) or 0
         return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
@@ -167,16 +167,20 @@ class Scale:
         one = _MESSAGE
         if parts.calls:
             added += parts.calls * overhead.per_call
-            one |= packed(Lane.CALLS, parts.calls)
+            one += packed(Lane.CALLS, parts.calls)
+        one += self._added(added)
         pictures = (
             parts.images * overhead.per_image
             + parts.small_images * overhead.per_small_image
             + parts.audio_or_other * overhead.per_other
         )
         if pictures:
-            added += pictures
-            one |= packed(Lane.PICTURES, pictures)
-        return one + added
+            one += packed(Lane.PICTURES, pictures) + pictures
+        return one
+
+    def _added(self, tokens: int) -> int:
+        """What the template adds; where that was measured it is as good as counted."""
+        return tokens + packed(Lane.COUNTED, tokens) if self.overhead.measured else tokens
 
     def _counted(self, message: Mapping[str, Any], parts: Countable, tokens: int) -> int:
         return self._around(message, parts) + packed(Lane.COUNTED, tokens) + tokens
@@ -190,7 +194,7 @@ class Scale:
     def _simple(self, role: str, content: str) -> int:
         """`_measured` for a message of a role and a text, the common case."""
         added = self.overhead.roles.get(role, self.overhead.per_message)
-        return _MESSAGE + added + measure_packed(content, self._factors)
+        return _MESSAGE + self._added(added) + measure_packed(content, self._factors)
 
     def _upper(self, message: Mapping[str, Any], parts: Countable) -> int:
         one = self._around(message, parts) + _UNCOUNTED
@@ -205,7 +209,7 @@ class Scale:
             return 0
         one = self._tools.get(key)
         if one is None:
-            one = packed(Lane.TOOLSETS, 1) + self.overhead.toolset
+            one = packed(Lane.TOOLSETS, 1) + self._added(self.overhead.toolset)
             if self.exact and self.vocabulary is None:
                 one += _UNCOUNTED
             for name in _RENDERED:
