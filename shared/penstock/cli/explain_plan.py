@@ -46,7 +46,7 @@ def prepare_dry(
         RequestError: it would be refused.
     """
     openai_chat.validate(body)
-    messages, changes = shape(body, profile, [])
+    messages, changes = shape(body, profile, settings.context.nonce_patterns)
     scale = _scale(profile, body, messages, url)
     weighed = scale.weigh(messages)
     task = FitTask(

@@ -58,6 +58,8 @@ class ModelContext:
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
         told: conversations whose client was told of an overflow, and when (loop time).
+        projected: the server refused a schema, so all of them are reduced from then on: tools are part of
+            the prefix.
         exact_class: budget class where the server counts: 1 unless it refused what by its own counts
             should fit (a template that adds more than it showed).
         truncations: answers whose server had silently cut the prompt.
@@ -70,6 +72,7 @@ class ModelContext:
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    projected: bool = False
     exact_class: float = 1.0
     truncations: int = 0
     overhead_known: bool = False
@@ -165,7 +168,7 @@ class Contexts:
         context = self.of(request.state, request.profile)
         await self._first_look(context, request)
         scale = context.scale
-        told_key = head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        told_key = compress.head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
         for _ in range(_ROUNDS):
             weighed = scale.weigh(request.messages)
             tools, tools_counted = scale.weigh_tools(request.body)
@@ -336,13 +339,3 @@ class Contexts:
             client=self._client_of(state),
             api_key=state.upstream.api_key,
         )
-
-
-def head_key(messages: Messages) -> int:
-    """A conversation by its beginning: all up to its first user message."""
-    key = 0
-    for message in messages:
-        key = hash((key, tokens.message_key(message)))
-        if message.get("role") == "user":
-            break
-    return key

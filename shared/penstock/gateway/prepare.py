@@ -15,7 +15,7 @@ from penstock.domain.fault import Fault
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
-from penstock.gateway.context import FitRequest, ModelContext, head_key
+from penstock.gateway.context import FitRequest, ModelContext
 from penstock.gateway.fitting import Prepared, choose_strategy, next_cut, overflow
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
@@ -55,7 +55,6 @@ class Preparation:
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
-        self._project = False
         self._refusal: Fault | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
@@ -103,7 +102,7 @@ class Preparation:
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
-            project=self._project,
+            project=self.context is not None and self.context.projected,
         )
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
@@ -157,7 +156,7 @@ class Preparation:
         exchange, state, runtime = self._exchange, self._state, self._runtime
         settings = runtime.settings
         self.context = runtime.contexts.of(state, profile)
-        messages, changes = shape(self._body, profile, [])
+        messages, changes = shape(self._body, profile, settings.context.nonce_patterns)
         speaks_ollama = state.spec.behaviour.chat_dialect == "ollama"
         prepared = await runtime.contexts.fit(
             FitRequest(
@@ -235,7 +234,7 @@ class Preparation:
         ):
             return None
         name = self._exchange.conversation
-        key = hash((self._exchange.client, name)) if name else head_key(body["messages"])
+        key = hash((self._exchange.client, name)) if name else compress.head_key(body["messages"])
         return context.slots.take(key, slots)
 
     def give_slot_back(self, slot: int) -> None:
@@ -251,9 +250,9 @@ class Preparation:
         if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:
             return self._adapt_to_overflow(fault)
         if fault.code is ErrorCode.GRAMMAR_REFUSED:
-            if self._project or not self._body.get("tools"):
+            if self.context is None or self.context.projected:
                 return False
-            self._project = True
+            self.context.projected = True
             return self._again()
         if exchange.profile is None:
             return False
@@ -299,7 +298,11 @@ def shape(
     body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
 ) -> tuple[Any, tuple[Change, ...]]:
     """Messages as they are weighed and fitted: without nonces, and without what no server takes."""
-    return body["messages"], ()
+    cleaned = compress.without_nonces(body["messages"], nonce_patterns)
+    messages, mended = toolcalls.mend_history(
+        cleaned.messages, vision=profile.reading.capabilities.vision
+    )
+    return messages, (*cleaned.changes, *mended)
 
 
 def wished_num_ctx(body: Mapping[str, Any]) -> int | None:

@@ -33,24 +33,34 @@ def mend_history(
     Messages that no server chokes on.
 
     Args:
-        vision: whether the model sees images; None when that is not known: images stay.
+        vision: whether the model sees images; None when that is not known: images stay. One in the last
+            user message stays in any case: it is what is asked about now, and the server's refusal is the
+            true answer.
 
     Returns:
         the identical messages when there was nothing to mend, and what was changed.
     """
     out: list[Mapping[str, Any]] | None = None
     changes: list[Change] = []
+    asked_now = _last_user(messages) if vision is False else 0
     for place, message in enumerate(messages):
         changed = message
         if "tool_calls" in message:
             changed = _calls_mended(changed, f"messages[{place}]", changes)
-        if vision is False and ("images" in message or type(message.get("content")) is list):
+        if place < asked_now and ("images" in message or type(message.get("content")) is list):
             changed = _without_images(changed, f"messages[{place}]", changes)
         if changed is not message:
             if out is None:
                 out = list(messages)
             out[place] = changed
     return (messages if out is None else out), tuple(changes)
+
+
+def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:
+    for place in range(len(messages) - 1, -1, -1):
+        if messages[place].get("role") == "user":
+            return place
+    return 0
 
 
 def _calls_mended(
