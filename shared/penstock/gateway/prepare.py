@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock import template, tokens
+from penstock import compress, template, toolcalls
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
@@ -315,4 +315,4 @@ def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-__all__ = ["Preparation", "shape", "tokens", "wished_num_ctx"]
+__all__ = ["Preparation", "shape", "wished_num_ctx"]
