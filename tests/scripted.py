@@ -150,7 +150,9 @@ class ScriptedLlama:
             return reply({"error": {"message": "File Not Found", "code": 404}}, b"404 Not Found")
         if target == b"/apply-template":
             rendered = [f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"]]
-            return reply({"prompt": " ".join([*map(str, body.get("tools") or ()), *rendered, "<assistant>"])})
+            return reply(
+                {"prompt": " ".join([*map(str, body.get("tools") or ()), *rendered, "<assistant>"])}
+            )
         if target == b"/tokenize":
             return reply({"tokens": list(range(len(str(body["content"]).split())))})
         rendered = " ".join(f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"])

@@ -18,10 +18,34 @@ from gateways import RunningGateway, until
 
 pytestmark = pytest.mark.real
 
-WORDS = (
-    "river turbine gate meter water level pressure valve pipe flow motor sensor alarm report north south"
-    " open closed early late seven twelve check repair drain hold"
-).split()
+WORDS = [
+    "river",
+    "turbine",
+    "gate",
+    "meter",
+    "water",
+    "level",
+    "pressure",
+    "valve",
+    "pipe",
+    "flow",
+    "motor",
+    "sensor",
+    "alarm",
+    "report",
+    "north",
+    "south",
+    "open",
+    "closed",
+    "early",
+    "late",
+    "seven",
+    "twelve",
+    "check",
+    "repair",
+    "drain",
+    "hold",
+]
 TOOL = {
     "type": "function",
     "function": {
@@ -110,7 +134,11 @@ def test_a_client_that_asked_for_no_cut_gets_none(
     chance = random.Random(5)
     messages = [m for number in range(60) for m in (
         {"role": "user", "content": words(chance, 40)}, {"role": "assistant", "content": words(chance, 20)})]  # fmt: skip
-    body = {"model": "any", "messages": [*messages, {"role": "user", "content": "go on"}], "max_tokens": 4}
+    body = {
+        "model": "any",
+        "messages": [*messages, {"role": "user", "content": "go on"}],
+        "max_tokens": 4,
+    }
 
     def ask(strategy: str) -> httpx.Response:
         return gateway.http.post(
@@ -169,7 +197,9 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
     messages = [{"role": "user" if place % 2 == 0 else "assistant", "content": words(chance, 50)}
                 for place in range(41)]  # fmt: skip
     with parts.start_ollama(num_ctx=2048) as server:
-        with RunningGateway(folder / "ollama", {"upstreams": [{"name": "box", "url": server.url}]}) as gateway:
+        with RunningGateway(
+            folder / "ollama", {"upstreams": [{"name": "box", "url": server.url}]}
+        ) as gateway:
             body = {"model": "tiny", "messages": messages, "max_tokens": 4}
             answer = gateway.http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text

@@ -43,10 +43,10 @@ def explain(
     """Show what Penstock would change in a request, and why, without sending it. `-` reads standard
     input."""
     from penstock.adapters.settings_file import load
+    from penstock.cli.explain_plan import explained_plan, prepare_dry, print_plan
     from penstock.domain.profile import ModelProfile, ModelReading
     from penstock.domain.upstream import ServerKind
     from penstock.errors import AnswerError
-    from penstock.cli.explain_plan import explained_plan, prepare_dry, print_plan
     from penstock.gateway.body import parse_object
     from penstock.gateway.routes import route
     from penstock.gateway.tune import tune

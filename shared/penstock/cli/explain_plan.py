@@ -15,7 +15,14 @@ from penstock.dialects import openai_chat
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
 from penstock.errors import RequestError
-from penstock.gateway.fitting import FitTask, Prepared, cannot_fit, choose_strategy, fit, prepared_by
+from penstock.gateway.fitting import (
+    FitTask,
+    Prepared,
+    cannot_fit,
+    choose_strategy,
+    fit,
+    prepared_by,
+)
 from penstock.gateway.prepare import shape
 from penstock.servers import spec
 from penstock.settings import Settings
@@ -129,7 +136,11 @@ def print_plan(prepared: Prepared) -> None:
     how = "counted by the server" if value["counted"] else "estimated"
     click.echo(
         f"{value['original_tokens']} tokens ({how}, {value['fixed_tokens']} of them tools and template)"
-        + (f"; {value['tokens']} are sent, strategy {value['strategy']}." if value["fitted"] else "; all are sent.")
+        + (
+            f"; {value['tokens']} are sent, strategy {value['strategy']}."
+            if value["fitted"]
+            else "; all are sent."
+        )
     )
     rows = []
     for group in _groups(value["messages"], grouped=len(value["messages"]) > _MOST_ROWS):

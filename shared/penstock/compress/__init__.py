@@ -9,20 +9,26 @@ between cuts (contracts 9).
 from penstock.compress.assemble import NOTE
 from penstock.compress.budget import Budget, budget, reserve_tokens
 from penstock.compress.fit import DoesNotFit, Fate, Fitted, Kind, fit
+from penstock.compress.nonce import without_nonces
 from penstock.compress.options import ContextOptions, Marks
+from penstock.compress.prefix import Conversations, PrefixReport, head_key
 from penstock.compress.summary import summary_request
 
 __all__ = [
     "NOTE",
     "Budget",
     "ContextOptions",
+    "Conversations",
     "DoesNotFit",
     "Fate",
     "Fitted",
     "Kind",
     "Marks",
+    "PrefixReport",
     "budget",
     "fit",
+    "head_key",
     "reserve_tokens",
     "summary_request",
+    "without_nonces",
 ]

@@ -62,19 +62,18 @@ def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
     units = cuts.units
     if cuts.first_kept == 0:
         return Kept((), 0, ())
-    count = len(messages)
     tail = units.start[cuts.first_kept]
     pinned = set(units.pinned)
     stays: set[int] = {place for place in units.pinned if place < tail}
     first = units.unit_of(units.first_user) if units.first_user >= 0 else cuts.first_kept
     for unit in (first, cuts.anchor):
         if 0 <= unit < cuts.first_kept:
-            stays.update(range(units.start[unit], units.end(unit, count)))
+            stays.update(units.places(unit))
     dropped = [place for place in range(tail) if place not in stays]
     merged = -1
     if dropped and first < cuts.first_kept:
         following = units.start[cuts.anchor] if cuts.anchor >= 0 else tail
-        own = [p for p in range(units.start[first], units.end(first, count)) if p not in pinned]
+        own = [p for p in units.places(first) if p not in pinned]
         if own[-1] == units.first_user and messages[following].get("role") == "user":
             merged = following
     return Kept(sorted(stays), tail, dropped, merged)

@@ -41,7 +41,7 @@ _GONE_PART = {"type": "text", "text": IMAGE_GONE}
 
 
 def _is_image(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in _IMAGE_TYPES
+    return isinstance(part, dict) and part.get("type") in _IMAGE_TYPES
 
 
 def joined(contents: Sequence[Any]) -> Any:
@@ -60,7 +60,7 @@ def joined(contents: Sequence[Any]) -> Any:
             continue
         if parts:
             first = added[0]
-            if isinstance(first, Mapping) and isinstance(first.get("text"), str):
+            if isinstance(first, dict) and isinstance(first.get("text"), str):
                 added = [{**first, "text": _JOINT + first["text"]}, *added[1:]]
             else:
                 parts.append({"type": "text", "text": _JOINT})
@@ -84,7 +84,7 @@ def texts(message: Message) -> list[str]:
 
 
 def _is_text(part: Any) -> bool:
-    return isinstance(part, Mapping) and isinstance(part.get("text"), str)
+    return isinstance(part, dict) and isinstance(part.get("text"), str)
 
 
 def can_shrink(message: Message) -> bool:

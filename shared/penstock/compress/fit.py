@@ -9,6 +9,7 @@ result stay together; between cuts the result of a request begins with the resul
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -217,6 +218,7 @@ def fit(
             replaced,
             tokens,
             weigh,
+            cuts.units,
         )
         if not squeeze.to(budget.most, window=budget.window, shorten_last=options.shorten_last):
             raise _does_not_fit(
@@ -265,20 +267,11 @@ def _made(
 
 
 def _key(dropped: Sequence[Message]) -> str:
-    digest = blake2b(digest_size=16)
-    for message in dropped:
-        digest.update(_canonical(message))
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _canonical(message: Message) -> bytes:
     try:
-        return orjson.dumps(message, option=orjson.OPT_SORT_KEYS)
+        data = orjson.dumps(dropped)
     except TypeError:  # half a surrogate pair, a number of more than 64 bits
-        return repr(sorted(message.items(), key=lambda item: item[0])).encode(
-            "utf-8", "backslashreplace"
-        )
+        data = json.dumps(dropped).encode()
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 def _does_not_fit(

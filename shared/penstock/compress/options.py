@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Annotated
 
+from pydantic import AfterValidator, model_validator
+
+from penstock.compress.nonce import check_pattern
 from penstock.domain.options import Options, option
 from penstock.domain.strategy import Strategy
 
@@ -73,4 +76,9 @@ class ContextOptions(Options):
         True,
         effect="Shorten the largest text in its middle when even the last round alone does not fit.",
         reason="Otherwise such a request is refused with the numbers.",
+    )
+    nonce_patterns: list[Annotated[str, AfterValidator(check_pattern)]] = option(
+        factory=list,
+        effect="Regular expressions; what they match is removed from system messages for local upstreams.",
+        reason="A part that changes with every request makes the server compute the whole prompt anew.",
     )

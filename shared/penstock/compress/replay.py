@@ -104,9 +104,9 @@ class Replay:
         self._weigh = weigh
         self._note_tokens = note_tokens
         self._reset = reset
-        self._units = segments(messages, weights)
-        self._cuts = Cuts(self._units)
         self._sums = list(accumulate(weights, initial=budget.fixed))
+        self._units = segments(messages, self._sums)
+        self._cuts = Cuts(self._units)
         first = self._units.first_user
         self._first = self._units.unit_of(first) if first >= 0 else -1
         # Tokens up to a message that are no longer sent: of what was dropped or shortened, less the note.
@@ -139,14 +139,18 @@ class Replay:
 
     def _find_what_can_shrink(self) -> None:
         oversized, _ = shortening(self._budget.window)
-        messages = self._messages
+        roles = self._units.roles
         # Reversed, so that the oldest is taken from the end.
         self._big = [
             place
             for place, weight in enumerate(self._weights)
-            if weight > oversized and messages[place].get("role") in ("tool", "function")
+            if weight > oversized and roles[place] in ("tool", "function")
         ][::-1]
-        self._pictures = [p for p, m in enumerate(messages) if has_images(m)][::-1]
+        self._pictures = [
+            place
+            for place, message in enumerate(self._messages)
+            if type(message.get("content")) is list and has_images(message)
+        ][::-1]
 
     def _cut(self, place: int) -> None:
         """Make what is kept of the messages up to *place* small enough."""

@@ -6,101 +6,144 @@ unit, called a round. A result that stands later than it should pulls what lies 
 unit, since a call without its result (or the reverse) is refused by servers. A result whose call is not
 there sticks to the unit before it. System messages belong to no unit: they stay wherever they stand.
 
-One pass, linear: each unit is made once and swallowed at most once.
+Linear, and written for long conversations in which each result stands directly behind its call.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 CallKey = str | tuple[str, str]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Segments:
     """
     Units by number. `start[u]` is the place of the first message of unit *u*; its last one stands before
     `start[u + 1]`.
 
     Attributes:
+        roles: of each message.
         weight: tokens of the unit's messages, without system messages that stand among them.
-        begins_turn: whether the unit's first message is the user's.
+        begins_turn: whether the unit's first message is the user's; else it is a round.
+        user_place: place of the last user message in the unit, or -1.
         latest_user: number of the last unit up to this one that holds a user message, or -1.
         latest_round: the same for the last round.
-        user_place: place of the last user message in the unit, or -1.
         pinned: places of system messages.
         first_user: place of the first user message, or -1.
     """
 
-    start: list[int] = field(default_factory=list)
-    weight: list[int] = field(default_factory=list)
-    begins_turn: list[bool] = field(default_factory=list)
-    latest_user: list[int] = field(default_factory=list)
-    latest_round: list[int] = field(default_factory=list)
-    user_place: list[int] = field(default_factory=list)
-    pinned: list[int] = field(default_factory=list)
-    first_user: int = -1
+    roles: Sequence[Any]
+    start: Sequence[int]
+    weight: Sequence[int]
+    begins_turn: Sequence[bool]
+    user_place: Sequence[int]
+    latest_user: Sequence[int]
+    latest_round: Sequence[int]
+    pinned: Sequence[int]
+    first_user: int
 
     def unit_of(self, place: int) -> int:
-        """The unit that the message at *place* belongs to; of a system message, the one before it."""
+        """The unit that the message at *place* belongs to; of a system message, the one before it, or -1."""
         return bisect_right(self.start, place) - 1
 
-    def end(self, unit: int, count: int) -> int:
-        """Place behind the unit, in a conversation of *count* messages."""
-        return self.start[unit + 1] if unit + 1 < len(self.start) else count
+    def places(self, unit: int) -> range:
+        """Of the unit's messages, system messages among them included."""
+        following = unit + 1
+        end = self.start[following] if following < len(self.start) else len(self.roles)
+        return range(self.start[unit], end)
 
 
-def segments(messages: Sequence[Mapping[str, Any]], weights: Sequence[int]) -> Segments:
-    """Sort messages into units."""
-    found = Segments()
-    start, weight, begins_turn = found.start, found.weight, found.begins_turn
-    pinned = found.pinned
-    user_place = found.user_place
-    has_round: list[bool] = []
-    waiting: dict[CallKey, int] = {}  # {call that has no result yet: place of its message}
-    for place, message in enumerate(messages):
-        role = message.get("role")
-        if role == "system" or role == "developer":
-            pinned.append(place)
-            continue
+def segments(messages: Sequence[Mapping[str, Any]], sums: Sequence[int]) -> Segments:
+    """
+    Sort messages into units.
+
+    Args:
+        sums: tokens of the first *n* messages, at *n*, each with the same addend.
+    """
+    roles = [message.get("role") for message in messages]
+    start = [
+        place
+        for place, role in enumerate(roles)
+        if role not in ("tool", "system", "developer", "function")
+    ]
+    pinned = [place for place, role in enumerate(roles) if role in ("system", "developer")]
+    leading = next((p for p, role in enumerate(roles) if role not in ("system", "developer")), -1)
+    if leading >= 0 and (not start or start[0] > leading):
+        start.insert(0, leading)
+    if not _in_order(messages, roles):
+        start = _without_gaps(start, _spans(messages, roles), len(roles))
+    ends = [*start[1:], len(roles)] if start else []
+    weight = [sums[end] - sums[begin] for begin, end in zip(start, ends, strict=True)]
+    for place in pinned:
+        unit = bisect_right(start, place) - 1
+        if unit >= 0:
+            weight[unit] -= sums[place + 1] - sums[place]
+    begins_turn = [roles[place] == "user" for place in start]
+    users = [place for place, role in enumerate(roles) if role == "user"]
+    user_place = [-1] * len(start)
+    for place in users:
+        user_place[bisect_right(start, place) - 1] = place
+    return Segments(
+        roles,
+        start,
+        weight,
+        begins_turn,
+        user_place,
+        _latest([place >= 0 for place in user_place]),
+        _latest([not turn for turn in begins_turn]),
+        pinned,
+        users[0] if users else -1,
+    )
+
+
+def _latest(flags: Sequence[bool]) -> list[int]:
+    """For each unit the number of the last one up to it whose flag is set, or -1."""
+    return list(accumulate((unit if flag else -1 for unit, flag in enumerate(flags)), max))
+
+
+def _in_order(messages: Sequence[Mapping[str, Any]], roles: Sequence[Any]) -> bool:
+    """Whether every result stands in the round of its call."""
+    own: Sequence[CallKey] | None = ()
+    caller = -1
+    for place, role in enumerate(roles):
         if role == "tool" or role == "function":
-            called = _awaited(message, waiting)
-            if called >= 0:
-                # What lies between a call and its late result can no longer be told apart.
-                while start[-1] > called:
-                    start.pop()
-                    begins_turn.pop()
-                    tokens = weight.pop()
-                    weight[-1] += tokens
-                    newest = user_place.pop()
-                    user_place[-1] = max(user_place[-1], newest)
-                    has_round.pop()  # that of the call is one already
-            if start:
-                weight[-1] += weights[place]
-                continue
-        is_user = role == "user"
-        if is_user and found.first_user < 0:
-            found.first_user = place
-        start.append(place)
-        weight.append(weights[place])
-        begins_turn.append(is_user)
-        user_place.append(place if is_user else -1)
-        has_round.append(not is_user)
-        if not is_user and ("tool_calls" in message or "function_call" in message):
-            for key in _calls(message):
+            if own is None:
+                own = _calls(messages[caller])
+            if _answered(messages[place]) not in own:
+                return False
+        elif role != "system" and role != "developer":
+            own, caller = None, place
+    return True
+
+
+def _spans(messages: Sequence[Mapping[str, Any]], roles: Sequence[Any]) -> list[tuple[int, int]]:
+    """Places of calls and their results, wherever these stand."""
+    spans: list[tuple[int, int]] = []
+    waiting: dict[CallKey, int] = {}  # {call that has no result yet: place of its message}
+    for place, role in enumerate(roles):
+        if role == "tool" or role == "function":
+            key = _answered(messages[place])
+            if key is not None and key in waiting:
+                spans.append((waiting.pop(key), place))
+        elif role != "system" and role != "developer" and role != "user":
+            for key in _calls(messages[place]):
                 waiting[key] = place
-    user = latest = -1
-    for unit in range(len(start)):
-        if user_place[unit] >= 0:
-            user = unit
-        if has_round[unit]:
-            latest = unit
-        found.latest_user.append(user)
-        found.latest_round.append(latest)
-    return found
+    return spans
+
+
+def _without_gaps(start: Sequence[int], spans: Sequence[tuple[int, int]], count: int) -> list[int]:
+    """The places where units begin, without those that lie within a span."""
+    steps = [0] * (count + 1)
+    for call, result in spans:
+        steps[call + 1] += 1
+        steps[result + 1] -= 1
+    covered = list(accumulate(steps))
+    return [place for place in start if covered[place] == 0]
 
 
 def _calls(message: Mapping[str, Any]) -> list[CallKey]:
@@ -109,20 +152,18 @@ def _calls(message: Mapping[str, Any]) -> list[CallKey]:
     calls = message.get("tool_calls")
     if isinstance(calls, list):
         for call in calls:
-            if isinstance(call, Mapping) and isinstance(call.get("id"), str):
+            if isinstance(call, dict) and isinstance(call.get("id"), str):
                 keys.append(call["id"])
     legacy = message.get("function_call")
-    if isinstance(legacy, Mapping) and isinstance(legacy.get("name"), str):
+    if isinstance(legacy, dict) and isinstance(legacy.get("name"), str):
         keys.append(("function", legacy["name"]))
     return keys
 
 
-def _awaited(message: Mapping[str, Any], waiting: dict[CallKey, int]) -> int:
-    """Place of the call that this result answers, which then waits no longer; or -1."""
+def _answered(message: Mapping[str, Any]) -> CallKey | None:
+    """The call that a result answers."""
     call_id = message.get("tool_call_id")
     if isinstance(call_id, str):
-        return waiting.pop(call_id, -1)
+        return call_id
     name = message.get("name")
-    if isinstance(name, str):
-        return waiting.pop(("function", name), -1)
-    return -1
+    return ("function", name) if isinstance(name, str) else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock.compress.content import can_shrink, fill_level, has_images, shrunk, without_images
 from penstock.compress.replay import shortening
+from penstock.compress.segments import Segments
 from penstock.compress.shorten import shorten, without_middle
 
 Message = Mapping[str, Any]
@@ -31,7 +32,7 @@ class Squeeze:
         tokens: of all that is sent.
     """
 
-    __slots__ = ("_messages", "_weigh", "replaced", "tokens", "weights")
+    __slots__ = ("_messages", "_units", "_weigh", "replaced", "tokens", "weights")
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class Squeeze:
         replaced: dict[int, Message],
         tokens: int,
         weigh: Callable[[Message], int],
+        units: Segments,
     ) -> None:
         self._messages = messages
+        self._units = units
         self._weigh = weigh
         self.weights = weights
         self.replaced = replaced
@@ -66,10 +69,14 @@ class Squeeze:
         return self.replaced.get(place, self._messages[place])
 
     def _drop_images(self) -> None:
-        """Of all messages but the last of the user and what follows it."""
-        users = [p for p in self.weights if self._role(p) == "user"]
+        """Of all messages but the last round and the last of the user."""
+        units = self._units
+        if not units.start or units.latest_round[-1] < 0:
+            return
+        old = units.start[units.latest_round[-1]]
+        asked = max(units.user_place)
         for place in self.weights:
-            if place < max(users, default=0) and has_images(self._now(place)):
+            if place < old and place != asked and has_images(self._now(place)):
                 self._replace(place, *self._bare(place))
 
     def _bare(self, place: int) -> tuple[Message, int]:

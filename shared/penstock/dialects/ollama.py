@@ -57,7 +57,7 @@ def render_chat(
     options: Mapping[str, Any],
     max_output_tokens: int | None,
     num_ctx: int | None = None,
-    keep_alive: str | int | float | None = None,
+    keep_alive: str | float | None = None,
 ) -> RenderedChat:
     """
     The native body of a request; it always streams.

@@ -31,6 +31,7 @@ from penstock.gateway.fitting import (
     prepared_by,
 )
 from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.slots import Slots
 from penstock.limits.num_ctx import NumCtx
 from penstock.settings import Settings
 
@@ -40,6 +41,7 @@ _MOST_MODELS = 64
 _MOST_TOLD = 4096
 _TOLD_FOR_S = 3600.0
 _ROUNDS = 4
+_MOST_EXACT_CLASS = 1.5
 _CUT_BELOW = 0.75
 """A prompt that had less than this share of the least that we took it for was cut by its server."""
 _TRY_AGAIN_S = 60.0
@@ -54,7 +56,12 @@ class ModelContext:
         identity: what it is; another model under the same name starts anew.
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
+        slots: which slot of the server each conversation has, where the gateway may choose.
         told: conversations whose client was told of an overflow, and when (loop time).
+        projected: the server refused a schema, so all of them are reduced from then on: tools are part of
+            the prefix.
+        exact_class: budget class where the server counts: 1 unless it refused what by its own counts
+            should fit (a template that adds more than it showed).
         truncations: answers whose server had silently cut the prompt.
         overhead_known: the template's share was measured, or cannot be.
         asked_s: when the server was last asked for it in vain.
@@ -63,11 +70,20 @@ class ModelContext:
     identity: tuple[Any, ...]
     scale: tokens.Scale
     calibration: tokens.Calibration
+    slots: Slots = field(default_factory=Slots)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    projected: bool = False
+    exact_class: float = 1.0
     truncations: int = 0
     overhead_known: bool = False
     asked_s: float | None = None
     first_look: asyncio.Task[None] | None = None
+
+    def refused(self, planned: int, actual: int) -> None:
+        """The server refused for its length what should fit: it counted *actual* tokens of *planned*."""
+        if self.scale.exact and planned > 0:
+            needed = tokens.step(actual / planned)
+            self.exact_class = max(self.exact_class, min(needed, _MOST_EXACT_CLASS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +168,7 @@ class Contexts:
         context = self.of(request.state, request.profile)
         await self._first_look(context, request)
         scale = context.scale
-        told_key = _head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        told_key = compress.head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
         for _ in range(_ROUNDS):
             weighed = scale.weigh(request.messages)
             tools, tools_counted = scale.weigh_tools(request.body)
@@ -206,7 +222,8 @@ class Contexts:
         if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
             context.truncations += 1
             return True
-        context.calibration.learn(weighed, actual)
+        if not context.scale.exact:
+            context.calibration.learn(weighed, actual)
         return False
 
     def _task(
@@ -243,7 +260,8 @@ class Contexts:
             options=options,
             weigh=weigh,
             pressure=request.pressure,
-            budget_class=calibration.class_for(whole) * request.squeeze,
+            budget_class=request.squeeze
+            * (context.exact_class if context.scale.exact else calibration.class_for(whole)),
             told=told_key in context.told,
             summary=request.summary,
         )
@@ -321,14 +339,3 @@ class Contexts:
             client=self._client_of(state),
             api_key=state.upstream.api_key,
         )
-
-
-def _head_key(messages: Messages) -> int:
-    """A conversation by its beginning: all up to its first user message."""
-    key = 0
-    for message in messages:
-        key = hash((key, tokens.message_key(message)))
-        if message.get("role") == "user":
-            break
-    return key
-

@@ -170,7 +170,11 @@ def next_cut(task: FitTask, plan: Fitted) -> Fitted | None:
         return None
     grown = replace(
         task,
-        messages=[*task.messages, {"role": "assistant", "content": ""}, {"role": "user", "content": ""}],
+        messages=[
+            *task.messages,
+            {"role": "assistant", "content": ""},
+            {"role": "user", "content": ""},
+        ],
         weights=[*task.weights, missing, 1],
         strategy=Strategy.WINDOW,
         summary=None,

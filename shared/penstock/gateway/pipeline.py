@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from penstock import faults
@@ -34,7 +35,7 @@ from penstock.gateway.answer import (
     explained,
     late_facts,
 )
-from penstock.gateway.body import parse_object
+from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
 from penstock.gateway.fleet import UpstreamState
@@ -44,12 +45,14 @@ from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
 from penstock.gateway.prepare import Preparation
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.tune import Tuned, weight_of
+from penstock.gateway.slots import with_slot
+from penstock.gateway.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
 
 log = logging.getLogger("penstock.pipeline")
 
+_LONGEST_MODEL = 1024  # names are remembered, logged and shown
 _NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
 
 
@@ -73,8 +76,16 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
             f"model: expected a string, got {type(model).__name__}.",
             param="model",
         )
+    if model is not None and len(model) > _LONGEST_MODEL:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"model: expected a name of at most {_LONGEST_MODEL} characters.",
+            param="model",
+        )
     exchange.model = model or ""
-    exchange.stream = body.get("stream") is True
+    exchange.stream = wants_stream(
+        body, exchange.operation, exchange.dialect, incoming.route.upstream_path
+    )
     incoming.read_wishes(body)
     # 2. Resolve.
     found = await runtime.resolve(exchange.model, explicit=incoming.route.upstream)
@@ -123,6 +134,7 @@ class LocalRun:
         self.ready = Preparation(incoming, runtime, state, body, raw)
         self.job: Job | None = None
         self.permit: Permit | None = None
+        self.slot: int | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -169,6 +181,7 @@ class LocalRun:
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
             exchange.admitted_s = loop.time()
+            self.slot = self.ready.take_slot()
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
@@ -195,6 +208,10 @@ class LocalRun:
             raise
         except asyncio.CancelledError:
             exchange.outcome = Outcome.IGNORED
+            if self.watch.expired is not None:  # while we waited for the client: all else takes it
+                self._task.uncancel()
+                self.answer.give_up_on_client()
+                raise ClientGone from None
             raise
         finally:
             self.watch.stop()
@@ -214,6 +231,7 @@ class LocalRun:
         if not self.ready.is_current:
             await self.ready.make()
         tuned = self.tuned
+        body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
@@ -224,7 +242,7 @@ class LocalRun:
                 key_is_ours=self.incoming.access.presented_key_is_ours,
                 via=self.runtime.via,
             ),
-            tuned.body,
+            body,
         )
         if not tuned.streams:
             return request, None
@@ -371,6 +389,8 @@ class LocalRun:
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
+        if self.slot is not None:
+            self.ready.give_slot_back(self.slot)
         if permit is None:
             return
         running = job is not None and job.sent
@@ -395,4 +415,5 @@ class LocalRun:
         if work.expected_s <= 0:
             permit.release()
             return
-        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, 0))
+        at_work = partial(self.runtime.at_work, self.state)
+        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, at_work))

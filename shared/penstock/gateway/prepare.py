@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock import compress, template, tokens, toolcalls
+from penstock import compress, template, toolcalls
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
-from penstock.errors import ErrorCode
+from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.context import FitRequest, ModelContext
-from penstock.gateway.fitting import Prepared, choose_strategy, next_cut
+from penstock.gateway.fitting import Prepared, choose_strategy, next_cut, overflow
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.runtime import Runtime
@@ -55,7 +55,7 @@ class Preparation:
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
-        self._project = False
+        self._refusal: Fault | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
         self.context: ModelContext | None = None
@@ -84,7 +84,10 @@ class Preparation:
         prepared = None
         if exchange.operation == "chat" and exchange.dialect == "openai":
             openai_chat.validate(self._body)
-            prepared = await self._fit(profile)
+            try:
+                prepared = await self._fit(profile)
+            except RequestError as error:
+                raise self._in_the_servers_numbers(error) from error
             exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
         tuned = tune(
             self._body,
@@ -99,7 +102,7 @@ class Preparation:
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
-            project=self._project,
+            project=self.context is not None and self.context.projected,
         )
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
@@ -125,6 +128,13 @@ class Preparation:
                 f"the server cut the prompt: it counted {actual} tokens of about {prepared.tokens}"
             )
             self._runtime.note_truncation(self._state, exchange.upstream_model, actual)
+
+    def _in_the_servers_numbers(self, error: RequestError) -> RequestError:
+        """What the server said of the prompt is truer than what we took it for."""
+        refusal = self._refusal
+        if refusal is None or refusal.window is None or refusal.prompt_tokens is None:
+            return error
+        return overflow(refusal.prompt_tokens, refusal.window, hint=error.hint or "")
 
     def forget(self) -> None:
         """Let go of what is large."""
@@ -176,7 +186,11 @@ class Preparation:
 
     def _want_summaries(self) -> None:
         """Have what this cut left out summarised, and what the next one will, outside the request."""
-        prepared, summaries, profile = self.prepared, self._runtime.summaries, self._exchange.profile
+        prepared, summaries, profile = (
+            self.prepared,
+            self._runtime.summaries,
+            self._exchange.profile,
+        )
         if prepared is None or prepared.task is None or prepared.plan is None or profile is None:
             return
         if prepared.task.strategy is not Strategy.SUMMARY or summaries is None:
@@ -205,6 +219,29 @@ class Preparation:
 
         return choose
 
+    def take_slot(self) -> int | None:
+        """The server's slot for this conversation, where the gateway may choose one."""
+        context, profile, state = self.context, self._exchange.profile, self._state
+        if context is None or profile is None or not state.upstream.exclusive:
+            return None
+        slots = profile.reading.slots or 1
+        body = self._body
+        if (
+            not state.spec.behaviour.takes_slot
+            or slots < 2
+            or "id_slot" in body
+            or body.get("n", 1) != 1
+        ):
+            return None
+        name = self._exchange.conversation
+        key = hash((self._exchange.client, name)) if name else compress.head_key(body["messages"])
+        return context.slots.take(key, slots)
+
+    def give_slot_back(self, slot: int) -> None:
+        """The request has left its slot."""
+        if self.context is not None:
+            self.context.slots.give_back(slot)
+
     def adapt(self, fault: Fault) -> bool:
         """What a fault teaches of the model; True when the request would be made differently now."""
         exchange, state, runtime = self._exchange, self._state, self._runtime
@@ -213,9 +250,9 @@ class Preparation:
         if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:
             return self._adapt_to_overflow(fault)
         if fault.code is ErrorCode.GRAMMAR_REFUSED:
-            if self._project or not toolcalls.has_schema(self._body):
+            if self.context is None or self.context.projected:
                 return False
-            self._project = True
+            self.context.projected = True
             return self._again()
         if exchange.profile is None:
             return False
@@ -233,7 +270,10 @@ class Preparation:
         if fault.shared_kv and others and not self._was_alone:
             self.wants_to_be_alone = self._was_alone = True
             return True
-        believed = exchange.window or 0
+        self._refusal = fault
+        believed = profile.window.tokens if profile is not None else 0
+        if prepared is not None and prepared.num_ctx is not None:
+            believed = prepared.num_ctx.window
         if fault.window is not None and fault.window < believed:
             runtime.note_refusal(state, exchange.upstream_model, fault.window)
             return prepared is not None
@@ -243,7 +283,7 @@ class Preparation:
         self._squeezed = True
         if fault.prompt_tokens is not None and prepared.tokens > 0:
             assert self.context is not None
-            self.context.calibration.learn(prepared.tokens, fault.prompt_tokens)
+            self.context.refused(prepared.tokens, fault.prompt_tokens)
             self._squeeze = max(1.02, 1.02 * fault.prompt_tokens / prepared.tokens)
         else:
             self._squeeze = _UNEXPLAINED_OVERFLOW
@@ -258,11 +298,11 @@ def shape(
     body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
 ) -> tuple[Any, tuple[Change, ...]]:
     """Messages as they are weighed and fitted: without nonces, and without what no server takes."""
-    messages, without = compress.without_nonces(body["messages"], nonce_patterns)
+    cleaned = compress.without_nonces(body["messages"], nonce_patterns)
     messages, mended = toolcalls.mend_history(
-        messages, vision=profile.reading.capabilities.vision
+        cleaned.messages, vision=profile.reading.capabilities.vision
     )
-    return messages, (*without, *mended)
+    return messages, (*cleaned.changes, *mended)
 
 
 def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
@@ -275,4 +315,4 @@ def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-__all__ = ["Preparation", "shape", "tokens", "wished_num_ctx"]
+__all__ = ["Preparation", "shape", "wished_num_ctx"]

@@ -35,7 +35,9 @@ class Slots:
         slot = self._owners.get(conversation)
         if slot is not None and slot < slots:
             if slot in self._busy:
-                return None  # two requests of one conversation side by side: the second one is a guest
+                return (
+                    None  # two requests of one conversation side by side: the second one is a guest
+                )
             return self._taken(conversation, slot)
         free = [number for number in range(slots) if number not in self._busy]
         if not free:
@@ -50,7 +52,9 @@ class Slots:
         self._busy.add(slot)
         # Higher is later; the slot that was used longest ago is the first to be given away.
         self._used[slot] = max(self._used.values(), default=-1) + 1
-        for other in [key for key, owned in self._owners.items() if owned == slot and key != conversation]:
+        for other in [
+            key for key, owned in self._owners.items() if owned == slot and key != conversation
+        ]:
             del self._owners[other]
         self._owners[conversation] = slot
         self._owners.move_to_end(conversation)

@@ -136,7 +136,9 @@ class Summaries:
                 self._keep(key, text[:_LONGEST_SUMMARY], settings.context.summary_folder)
         except (PenstockError, TransportError, ValueError, OSError, TimeoutError) as exc:
             exchange.outcome = Outcome.IGNORED
-            log.warning("a summary could not be made", extra={"upstream": state.name, "why": str(exc)})
+            log.warning(
+                "a summary could not be made", extra={"upstream": state.name, "why": str(exc)}
+            )
         finally:
             permit.release()
             exchange.ended_s = loop.time()
@@ -172,7 +174,9 @@ class Summaries:
         async with asyncio.timeout(settings.timeouts.first_token_s):
             response = await self._transport.send(
                 state.origin,
-                UpstreamRequest(b"POST", (state.prefix + tuned.path).encode("ascii"), headers, tuned.body),
+                UpstreamRequest(
+                    b"POST", (state.prefix + tuned.path).encode("ascii"), headers, tuned.body
+                ),
                 connect_timeout_s=settings.timeouts.connect_s,
                 head_timeout_s=None,
             )

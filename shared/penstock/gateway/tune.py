@@ -146,7 +146,7 @@ def tune(
         env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
         memory_short: whether the machine is short of memory.
         prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
-        project: schemas are reduced to what the server's grammar can take.
+        project: schemas are reduced to what the server's grammar can take, not only kept from hanging it.
 
     Raises:
         RequestError: the request cannot work.
@@ -176,11 +176,10 @@ def tune(
     at_least = limits.prompt_lower_bound(body)
     if operation == "chat":
         at_least = _conversation(edit, profile, spec, prepared)
-        if project:
-            fields, changes = toolcalls.project_request(body)
-            for name, value in fields.items():
-                edit.set(name, value)
-            edit.changes.extend(changes)
+        fields, changes = toolcalls.project_request(body, only_harmful=not project)
+        for name, value in fields.items():
+            edit.replace(name, value)
+        edit.changes.extend(changes)
 
     if operation == "chat" and spec.behaviour.chat_dialect == "ollama":
         return _to_ollama(
@@ -247,6 +246,11 @@ def _path_there(operation: Operation, spec: ServerSpec) -> str | None:
         "completions": spec.behaviour.completions_path,
         "embeddings": spec.behaviour.embeddings_path,
     }.get(operation)
+
+
+def wants_stream(body: Mapping[str, Any], operation: Operation, dialect: str, path: str) -> bool:
+    """Whether the client of this request gets a stream."""
+    return operation != "embeddings" and _streams_by_default(body, dialect, path)
 
 
 def _streams_by_default(body: Mapping[str, Any], dialect: str, path: str) -> bool:

@@ -167,6 +167,7 @@ class Behaviour:
         applies_model_defaults: it applies what the model publishes by itself, unseen; nothing is to be
             sent in place of missing sampling parameters.
         not_found_means_model: a 404 on a generating path means that the model is missing.
+        takes_slot: `id_slot` chooses the slot of a chat request.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
     """
 
@@ -189,6 +190,7 @@ class Behaviour:
     applies_model_defaults: bool = False
     not_found_means_model: bool = True
     reasoning_field: str = "reasoning_content"
+    takes_slot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,3 +252,4 @@ class ServerSpec:
     parameters: Parameters
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
+    counting: str | None = None

@@ -180,6 +180,7 @@ SPEC = ServerSpec(
         plain_ignores_hangup=True,
         readiness=HEALTH,
         busy_probe=SLOTS,
+        takes_slot=True,
     ),
     parameters=Parameters(
         names={name: name for name in _OWN_NAMES},
@@ -246,4 +247,5 @@ SPEC = ServerSpec(
         rule(E.UPSTREAM_AUTH, r"invalid api key", status=401, source="server-http.cpp"),
     ),
     busy_slots=_busy,
+    counting="x",
 )

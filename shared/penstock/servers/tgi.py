@@ -54,7 +54,9 @@ SPEC = ServerSpec(
     reading_probes=lambda _: (INFO,),
     read=_read,
     behaviour=Behaviour(
-        plain_ignores_hangup=False, readiness=Probe("/health"), not_found_means_model=False
+        plain_ignores_hangup=False,
+        readiness=Probe("/health"),
+        not_found_means_model=False,
     ),
     parameters=Parameters(
         names={**OPENAI_NAMES, "top_k": "top_k", "repeat_penalty": "repetition_penalty"},

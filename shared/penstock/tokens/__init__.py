@@ -3,7 +3,7 @@ How many tokens is it? What every message of a conversation weighs for one model
 counts, by a frozen measure elsewhere, and how far such a measure can be off.
 """
 
-from penstock.tokens.calibration import Calibration
+from penstock.tokens.calibration import Calibration, step
 from penstock.tokens.families import family_of
 from penstock.tokens.measure import measure_text
 from penstock.tokens.message import Countable, countable, message_key
@@ -23,4 +23,5 @@ __all__ = [
     "family_of",
     "measure_text",
     "message_key",
+    "step",
 ]

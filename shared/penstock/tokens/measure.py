@@ -9,7 +9,7 @@ milliseconds for a megabyte. In UTF-8 the first byte of a sign tells its script,
 from __future__ import annotations
 
 from penstock.tokens.families import Factors, factors
-from penstock.tokens.mix import WIDTH, Lane, Mix, packed
+from penstock.tokens.mix import WIDTH, Lane, Mix
 
 _LETTER, _DIGIT, _SPACE, _PUNCTUATION = b"a0 ."
 _ASCII_CLASSES = bytes((_LETTER, _DIGIT, _SPACE, _PUNCTUATION))
@@ -43,7 +43,7 @@ def _classes() -> bytes:
 
 _CLASSES = _classes()
 _DENSE_TABLE = bytes(
-    _DENSE_SIGN[0] if (chr(byte).isalnum() and byte < 128) or byte in b"+/=" else 32
+    _DENSE_SIGN[0] if (byte < 128 and chr(byte).isalnum()) or byte in b"+/=" else 32
     for byte in range(256)
 )
 _NOT_DIGITS = bytes(byte for byte in range(256) if byte not in b"0123456789")
@@ -51,6 +51,11 @@ _FOREIGN = (
     Lane.HAN, Lane.LATIN, Lane.SYMBOLS, Lane.KANA, Lane.CYRILLIC, Lane.HANGUL, Lane.SEMITIC,
     Lane.INDIC, Lane.ASTRAL,
 )  # fmt: skip
+_FOREIGN_CLASSES = tuple((lane, 128 + int(lane), WIDTH * int(lane)) for lane in _FOREIGN)
+# Plain numbers: the members of an enumeration cost more than the arithmetic.
+_AT_LETTERS, _AT_SPACES, _AT_LINES = (WIDTH * n for n in (Lane.LETTERS, Lane.SPACES, Lane.LINES))
+_AT_PUNCTUATION, _AT_MARKS = WIDTH * Lane.PUNCTUATION, WIDTH * Lane.MARKS
+_AT_DIGITS, _AT_GROUPS, _AT_DENSE = (WIDTH * n for n in (Lane.DIGITS, Lane.GROUPS, Lane.DENSE))
 
 
 def measure_text(text: str, family: str = "") -> int:
@@ -75,36 +80,34 @@ def measure_packed(text: str, by: Factors) -> int:
     if text.isascii():
         raw = text.encode()
         classes = raw.translate(_CLASSES)
+        ascii_signs = len(raw)
         result = milli = 0
     else:
         raw = text.encode("utf-8", "surrogatepass")
         classes = raw.translate(_CLASSES, _CONTINUATION)
         foreign = classes.translate(None, _ASCII_CLASSES)
+        ascii_signs = len(classes) - len(foreign)
         result, milli = _foreign(foreign, by)
-    letters = classes.count(b"a")
-    words = classes.count(b" a")
     spaces = classes.count(b" ")
+    lines = raw.count(b"\n") if spaces else 0
     digits = classes.count(b"0")
-    punctuation = classes.count(b".")
-    result |= (
-        letters << (WIDTH * Lane.LETTERS)
-        | words << (WIDTH * Lane.WORDS)
-        | spaces << (WIDTH * Lane.SPACES)
-        | punctuation << (WIDTH * Lane.PUNCTUATION)
-        | digits << (WIDTH * Lane.DIGITS)
-    )
-    milli += (
-        letters * by.letter
-        + words * by.word
-        + spaces * by.space
-        + punctuation * by.punctuation
-        + digits * by.digit
-    )
-    if (letters >= spaces * 8 and len(raw) >= _DENSE_SHORTEST) or len(raw) >= 4 * _DENSE_SHORTEST:
-        dense = _dense(raw)
-        if dense:
-            result |= packed(Lane.DENSE, dense)
-            milli += dense * by.dense
+    letters = classes.count(b"a")
+    result |= letters << _AT_LETTERS | spaces << _AT_SPACES | lines << _AT_LINES
+    milli += letters * by.letter + spaces * by.space + lines * by.line
+    punctuation = ascii_signs - spaces - digits - letters
+    if punctuation:
+        marks = punctuation - classes.count(b"..")
+        result |= punctuation << _AT_PUNCTUATION | marks << _AT_MARKS
+        milli += marks * by.mark
+    if digits:
+        groups = digits - 2 * classes.count(b"000")
+        result |= digits << _AT_DIGITS | groups << _AT_GROUPS
+        milli += digits * by.digit + groups * by.group
+        if ascii_signs >= _DENSE_SHORTEST:
+            dense = _dense(raw)
+            if dense:
+                result |= dense << _AT_DENSE
+                milli += dense * by.dense
     return result | max(1, -(-milli // 1000))
 
 
@@ -112,14 +115,14 @@ def _foreign(leads: bytes, by: Factors) -> tuple[int, int]:
     """Amounts and thousandths of tokens of what is not ASCII: one class byte for each sign."""
     result = milli = 0
     left = len(leads)
-    for lane in _FOREIGN:
-        if not left:
-            break
-        count = leads.count(128 + lane)
+    for lane, class_byte, at in _FOREIGN_CLASSES:
+        count = leads.count(class_byte)
         if count:
-            result |= count << (WIDTH * lane)
+            result |= count << at
             milli += count * by.foreign[lane]
             left -= count
+            if not left:
+                break
     return result, milli
 
 

@@ -85,20 +85,19 @@ class Scale:
         """What each of *messages* weighs."""
         get = self._young.get
         found = []
+        keys = []
         for message in messages:
             content = message.get("content")
             role = message.get("role")
-            if type(content) is str and type(role) is str and len(message) == 2:
-                key = hash((role, content))
-            else:
-                key = message_key(message)
+            simple = type(content) is str and type(role) is str and len(message) == 2
+            key = hash((role, content)) if simple else message_key(message)
             one = get(key)
             if one is None:
-                one = self._missed(key, message)
+                one = self._missed(key, message, simple)
                 get = self._young.get
             found.append(one)
-        total = sum(found)
-        mix = Mix(total)
+            keys.append(key)
+        mix = Mix(sum(found), tuple(keys))
         uncounted = []
         if mix.amount(Lane.UNCOUNTED):
             uncounted = [at for at, one in enumerate(found) if one >= _UNCOUNTED]
@@ -116,8 +115,10 @@ class Scale:
 
     def weigh_request(self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Mix:
         """What a whole request is made of: its messages, tools, and what the template adds once."""
-        once = packed(Lane.REQUESTS, 1) | self.overhead.base
-        return Mix(self.weigh(messages).mix.packed + self._toolset(body) + once)
+        once = packed(Lane.REQUESTS, 1) + self._added(self.overhead.base)
+        mix = self.weigh(messages).mix
+        tools = _tools_key(body) or 0
+        return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
 
     def learn(self, message: Mapping[str, Any], tokens: int) -> None:
         """The texts of *message* (`countable`) have so many *tokens* by the server's count."""
@@ -137,9 +138,11 @@ class Scale:
         """Messages that are remembered."""
         return len(self._young) + len(self._old)
 
-    def _missed(self, key: int, message: Mapping[str, Any]) -> int:
+    def _missed(self, key: int, message: Mapping[str, Any], simple: bool) -> int:
         one = self._old.get(key)
-        if one is None:
+        if one is None and simple and not self.exact:
+            one = self._simple(message["role"], message["content"])
+        elif one is None:
             parts = countable(message)
             if self.vocabulary is not None and _short(parts):
                 count = self.vocabulary.count
@@ -161,19 +164,23 @@ class Scale:
         """What the template and pictures add, with its lanes."""
         overhead = self.overhead
         added = overhead.of_role(message.get("role")) if isinstance(message, Mapping) else 0
-        one = packed(Lane.MESSAGES, 1)
+        one = _MESSAGE
         if parts.calls:
             added += parts.calls * overhead.per_call
-            one |= packed(Lane.CALLS, parts.calls)
+            one += packed(Lane.CALLS, parts.calls)
+        one += self._added(added)
         pictures = (
             parts.images * overhead.per_image
             + parts.small_images * overhead.per_small_image
             + parts.audio_or_other * overhead.per_other
         )
         if pictures:
-            added += pictures
-            one |= packed(Lane.PICTURES, pictures)
-        return one + added
+            one += packed(Lane.PICTURES, pictures) + pictures
+        return one
+
+    def _added(self, tokens: int) -> int:
+        """What the template adds; where that was measured it is as good as counted."""
+        return tokens + packed(Lane.COUNTED, tokens) if self.overhead.measured else tokens
 
     def _counted(self, message: Mapping[str, Any], parts: Countable, tokens: int) -> int:
         return self._around(message, parts) + packed(Lane.COUNTED, tokens) + tokens
@@ -183,6 +190,11 @@ class Scale:
         for text in parts.texts:
             one += measure_packed(text, self._factors)
         return one
+
+    def _simple(self, role: str, content: str) -> int:
+        """`_measured` for a message of a role and a text, the common case."""
+        added = self.overhead.roles.get(role, self.overhead.per_message)
+        return _MESSAGE + self._added(added) + measure_packed(content, self._factors)
 
     def _upper(self, message: Mapping[str, Any], parts: Countable) -> int:
         one = self._around(message, parts) + _UNCOUNTED
@@ -197,7 +209,7 @@ class Scale:
             return 0
         one = self._tools.get(key)
         if one is None:
-            one = packed(Lane.TOOLSETS, 1) + self.overhead.toolset
+            one = packed(Lane.TOOLSETS, 1) + self._added(self.overhead.toolset)
             if self.exact and self.vocabulary is None:
                 one += _UNCOUNTED
             for name in _RENDERED:
@@ -221,6 +233,7 @@ class Scale:
 
 
 _UNCOUNTED = packed(Lane.UNCOUNTED, 1)
+_MESSAGE = packed(Lane.MESSAGES, 1)
 
 
 def _tools_key(body: Mapping[str, Any]) -> int | None:

@@ -27,8 +27,8 @@ _STACK_BYTES, _LEVEL_BYTES, _STEP_BYTES = 700_000, 450, 40
 Measured with jsonschema-rs 0.46: a level of a value takes 360 bytes of stack, each keyword that judges the
 same value once more 35; the smallest main thread has a megabyte (Windows).
 """
-_KEPT = 256
-_LARGEST_KEPT_BYTES = 65_536
+_KEPT = 128
+_LARGEST_KEPT_BYTES = 32_768
 _IN_PLACE = (
     "$ref",
     "$dynamicRef",
