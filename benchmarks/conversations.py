@@ -44,7 +44,7 @@ tool top total toward trace track tree true try turn two type under unit until u
 value version very view wait walk want warm warning was watch water way we week well were what when where which
 while white who whole why wide will window wish with within without word work world would write wrong year yes yet
 you young your zero
-""".split()
+""".split()  # noqa: SIM905
 
 TOOLS: list[dict[str, Any]] = [
     {
@@ -129,18 +129,34 @@ class Conversation:
             messages.append(answer)
 
 
-def conversation(seed: int, turns: int) -> Conversation:
+@dataclass(frozen=True, slots=True)
+class Mix:
     """
-    Make one.
+    What a conversation is made of.
 
-    Three turns of ten take tool calls, one to three each. Results are of 40 bytes to 4 KB, evenly spread on a
-    logarithmic scale: many small, some large, 0.9 KB in the mean.
+    Attributes:
+        rounds: weights of turns with none, one, two and three tool calls.
+        largest_bytes: of a tool's result; sizes are evenly spread on a logarithmic scale from 40 bytes up,
+            so there are many small ones and some large.
     """
+
+    rounds: tuple[int, int, int, int]
+    largest_bytes: int
+
+
+CHAT = Mix((80, 14, 4, 2), 3000)
+"""A fifth of the turns calls tools; a result has 0.7 KB in the mean."""
+AGENT = Mix((50, 30, 14, 6), 4096)
+"""Half of the turns do; a result has 0.9 KB in the mean."""
+
+
+def conversation(seed: int, turns: int, mix: Mix = CHAT) -> Conversation:
+    """Make one."""
     chance = random.Random(f"conversation {seed}")
     return Conversation(
         name=f"conversation-{seed}",
         system=f"You are agent {seed} and help with a project. {_prose(chance, 400)}",
-        turns=tuple(_turn(chance) for _ in range(turns)),
+        turns=tuple(_turn(chance, mix) for _ in range(turns)),
     )
 
 
@@ -148,7 +164,7 @@ def vocabulary_text() -> str:
     """A text for the tiny model's vocabulary to be made from: all words, and a conversation of the same kind."""
     sample = [
         part
-        for turn in conversation(0, 60).turns
+        for turn in conversation(0, 60, AGENT).turns
         for part in (turn.question, turn.answer, *(round_.result for round_ in turn.rounds))
     ]
     words = [*WORDS, *(word.capitalize() for word in WORDS)]
@@ -162,19 +178,19 @@ Earlier parts of this conversation were left out to fit the model's window.
 """
 
 
-def _turn(chance: random.Random) -> Turn:
-    rounds = chance.choices((0, 1, 2, 3), (70, 20, 7, 3))[0]
+def _turn(chance: random.Random, mix: Mix) -> Turn:
+    rounds = chance.choices((0, 1, 2, 3), mix.rounds)[0]
     return Turn(
         question=_prose(chance, chance.randint(40, 250)),
-        rounds=tuple(_round(chance) for _ in range(rounds)),
+        rounds=tuple(_round(chance, mix.largest_bytes) for _ in range(rounds)),
         answer=_prose(chance, chance.randint(60, 400)),
         thought=_prose(chance, chance.randint(100, 600)),
     )
 
 
-def _round(chance: random.Random) -> Round:
+def _round(chance: random.Random, largest_bytes: int) -> Round:
     tool = chance.choice([tool["function"]["name"] for tool in TOOLS])
-    size = round(40 * (4096 / 40) ** chance.random())
+    size = round(40 * (largest_bytes / 40) ** chance.random())
     make = {"read_file": _code, "search": _found, "run_tests": _log, "show_changes": _diff}[tool]
     argument = "/".join(chance.choices(WORDS, k=3))
     return Round(tool, argument, make(chance, size), _prose(chance, chance.randint(60, 300)))

@@ -6,15 +6,15 @@ what Ollama does. Each is as good as it can be: counts are the server's own, exa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import httpx
-from conversations import TOOLS, Message
+from reckoning import Message, Way, Weights
+
+from conversations import TOOLS
 
 ANSWER_TOKENS = 8
 """Most tokens of an answer in every measured request."""
-
-Way = Callable[[list[Message]], list[Message]]
 
 
 class Counts:
@@ -25,7 +25,7 @@ class Counts:
         self._known: dict[str, int] = {}
         self._alone = self._rendered([{"role": "user", "content": "x"}], tools=False)
         with_tools = self._rendered([{"role": "user", "content": "x"}], tools=True)
-        self.fixed = with_tools - self._alone + self._rendered([], tools=False, prompt=True)
+        self.fixed = with_tools - self._alone + self._tokens("<|im_start|>assistant\n")
         """Of the tools and of what follows the last message."""
 
     def of(self, message: Message) -> int:
@@ -36,10 +36,8 @@ class Counts:
             self._known[key] = self._rendered(pair, tools=False) - self._alone
         return self._known[key]
 
-    def _rendered(self, messages: list[Message], *, tools: bool, prompt: bool = False) -> int:
-        if prompt:
-            return self._tokens("<|im_start|>assistant\n")
-        body = {"messages": messages, "add_generation_prompt": False}
+    def _rendered(self, messages: list[Message], *, tools: bool) -> int:
+        body: dict[str, object] = {"messages": messages, "add_generation_prompt": False}
         if tools:
             body["tools"] = TOOLS
         text = self._http.post(f"{self._url}/apply-template", json=body).json()["prompt"]
@@ -55,7 +53,7 @@ def whole(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def sliding(counts: Counts, window: int) -> Way:
+def sliding(counts: Weights, window: int) -> Way:
     """The oldest turns go until 0.9 of the window fits, on every request; the system prompt stays."""
 
     def way(messages: list[Message]) -> list[Message]:
@@ -71,7 +69,7 @@ def sliding(counts: Counts, window: int) -> Way:
     return way
 
 
-def as_ollama(counts: Counts, window: int) -> Way:
+def as_ollama(counts: Weights, window: int) -> Way:
     """
     Single messages go from the front until the prompt fits the whole window; system messages and the last
     message stay (Ollama's `server/prompt.go`). The answer's few tokens are kept free, since llama.cpp,
