@@ -70,6 +70,8 @@ def announcement_headers(exchange: Exchange) -> Headers:
         headers.append((b"penstock-window", b"%d" % exchange.window))
     if exchange.queued_s is not None and exchange.waited_s >= 0.001:
         headers.append((b"penstock-waited", b"%.3f" % exchange.waited_s))
+    if exchange.repaired:
+        headers.append((b"penstock-repaired", b"%d" % exchange.repaired))
     if exchange.changes:
         told = ", ".join(f"{c.field} {c.action}" for c in exchange.changes)
         headers.append((b"penstock-changed", header_text(told)))
@@ -86,8 +88,11 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
         facts["waited_s"] = round(exchange.waited_s, 3)
         if exchange.window is not None:
             facts["window"] = exchange.window
-        if exchange.warnings:
-            facts["warnings"] = list(exchange.warnings)
+    warnings = exchange.warnings[0 if committed_early else exchange.warnings_told :]
+    if warnings:
+        facts["warnings"] = warnings
+    if exchange.repaired:
+        facts["repaired"] = exchange.repaired
     if exchange.cached_tokens is not None:
         facts["cached_tokens"] = exchange.cached_tokens
     if not facts:
@@ -107,6 +112,7 @@ def explained(body: bytes, exchange: Exchange) -> bytes:
         "window": exchange.window,
         "waited_s": round(exchange.waited_s, 3),
         "cached_tokens": exchange.cached_tokens,
+        "repaired": exchange.repaired,
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
             for c in exchange.changes
@@ -227,6 +233,7 @@ class ClientAnswer:
     def _commit(self, status: int) -> None:
         self.committed = True
         self._exchange.committed = True
+        self._exchange.warnings_told = len(self._exchange.warnings)
         self._exchange.status = status
 
 

@@ -71,6 +71,11 @@ class Exchange:
         window: tokens, as announced; prompt_tokens, completion_tokens, cached_tokens: the server's own
             counts; None while unknown.
         prefill_done, prefill_total: the server's own progress in tokens.
+        warnings_told: how many of the warnings stood in the headers.
+        repaired: tool calls of the answer that were repaired, or made from text.
+        loop_ended: the gateway ended the answer because it repeated itself.
+        tool_calls_mended: what became of tool calls that were not simply right (`repaired`, `recovered`,
+            `renumbered`, `flagged`, `cut_off`).
     """
 
     id: str
@@ -114,6 +119,10 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    warnings_told: int = 0
+    repaired: int = 0
+    loop_ended: bool = False
+    tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False
 
     @property

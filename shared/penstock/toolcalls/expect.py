@@ -125,12 +125,18 @@ class Expectations:
                 continue
             if not isinstance(one, Mapping):
                 raise Unclear
-            inner = [one[name] for name in ("anyOf", "oneOf", "allOf") if isinstance(one.get(name), list)]
+            inner = [
+                one[name] for name in ("anyOf", "oneOf", "allOf") if isinstance(one.get(name), list)
+            ]
             if "$ref" in one:
                 inner.append([self._resolve(one["$ref"])])
             if not inner:
                 flat.append(one)
-            elif len(inner) > 1 or (isinstance(one.get("allOf"), list) and len(one["allOf"]) > 1) or "type" in one:
+            elif (
+                len(inner) > 1
+                or (isinstance(one.get("allOf"), list) and len(one["allOf"]) > 1)
+                or "type" in one
+            ):
                 raise Unclear  # a conjunction inside a choice
             else:
                 todo.extend(inner[0])

@@ -17,7 +17,15 @@ from enum import Enum, auto
 
 import orjson
 
-from penstock.toolcalls.expect import ANYTHING, Expectations, Place, Unclear, allows, is_listed, narrow
+from penstock.toolcalls.expect import (
+    ANYTHING,
+    Expectations,
+    Place,
+    Unclear,
+    allows,
+    is_listed,
+    narrow,
+)
 from penstock.toolcalls.schema import ToolSchema
 
 _DEEPEST = 200
@@ -73,11 +81,23 @@ class ArgumentScanner:
             `accept`: that is the moment to judge them as a whole.
     """
 
-    __slots__ = ("_base", "_buffer", "_expect", "_frames", "_place", "_state", "done", "safe", "stuck")
+    __slots__ = (
+        "_base",
+        "_buffer",
+        "_expect",
+        "_frames",
+        "_place",
+        "_state",
+        "done",
+        "safe",
+        "stuck",
+    )
 
     def __init__(self, tool: ToolSchema | None) -> None:
         usable = tool is not None and tool.usable and tool.schema
-        self._expect = Expectations(tool.schema if tool is not None and usable and tool.schema else {})
+        self._expect = Expectations(
+            tool.schema if tool is not None and usable and tool.schema else {}
+        )
         self._frames: list[_Frame] = []
         self._place: Place = ANYTHING
         self._state = _State.VALUE

@@ -55,12 +55,14 @@ class Mended:
         call: its number, counted from 0.
         name: the tool's.
         detail: a sentence without the arguments' own words.
+        choice: which of several answers it is in.
     """
 
     became: Became
     call: int
     name: str
     detail: str
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,10 @@ class AnswerMender:
     Args:
         rules: see there.
         choice: its index.
-
-    Attributes:
-        mended: what is to be announced, in order; whoever announces it may take it out.
+        mended: takes what is to be announced.
     """
 
-    def __init__(self, rules: Rules, choice: int = 0) -> None:
+    def __init__(self, rules: Rules, choice: int, mended: list[Mended]) -> None:
         self._rules = rules
         self._choice = choice
         self._calls: list[_Call] = []
@@ -135,7 +135,7 @@ class AnswerMender:
         self._tail = ""
         self._said_renumbered = False
         self._was_cut = False
-        self.mended: list[Mended] = []
+        self._mended = mended
 
     @property
     def is_idle(self) -> bool:
@@ -193,7 +193,9 @@ class AnswerMender:
         self._text = "closed"
         held, self._held_text = self._held_text, []
         return [
-            Out(token.token, TextDelta(token.piece, self._choice)) if isinstance(token, _Part) else Out(token)
+            Out(token.token, TextDelta(token.piece, self._choice))
+            if isinstance(token, _Part)
+            else Out(token)
             for token, _ in held
         ]
 
@@ -206,7 +208,7 @@ class AnswerMender:
         token = self._held_text[0][0]
         token = token.token if isinstance(token, _Part) else token
         self._held_text, self._text = [], "closed"
-        outs = []
+        outs: list[Out] = []
         for call in found.calls:
             number = len(self._calls)
             made = _Call(number, self._new_id(number), call.name, "", token, settled=True)
@@ -321,7 +323,7 @@ class AnswerMender:
 
     def _release(self, call: _Call, safe: int | None) -> list[Out]:
         """Let go what stands before *safe* (None: everything), piece by piece."""
-        outs = []
+        outs: list[Out] = []
         for place, held in enumerate(call.held):
             end = call.released + len(held.piece)
             if safe is not None and end > safe:
@@ -379,7 +381,10 @@ class AnswerMender:
             rest = ending(begun, orjson.loads(repaired))
         except orjson.JSONDecodeError:
             return None
-        if rest is None or self._check(call, begun + rest, cut_off=False).verdict is not Verdict.VALID:
+        if (
+            rest is None
+            or self._check(call, begun + rest, cut_off=False).verdict is not Verdict.VALID
+        ):
             return None
         return rest
 
@@ -437,7 +442,7 @@ class AnswerMender:
 
     def _note(self, became: Became, call: _Call, detail: str) -> None:
         self._was_cut |= became is Became.CUT_OFF
-        self.mended.append(Mended(became, call.number, call.name, detail))
+        self._mended.append(Mended(became, call.number, call.name, detail, self._choice))
 
 
 @dataclass(frozen=True, slots=True)
