@@ -7,6 +7,7 @@ recurses: how deep a text nests is up to a model.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ import orjson
 # Possessive quantifiers: a megabyte of string is one step and never tried twice.
 _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _TOKEN = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
+_ANY_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]++", re.DOTALL)
 _VALUE_END = re.compile(r"[^\s,\[\]{}:\"]*+")
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _STRING_AT = re.compile(_STRING, re.DOTALL)
@@ -105,6 +107,13 @@ def value_end(text: str, at: int) -> int:
     raise ValueError("brackets that do not close")
 
 
+def tokens(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each token of valid JSON: its first sign, begin and end."""
+    for found in _ANY_TOKEN.finditer(text):
+        begin = found.start()
+        yield text[begin], begin, found.end()
+
+
 def members(text: str, at: int) -> Iterator[tuple[str | int, int, int]]:
     """
     The members of the valid JSON array or object at *at*: key or number, begin and end of the value.
@@ -173,6 +182,6 @@ def _pieces(value: Any) -> Iterator[str]:
 def _scalar(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("JSON has no such number")
     return orjson.dumps(value).decode()

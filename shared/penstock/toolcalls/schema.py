@@ -22,10 +22,10 @@ import orjson
 
 MAX_DEPTH = 1_000
 """Nesting of arguments that is judged; beyond it orjson reads nothing either (it ends at 1,024)."""
-_STEPS = 4_000
+_STACK_BYTES, _LEVEL_BYTES, _STEP_BYTES = 700_000, 450, 40
 """
-Validator steps on one path down: at some 300 bytes of stack each they fit the megabyte that the smallest
-main thread has (Windows).
+Measured with jsonschema-rs 0.46: a level of a value takes 360 bytes of stack, each keyword that judges the
+same value once more 35; the smallest main thread has a megabyte (Windows).
 """
 _KEPT = 256
 _LARGEST_KEPT_BYTES = 65_536
@@ -43,7 +43,7 @@ _IN_PLACE = (
 )
 
 
-class _Validator(Protocol):
+class Validator(Protocol):
     def is_valid(self, instance: Any) -> bool: ...
 
 
@@ -60,7 +60,7 @@ class ToolSchema:
 
     def __init__(self, name: str, schema: Any = None) -> None:
         self.name = name
-        self._validator: _Validator | None = None
+        self._validator: Validator | None = None
         self._deepest = MAX_DEPTH
         self.schema: Mapping[str, Any] | None = None
         if isinstance(schema, Mapping):
@@ -82,8 +82,12 @@ class ToolSchema:
 
     def validates(self, value: Any) -> bool:
         """Whether *value* is an object that the schema takes; False also when that cannot be judged."""
+        return isinstance(value, dict) and self.accepts(value)
+
+    def accepts(self, value: Any) -> bool:
+        """The same for values that need not be objects."""
         if self.schema is None:
-            return isinstance(value, dict)
+            return True
         if self._validator is None or not self.bears(value):
             return False
         try:
@@ -169,7 +173,7 @@ def deeper_than(value: Any, depth: int) -> bool:
     return False
 
 
-Compiled = tuple[Mapping[str, Any], _Validator, int]
+Compiled = tuple[Mapping[str, Any], Validator, int]
 
 
 def _compiled(schema: Mapping[str, Any]) -> Compiled | None:
@@ -187,14 +191,29 @@ def _compiled(schema: Mapping[str, Any]) -> Compiled | None:
 def _compile(text: bytes) -> Compiled | None:
     schema = orjson.loads(text)
     steps = _normalise(schema)
+    try:
+        validator = compile_schema(schema)
+    except ValueError:
+        return None
+    return schema, validator, min(MAX_DEPTH, _STACK_BYTES // (_LEVEL_BYTES + _STEP_BYTES * steps))
+
+
+def compile_schema(schema: dict[str, Any]) -> Validator:
+    """
+    A validator that fetches nothing and whose patterns give up before they run away.
+
+    Raises:
+        ValueError: it is no schema of any draft, or refers to something elsewhere.
+    """
     options = jsonschema_rs.FancyRegexOptions(backtrack_limit=20_000)
-    for build in (jsonschema_rs.validator_for, jsonschema_rs.Draft4Validator):
-        try:
-            validator = build(schema, validate_formats=False, pattern_options=options, offline=True)
-        except ValueError:  # it is no schema of this draft, or refers to something elsewhere
-            continue
-        return schema, validator, max(16, min(MAX_DEPTH, _STEPS // (1 + steps)))
-    return None
+    try:
+        return jsonschema_rs.validator_for(
+            schema, validate_formats=False, pattern_options=options, offline=True
+        )
+    except ValueError:  # draft 4 said some things otherwise (`exclusiveMinimum: true`)
+        return jsonschema_rs.Draft4Validator(
+            schema, validate_formats=False, pattern_options=options, offline=True
+        )
 
 
 _kept = lru_cache(maxsize=_KEPT)(_compile)
