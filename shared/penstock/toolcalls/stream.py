@@ -30,9 +30,10 @@ from penstock.toolcalls.scan import ArgumentScanner
 from penstock.toolcalls.schema import ToolSet
 
 _LONGEST_HELD_TEXT = 4 * 1024 * 1024
-_ASKED_EACH_TIME = 2048
-"""Characters of text up to which each piece is asked about; then only when the text has doubled."""
+_VIEW, _VIEW_BEGIN, _VIEW_END = 16_384, 512, 4_096
+"""Of a long text its beginning and its end tell whether it may be a call."""
 _THINK, _THOUGHT = "<think>", "</think>"
+_WRONG = "the arguments are not what the tool's schema asks for and could not be repaired"
 _WHOLE_REASONS = frozenset({"stop", "tool_calls", "function_call", "", None})
 
 
@@ -131,7 +132,7 @@ class AnswerMender:
         self._text = "open" if rules.recover else "closed"  # or "think"
         self._held_text: list[tuple[Any, str]] = []
         self._held_size = 0
-        self._ask_at = 0
+        self._view = ""
         self._tail = ""
         self._said_renumbered = False
         self._was_cut = False
@@ -152,20 +153,19 @@ class AnswerMender:
             return self._think(token, text)
         self._held_text.append((token, text))
         self._held_size += len(text)
-        if self._held_size < self._ask_at:
-            return []
-        so_far = "".join(piece for _, piece in self._held_text)
-        begin = so_far.lstrip()
+        self._view += text
+        if len(self._view) > _VIEW:
+            self._view = self._view[:_VIEW_BEGIN] + self._view[-_VIEW_END:]
+        begin = self._view[:_VIEW_BEGIN].lstrip()
         if begin.startswith(_THINK):
             self._text = "think"
-            held, self._held_text, self._held_size = self._held_text, [], 0
+            held, self._held_text, self._held_size, self._view = self._held_text, [], 0, ""
             return [out for token, piece in held for out in self.text(token, piece)]
         if _THINK.startswith(begin):
             return []
-        if self._held_size > _LONGEST_HELD_TEXT or not may_become_call(so_far):
+        tools = self._rules.tools()
+        if self._held_size > _LONGEST_HELD_TEXT or not may_become_call(self._view, tools):
             return self._let_text_go()
-        if self._held_size > _ASKED_EACH_TIME:
-            self._ask_at = 2 * self._held_size
         return []
 
     def _think(self, token: Any, text: str) -> list[Out]:
@@ -366,11 +366,11 @@ class AnswerMender:
                     return []
                 delta = ToolCallDelta(call.number, arguments=rest, index=self._choice)
                 return [Out(call.token, delta)]
-            self._note(Became.FLAGGED, call, "the arguments do not match the tool's schema")
+            self._note(Became.FLAGGED, call, _WRONG)
         elif checked.verdict is Verdict.CUT_OFF:
             self._note(Became.CUT_OFF, call, "the arguments were cut off")
         elif checked.verdict is Verdict.FLAGGED:
-            self._note(Became.FLAGGED, call, "the arguments do not match the tool's schema")
+            self._note(Became.FLAGGED, call, _WRONG)
         return self._release(call, None)
 
     def _rest(self, call: _Call, begun: str, repaired: str) -> str | None:
@@ -405,7 +405,9 @@ class AnswerMender:
         if self._held_text and not self._calls:
             outs = (self._recover() if is_whole else None) or self._let_text_go()
         for call in self._calls:
-            outs += self._settle(call, cut_off=not is_whole and not self._has_ended(call))
+            # An output limit cuts the last call only.
+            may_be_cut = not is_whole and call is self._calls[-1] and not self._has_ended(call)
+            outs += self._settle(call, cut_off=may_be_cut)
         self._text = "closed"
         if not self._calls or not is_whole:
             return outs, reason
