@@ -285,9 +285,7 @@ def test_a_broken_stream_lets_go_what_is_held(value: Any, end: int, cuts: list[i
 
 
 @given(VALUES, st.booleans(), INDENTS, st.integers(0, 400))
-def test_an_ending_leads_to_the_value(
-    value: Any, ascii: bool, indent: int | None, at: int
-) -> None:
+def test_an_ending_leads_to_the_value(value: Any, ascii: bool, indent: int | None, at: int) -> None:
     """A beginning of a value's own JSON is ended so that it is that value, or not at all."""
     begun = written(value, ascii, indent)[:at]
     rest = ending(begun, value)
