@@ -34,7 +34,7 @@ DATA_CHARS, DATA_REPEATS, DATA_PHRASE = 32_768, 24, 256
 _NEEDLE = 48
 _TRIES = 8
 _KEPT = 2 * LONGEST_PHRASE + STEP + _NEEDLE
-_CODE = re.compile(r"[{}\[\]|<>=;\t_\\$@^~`#+*/]|\w\(|\.\w|::|->|--|&&")
+_CODE = re.compile(r"[{}\[\]|<>=;\t_\\$@^~+]|\w\(|\.\w|::|->|--|&&")
 _NUMBERS = re.compile(r"[0-9a-fA-F]+")
 
 

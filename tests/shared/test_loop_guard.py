@@ -46,6 +46,7 @@ def ends_at(text: str, step: int = 5) -> int | None:
         pytest.param("I am sorry, but I cannot do that. ", PROSE_CHARS, id="a sentence"),
         pytest.param("Wait, but maybe not. Let me think again.\n\n", PROSE_CHARS, id="thoughts"),
         pytest.param("- Check the log of the server\n", PROSE_CHARS, id="a point of a list"),
+        pytest.param("* **Note:** please check the `log` first.\n", PROSE_CHARS, id="Markdown"),
         pytest.param(PARAGRAPH, PROSE_CHARS, id="a paragraph"),
         pytest.param(
             PARAGRAPH * 2 + "Then ", PROSE_CHARS, id="a phrase that repeats itself within"

@@ -19,7 +19,7 @@ from penstock.loop_guard import LoopGuard
 _LOOK_EACH_BYTES = 8192
 _FIELDS = ("content", "reasoning_content", "reasoning", "thinking")
 _TEXT = re.compile(
-    rb'"(?:content|reasoning_content|reasoning|thinking|text)": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
+    rb'"(?:content|reasoning_content|reasoning|thinking|text)" ?: ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"'
 )
 
 

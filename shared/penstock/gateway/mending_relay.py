@@ -113,7 +113,10 @@ class MendingRelay(VerbatimRelay):
     def end(self) -> bytes:
         """See `Relay`."""
         out = super().end()
-        return out if self.seen.closed else out + self._before_end(broken=True)
+        held = b"" if self.seen.closed else self._before_end(broken=True)
+        if out and held and not out.endswith(b"\n\n"):
+            out += b"\n\n"
+        return out + held
 
     def _pass(self, batch: bytes) -> bytes:
         if self._one_choice and b'"tool_calls"' not in batch:

@@ -228,6 +228,9 @@ class VerbatimRelay:
         if not rest.strip():
             self._judge_tail()
             return rest
+        if self._surface.value_of(rest) is None and not self._surface.is_closing_event(rest):
+            self._judge_tail()
+            return b""  # half an event: what follows, an error perhaps, must not run into it
         # The last event may lack its blank line: it goes on verbatim, closed for those who need it.
         out = self._look(rest)
         self._judge_tail()
