@@ -31,6 +31,7 @@ from penstock.gateway.fitting import (
     prepared_by,
 )
 from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.prefix_guard import PrefixGuard
 from penstock.gateway.slots import Slots
 from penstock.limits.num_ctx import NumCtx
 from penstock.settings import Settings
@@ -57,6 +58,7 @@ class ModelContext:
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
+        prefix: whether its prefix cache can help.
         told: conversations whose client was told of an overflow, and when (loop time).
         projected: the server refused a schema, so all of them are reduced from then on: tools are part of
             the prefix.
@@ -71,6 +73,7 @@ class ModelContext:
     scale: tokens.Scale
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)
+    prefix: PrefixGuard = field(default_factory=PrefixGuard)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
     projected: bool = False
     exact_class: float = 1.0
@@ -84,6 +87,16 @@ class ModelContext:
         if self.scale.exact and planned > 0:
             needed = tokens.step(actual / planned)
             self.exact_class = max(self.exact_class, min(needed, _MOST_EXACT_CLASS))
+
+    def as_status(self) -> dict[str, Any]:
+        """For `/penstock/status`."""
+        return {
+            "counted": self.scale.exact,
+            "budget_class": self.exact_class if self.scale.exact else self.calibration.budget_class,
+            "error_bound": round(self.calibration.bound, 4),
+            "silent_truncations": self.truncations,
+            "prefix": self.prefix.as_status(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +167,10 @@ class Contexts:
             self._known.popitem(last=False)
         return known
 
-    def known(self, upstream: str, model: str) -> ModelContext | None:
-        """The same for those who only look."""
-        return self._known.get((upstream, model))
+    def status_of(self, upstream: str, model: str) -> dict[str, Any] | None:
+        """For `/penstock/status`; None while there was no conversation."""
+        known = self._known.get((upstream, model))
+        return None if known is None else known.as_status()
 
     async def fit(self, request: FitRequest) -> Prepared:
         """
