@@ -75,20 +75,28 @@ def _scale(
     profile: ModelProfile, body: Mapping[str, Any], messages: Any, url: str | None
 ) -> tokens.Scale:
     """Counts by the server at *url*, where there is one that counts; else the frozen measure."""
-    from penstock.adapters import counting, probe
+    from penstock.adapters import probe
     from penstock.domain.upstream import Upstream
+    from penstock.gateway.counts import count_messages, counts_exactly, measure_model
 
     family = tokens.family_of(profile.model)
     server = spec(profile.kind)
-    if url is None or server.counting is None:
+    if url is None or not counts_exactly(server):
         return tokens.Scale(exact=False, family=family)
     scale = tokens.Scale(exact=True, family=family)
 
     async def ask() -> bool:
-        async with probe.make_client(Upstream("explained", url)) as client:
-            await counting.learn_scale(scale, url, server, profile.model, client=client)
-            return await counting.learn_weights(
-                scale, messages, body, url, server, profile.model, client=client
+        upstream = Upstream("explained", url)
+        async with probe.make_client(upstream) as client:
+            await measure_model(scale, upstream, server, profile.model, client)
+            return await count_messages(
+                scale,
+                messages,
+                body if body.get("tools") else None,
+                upstream,
+                server,
+                profile.model,
+                client,
             )
 
     if asyncio.run(ask()):

@@ -76,6 +76,8 @@ def announcement_headers(exchange: Exchange) -> Headers:
             headers.append(
                 (b"penstock-prompt-tokens-original", b"%d" % exchange.prompt_tokens_original)
             )
+    if exchange.repaired:
+        headers.append((b"penstock-repaired", b"%d" % exchange.repaired))
     if exchange.changes:
         told = ", ".join(f"{c.field} {c.action}" for c in exchange.changes)
         headers.append((b"penstock-changed", header_text(told)))
@@ -95,8 +97,11 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
         if exchange.fitted:
             facts["fitted"] = exchange.fitted
             facts["prompt_tokens_original"] = exchange.prompt_tokens_original
-        if exchange.warnings:
-            facts["warnings"] = list(exchange.warnings)
+    warnings = exchange.warnings[0 if committed_early else exchange.warnings_told :]
+    if warnings:
+        facts["warnings"] = warnings
+    if exchange.repaired:
+        facts["repaired"] = exchange.repaired
     if exchange.cached_tokens is not None:
         facts["cached_tokens"] = exchange.cached_tokens
     if not facts:
@@ -118,6 +123,7 @@ def explained(body: bytes, exchange: Exchange) -> bytes:
         "fitted": exchange.fitted or None,
         "prompt_tokens_original": exchange.prompt_tokens_original,
         "cached_tokens": exchange.cached_tokens,
+        "repaired": exchange.repaired,
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
             for c in exchange.changes
@@ -243,6 +249,7 @@ class ClientAnswer:
     def _commit(self, status: int) -> None:
         self.committed = True
         self._exchange.committed = True
+        self._exchange.warnings_told = len(self._exchange.warnings)
         self._exchange.status = status
 
 

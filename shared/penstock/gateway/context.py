@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock import compress, tokens
-from penstock.adapters import counting
 from penstock.compress import DoesNotFit, Fitted
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
+from penstock.gateway.counts import count_messages, counts_exactly, measure_model
 from penstock.gateway.fitting import (
     ClientMustCompact,
     FitTask,
@@ -31,6 +31,7 @@ from penstock.gateway.fitting import (
     prepared_by,
 )
 from penstock.gateway.fleet import UpstreamState
+from penstock.gateway.prefix_guard import PrefixGuard
 from penstock.gateway.slots import Slots
 from penstock.limits.num_ctx import NumCtx
 from penstock.settings import Settings
@@ -57,6 +58,7 @@ class ModelContext:
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
+        prefix: whether its prefix cache can help.
         told: conversations whose client was told of an overflow, and when (loop time).
         projected: the server refused a schema, so all of them are reduced from then on: tools are part of
             the prefix.
@@ -71,6 +73,7 @@ class ModelContext:
     scale: tokens.Scale
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)
+    prefix: PrefixGuard = field(default_factory=PrefixGuard)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
     projected: bool = False
     exact_class: float = 1.0
@@ -79,11 +82,26 @@ class ModelContext:
     asked_s: float | None = None
     first_look: asyncio.Task[None] | None = None
 
+    @property
+    def is_certain(self) -> bool:
+        """Texts are counted, and what the template adds was measured: nothing is left to be learned."""
+        return self.scale.exact and self.scale.overhead.measured
+
     def refused(self, planned: int, actual: int) -> None:
         """The server refused for its length what should fit: it counted *actual* tokens of *planned*."""
-        if self.scale.exact and planned > 0:
+        if self.is_certain and planned > 0:
             needed = tokens.step(actual / planned)
             self.exact_class = max(self.exact_class, min(needed, _MOST_EXACT_CLASS))
+
+    def as_status(self) -> dict[str, Any]:
+        """For `/penstock/status`."""
+        return {
+            "counted": self.scale.exact,
+            "budget_class": self.exact_class if self.is_certain else self.calibration.budget_class,
+            "error_bound": round(self.calibration.bound, 4),
+            "silent_truncations": self.truncations,
+            "prefix": self.prefix.as_status(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +161,21 @@ class Contexts:
         if known is not None and known.identity == identity:
             self._known.move_to_end(key)
             return known
-        exact = state.spec.counting is not None
+        exact = state.spec.counting is not None  # a vocabulary makes it exact when it is there
         family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
         known = self._known[key] = ModelContext(
             identity,
             tokens.Scale(exact=exact, family=family),
-            tokens.Calibration(family, exact=exact),
+            tokens.Calibration(family, exact=counts_exactly(state.spec)),
         )
         while len(self._known) > _MOST_MODELS:
             self._known.popitem(last=False)
         return known
 
-    def known(self, upstream: str, model: str) -> ModelContext | None:
-        """The same for those who only look."""
-        return self._known.get((upstream, model))
+    def status_of(self, upstream: str, model: str) -> dict[str, Any] | None:
+        """For `/penstock/status`; None while there was no conversation."""
+        known = self._known.get((upstream, model))
+        return None if known is None else known.as_status()
 
     async def fit(self, request: FitRequest) -> Prepared:
         """
@@ -174,7 +193,7 @@ class Contexts:
             tools, tools_counted = scale.weigh_tools(request.body)
             fixed = tools + scale.overhead.base
             made: list[Mapping[str, Any]] = []
-            task, num_ctx = self._task(context, request, weighed.tokens, fixed, told_key, made)
+            task, num_ctx = self._task(context, request, weighed, fixed, told_key, made)
             plan: Fitted | None = None
             problem: DoesNotFit | ClientMustCompact | None = None
             try:
@@ -222,7 +241,7 @@ class Contexts:
         if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
             context.truncations += 1
             return True
-        if not context.scale.exact:
+        if not context.is_certain:
             context.calibration.learn(weighed, actual)
         return False
 
@@ -230,7 +249,7 @@ class Contexts:
         self,
         context: ModelContext,
         request: FitRequest,
-        weights: Sequence[int],
+        weighed: tokens.Weighed,
         fixed: int,
         told_key: int,
         made: list[Mapping[str, Any]],
@@ -238,7 +257,7 @@ class Contexts:
         options, calibration = request.settings.context, context.calibration
         window = request.profile.window.tokens
         num_ctx = None
-        whole = context.scale.weigh_request(request.messages, request.body)
+        whole = context.scale.whole(weighed, request.body)
         if request.choose_window is not None:
             needed = calibration.at_most(whole)
             reserve = compress.reserve_tokens(max(window, needed), options)
@@ -253,7 +272,7 @@ class Contexts:
 
         task = FitTask(
             messages=request.messages,
-            weights=weights,
+            weights=weighed.tokens,
             fixed=fixed,
             window=window,
             strategy=request.strategy,
@@ -261,7 +280,7 @@ class Contexts:
             weigh=weigh,
             pressure=request.pressure,
             budget_class=request.squeeze
-            * (context.exact_class if context.scale.exact else calibration.class_for(whole)),
+            * (context.exact_class if context.is_certain else calibration.class_for(whole)),
             told=told_key in context.told,
             summary=request.summary,
         )
@@ -295,7 +314,7 @@ class Contexts:
             if now_s - since_s <= _TOLD_FOR_S:
                 break
             del context.told[key]
-        if context.overhead_known:
+        if context.overhead_known or not counts_exactly(request.state.spec):
             return
         if context.asked_s is not None and now_s - context.asked_s < _TRY_AGAIN_S:
             return
@@ -307,13 +326,12 @@ class Contexts:
         state = request.state
         context.asked_s = asyncio.get_running_loop().time()
         try:
-            context.overhead_known = await counting.learn_scale(
+            context.overhead_known = await measure_model(
                 context.scale,
-                state.upstream.url,
+                state.upstream,
                 state.spec,
                 request.profile.model,
-                client=self._client_of(state),
-                api_key=state.upstream.api_key,
+                self._client_of(state),
             )
         except Exception:
             log.exception("measuring the template failed", extra={"upstream": state.name})
@@ -329,13 +347,12 @@ class Contexts:
     ) -> bool:
         """Ask the server for the weights of *messages*. False when it did not tell all."""
         state = request.state
-        return await counting.learn_weights(
+        return await count_messages(
             context.scale,
             messages,
             request.body if tools else None,
-            state.upstream.url,
+            state.upstream,
             state.spec,
             request.profile.model,
-            client=self._client_of(state),
-            api_key=state.upstream.api_key,
+            self._client_of(state),
         )

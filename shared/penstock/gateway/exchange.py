@@ -75,6 +75,11 @@ class Exchange:
         fitted: the strategy by which the conversation was made to fit, empty when it needed nothing.
         prompt_tokens_planned: what we take the prompt that was sent for; prompt_tokens_original: the same
             for what the client sent, None while unknown.
+        warnings_told: how many of the warnings stood in the headers.
+        repaired: tool calls of the answer that were repaired, or made from text.
+        loop_ended: the gateway ended the answer because it repeated itself.
+        tool_calls_mended: what became of tool calls that were not simply right (`repaired`, `recovered`,
+            `renumbered`, `flagged`, `cut_off`).
     """
 
     id: str
@@ -122,6 +127,10 @@ class Exchange:
     attempts: list[Attempt] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    warnings_told: int = 0
+    repaired: int = 0
+    loop_ended: bool = False
+    tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False
 
     @property

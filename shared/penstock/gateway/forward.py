@@ -25,7 +25,7 @@ from penstock.adapters.transport import (
 )
 from penstock.domain.fault import Fault
 from penstock.errors import ErrorCode
-from penstock.gateway.collecting import CollectingRelay
+from penstock.gateway.collecting import CollectingRelay, CollectingTranslator
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.relay import Relay
@@ -323,10 +323,15 @@ async def _open(
             if watch.clock != "stall":
                 watch.run("stall")
             watch.touch()
+        if seen.ended_by_us:
+            job.hang_up()
+            return Opened(response, relay, out + relay.end(), True)
         if not data:
             if not (seen.closed or seen.finished or seen.token):
                 raise _Failed(_bad_answer("the stream ended before its first event"))
-            if not (seen.closed or seen.finished) and isinstance(relay, CollectingRelay):
+            if not (seen.closed or seen.finished) and isinstance(
+                relay, CollectingRelay | CollectingTranslator
+            ):
                 raise _Failed(broken_stream())
             return Opened(response, relay, out, True)
         if out:

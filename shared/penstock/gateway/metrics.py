@@ -41,9 +41,16 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_retries": ("counter", "Attempts that were repeated, by what failed.", ("upstream", "code")),
     "penstock_heartbeats": ("counter", "Heartbeats sent to waiting clients.", ("upstream",)),
     "penstock_changes": ("counter", "Changes made to requests.", ("step", "action")),
+    "penstock_toolcall_repairs": (
+        "counter", "Tool calls that were repaired, recovered from text, renumbered, flagged or cut off.",
+        ("upstream", "model", "verdict")),
+    "penstock_loops_ended": (
+        "counter", "Answers that repeated themselves without end and were ended.", ("upstream", "model")),
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
+    "penstock_prefix_breaks": (
+        "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
     "penstock_silent_truncations": (
         "counter", "Prompts that a server cut without a word.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
@@ -145,6 +152,10 @@ class Metrics(Collector):
             return
         model = self._model(exchange.upstream_model)
         labels = (upstream, model, exchange.operation)
+        for verdict in exchange.tool_calls_mended:
+            self.count("penstock_toolcall_repairs", (upstream, model, verdict))
+        if exchange.loop_ended:
+            self.count("penstock_loops_ended", (upstream, model))
         if exchange.duration_s is not None:
             self.observe("gen_ai_server_request_duration_seconds", labels, exchange.duration_s)
         if exchange.ttft_s is not None:

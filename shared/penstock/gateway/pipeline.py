@@ -43,12 +43,14 @@ from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, 
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
+from penstock.gateway.mending import mend_plain, mending_rules, tell, tell_mended
 from penstock.gateway.prepare import Preparation
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.slots import with_slot
 from penstock.gateway.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
+from penstock.toolcalls.stream import Mended
 
 log = logging.getLogger("penstock.pipeline")
 
@@ -129,6 +131,7 @@ class LocalRun:
         self.runtime = runtime
         self.transport = transport
         self.state = state
+        self.body = body
         self.raw = raw
         self.weight = weight_of(body)
         self.ready = Preparation(incoming, runtime, state, body, raw)
@@ -218,7 +221,7 @@ class LocalRun:
             self._let_go()
             # The clocks and we know each other, so only the collector would free us, and late: what is
             # large goes now.
-            self.raw, self.job = b"", None
+            self.body, self.raw, self.job = {}, b"", None
             self.ready.forget()
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
@@ -246,7 +249,11 @@ class LocalRun:
         )
         if not tuned.streams:
             return request, None
-        return request, lambda: make_relay(tuned, self.exchange, self.incoming.surface, self.late)
+        rules = mending_rules(self.body, self.exchange, self.runtime.settings)
+        guarded = self.runtime.settings.loop_guard.enabled
+        return request, lambda: make_relay(
+            tuned, self.exchange, self.incoming.surface, self.late, rules=rules, guarded=guarded
+        )
 
     async def _be_alone(self) -> None:
         """Wait until the server works on nothing else: what its slots share was too full for this request."""
@@ -273,8 +280,15 @@ class LocalRun:
         answer, exchange, response = self.answer, self.exchange, opened.response
         headers = _relayed_headers(response.headers)
         assert self.job is not None
+        relay = opened.relay
         if opened.complete:
-            self.job.sent = False
+            self.job.sent = relay is not None and relay.seen.ended_by_us != ""
+        if relay is None and (
+            rules := mending_rules(self.body, self.exchange, self.runtime.settings)
+        ):
+            mended: list[Mended] = []
+            opened.first = mend_plain(opened.first, rules, mended)
+            tell_mended(mended, exchange)
         if opened.relay is None or self.tuned.collects:
             if opened.relay is not None:
                 self._take_counts()
@@ -320,7 +334,10 @@ class LocalRun:
                 data = await response.next_chunk()
                 complete = response.complete
                 out = relay.feed(data) if data else b""
-                if complete and seen.error is None:
+                if seen.ended_by_us:
+                    complete = True
+                    self.job.hang_up()
+                elif complete and seen.error is None:
                     out += relay.end()
             except TransportError as exc:
                 self.job.sent = False
@@ -341,7 +358,8 @@ class LocalRun:
             if seen.token and watch.clock == "first_token":
                 watch.run("stall")
             watch.touch()
-        self.job.sent = False
+        # The server may go on for a moment with an answer that we ended.
+        self.job.sent = seen.ended_by_us != ""
         self._take_counts()
         if not (seen.closed or seen.finished):
             if out:
@@ -383,6 +401,7 @@ class LocalRun:
         exchange.completion_tokens = seen.completion_tokens
         exchange.cached_tokens = seen.cached_tokens
         exchange.finish_reason = seen.finish_reason
+        tell(seen, exchange)
         if seen.prefill_tokens_per_s:
             self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock import compress, template, toolcalls
+from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
@@ -56,6 +57,7 @@ class Preparation:
         self._squeeze = 1.0
         self._squeezed = False
         self._refusal: Fault | None = None
+        self._report: PrefixReport | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
         self.context: ModelContext | None = None
@@ -113,6 +115,13 @@ class Preparation:
         exchange, prepared = self._exchange, self.prepared
         actual, profile = exchange.prompt_tokens, exchange.profile
         self._want_summaries()
+        if self._report is not None and self.context is not None and actual:
+            self.context.prefix.answered(
+                self._report,
+                tokens=actual,
+                cut_key=prepared.plan.cut_key if prepared is not None and prepared.plan else None,
+                cached=exchange.cached_tokens,
+            )
         if prepared is None or profile is None or not actual:
             return
         cut = self._runtime.contexts.answered(
@@ -157,6 +166,10 @@ class Preparation:
         settings = runtime.settings
         self.context = runtime.contexts.of(state, profile)
         messages, changes = shape(self._body, profile, settings.context.nonce_patterns)
+        if self._report is None:
+            self._report = self.context.prefix.seen(messages, exchange.client)
+            if self._report.before_last_turn:
+                runtime.recorder.metrics.count("penstock_prefix_breaks", (state.name,))
         speaks_ollama = state.spec.behaviour.chat_dialect == "ollama"
         prepared = await runtime.contexts.fit(
             FitRequest(
@@ -233,8 +246,10 @@ class Preparation:
             or body.get("n", 1) != 1
         ):
             return None
-        name = self._exchange.conversation
-        key = hash((self._exchange.client, name)) if name else compress.head_key(body["messages"])
+        name, report = self._exchange.conversation, self._report
+        if not name and report is None:
+            return None
+        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
         return context.slots.take(key, slots)
 
     def give_slot_back(self, slot: int) -> None:

@@ -170,6 +170,8 @@ def describe(exchange: Exchange) -> dict[str, Any]:
             if exchange.prefill_total
             else None
         ),
+        "repaired": exchange.repaired,
+        "loop_ended": exchange.loop_ended,
         "attempts": [
             {
                 "upstream": attempt.upstream,

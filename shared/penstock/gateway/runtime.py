@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock import resources
+from penstock import resources, tokens
 from penstock.adapters import machine
 from penstock.adapters.transport import UpstreamTransport
 from penstock.domain.pressure import Pressure
@@ -258,10 +258,10 @@ class Runtime:
         """The largest window of a model that the memory holds; None when nothing is known of it."""
         if self.machine is None or not self._speaks_for(state):
             return None
-        per_token: int | None = None
-        if per_token is None:
+        shape = tokens.kv_shape(profile.reading.shape)
+        if shape is None:
             return None
-        return int(self.machine.available_bytes * _KV_SHARE / per_token)
+        return shape.most_tokens(int(self.machine.available_bytes * _KV_SHARE))
 
     def _speaks_for(self, state: UpstreamState) -> bool:
         return self.machine is not None and resources.speaks_for(

@@ -9,7 +9,7 @@ stands, how its parameters are called, what its errors look like, what it does w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -194,6 +194,45 @@ class Behaviour:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatCount:
+    """
+    One way to have a whole conversation counted as the server would render it.
+
+    Attributes:
+        path: where a POST goes.
+        body: (model, request with `messages` and perhaps `tools`) -> JSON value.
+        read: the JSON value of the answer -> tokens; or the rendered text, which is then counted as
+            one; None when it says neither.
+    """
+
+    path: str
+    body: Callable[[str, Mapping[str, Any]], Any]
+    read: Callable[[Any], int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """
+    How a kind of server counts tokens.
+
+    Attributes:
+        path: where a POST goes.
+        body: (model, texts) -> JSON value.
+        read: (JSON value of the answer, number of texts) -> tokens of each, None when it does not say.
+        at_once: texts that one question may hold.
+        chats: ways to have a whole conversation counted, best first.
+        knowledge: see `ServerSpec`.
+    """
+
+    path: str
+    body: Callable[[str, Sequence[str]], Any]
+    read: Callable[[Any, int], list[int] | None]
+    at_once: int = 1
+    chats: tuple[ChatCount, ...] = ()
+    knowledge: Literal["recorded", "documented"] = "documented"
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
     """
     How sampling and other request parameters are called in the dialect that the gateway speaks to it.
@@ -237,6 +276,7 @@ class ServerSpec:
         read: the answers -> what the server says of itself and its models.
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
+        counting: how it counts tokens, None where it cannot.
     """
 
     kind: ServerKind
@@ -252,4 +292,4 @@ class ServerSpec:
     parameters: Parameters
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
-    counting: str | None = None
+    counting: Counting | None = None

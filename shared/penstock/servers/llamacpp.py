@@ -17,6 +17,8 @@ from penstock.servers.base import (
     Answer,
     Answers,
     Behaviour,
+    ChatCount,
+    Counting,
     Match,
     Parameters,
     Probe,
@@ -33,6 +35,7 @@ from penstock.servers.common import (
     told,
     whole,
 )
+from penstock.servers.counting import chat_number, field, rendered, separated, with_separators
 
 PROPS = Probe("/props")
 SLOTS = Probe("/slots")
@@ -182,6 +185,20 @@ SPEC = ServerSpec(
         busy_probe=SLOTS,
         takes_slot=True,
     ),
+    counting=Counting(
+        "/tokenize",
+        with_separators,
+        separated,
+        at_once=512,
+        chats=(
+            chat_number("/v1/chat/completions/input_tokens", "input_tokens"),
+            # Servers of 2025 have no path that counts a conversation, but one that renders it.
+            ChatCount(
+                "/apply-template", rendered, lambda value: text(field(value, "prompt")) or None
+            ),
+        ),
+        knowledge="recorded",
+    ),
     parameters=Parameters(
         names={name: name for name in _OWN_NAMES},
         passes_unknown=True,
@@ -247,5 +264,4 @@ SPEC = ServerSpec(
         rule(E.UPSTREAM_AUTH, r"invalid api key", status=401, source="server-http.cpp"),
     ),
     busy_slots=_busy,
-    counting="x",
 )

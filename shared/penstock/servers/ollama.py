@@ -125,6 +125,7 @@ def _model(
             or text(shown.get("remote_host"))
             or name.endswith((":cloud", "-cloud"))
         ),
+        shape=_shape(info),
         parameter_count=_billions(text(details.get("parameter_size"))),
         details=told(
             quantization=text(details.get("quantization_level")),
@@ -132,6 +133,13 @@ def _model(
             size_bytes=whole(tag.get("size")),
         ),
     )
+
+
+def _shape(info: object) -> dict[str, object]:
+    """The model's shape, without its vocabulary (`verbose` lists that, and it is large)."""
+    if not isinstance(info, Mapping):
+        return {}
+    return {key: value for key, value in info.items() if not str(key).startswith("tokenizer.")}
 
 
 def _billions(size: str) -> float | None:

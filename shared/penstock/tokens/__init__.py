@@ -5,6 +5,7 @@ counts, by a frozen measure elsewhere, and how far such a measure can be off.
 
 from penstock.tokens.calibration import Calibration, step
 from penstock.tokens.families import family_of
+from penstock.tokens.kv_cache import KvShape, kv_shape
 from penstock.tokens.measure import measure_text
 from penstock.tokens.message import Countable, countable, message_key
 from penstock.tokens.mix import Lane, Mix
@@ -14,6 +15,7 @@ from penstock.tokens.scale import Scale, Weighed
 __all__ = [
     "Calibration",
     "Countable",
+    "KvShape",
     "Lane",
     "Mix",
     "Overhead",
@@ -21,6 +23,7 @@ __all__ = [
     "Weighed",
     "countable",
     "family_of",
+    "kv_shape",
     "measure_text",
     "message_key",
     "step",

@@ -115,8 +115,12 @@ class Scale:
 
     def weigh_request(self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Mix:
         """What a whole request is made of: its messages, tools, and what the template adds once."""
+        return self.whole(self.weigh(messages), body)
+
+    def whole(self, weighed: Weighed, body: Mapping[str, Any]) -> Mix:
+        """The same for messages that were weighed already."""
         once = packed(Lane.REQUESTS, 1) + self._added(self.overhead.base)
-        mix = self.weigh(messages).mix
+        mix = weighed.mix
         tools = _tools_key(body) or 0
         return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
 

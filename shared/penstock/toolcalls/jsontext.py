@@ -184,4 +184,7 @@ def _scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("JSON has no such number")
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as exc:  # half of a surrogate pair
+        raise ValueError("JSON has no such text") from exc
