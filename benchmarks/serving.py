@@ -56,16 +56,17 @@ def llamacpp(kind: Kind, window: int, folder: Path) -> Iterator[EmbeddedServer]:
 
 
 @contextlib.contextmanager
-def gateway(upstream: str, context: dict[str, Any]) -> Iterator[str]:
+def gateway(upstream: str, context: dict[str, Any], *, exclusive: bool = False) -> Iterator[str]:
     """
     `penstock serve` in front of *upstream*, with folders of its own.
 
     Args:
         context: settings of that name; the rest is left at its defaults.
+        exclusive: the gateway is the server's only client, so that it may choose slots.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
-        upstreams = [{"name": "tiny", "url": upstream, "local": True}]
+        upstreams = [{"name": "tiny", "url": upstream, "local": True, "exclusive": exclusive}]
         settings = folder / "penstock.yaml"
         settings.write_text(json.dumps({"version": 1, "upstreams": upstreams, "context": context}))
         places = {f"XDG_{part}_HOME": str(folder) for part in ("STATE", "CACHE", "CONFIG")}
