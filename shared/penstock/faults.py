@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -74,16 +75,15 @@ def classify_answer(
     by_status = fault.matched == f"status {status}"
     if code is E.MODEL_MISSING and by_status and not _names_a_model(message, spec):
         code = E.UPSTREAM_BAD_REQUEST
-    return Fault(
-        code,
-        message[:_LONGEST_MESSAGE],
+    return replace(
+        fault,
+        code=code,
+        message=message[:_LONGEST_MESSAGE],
         status=status,
         phase=phase,
         retry_after_s=retry_after_s,
         window=fault.window or _number(error, "n_ctx"),
         prompt_tokens=fault.prompt_tokens or _number(error, "n_prompt_tokens"),
-        transient=fault.transient,
-        matched=fault.matched,
     )
 
 
@@ -103,15 +103,13 @@ def classify_stream_error(raw: Any, spec: ServerSpec) -> Fault:
         or (_by_status(status, message, spec) if status else None)
         or Fault(E.UPSTREAM_ERROR, message, matched="error in the stream")
     )
-    return Fault(
-        fault.code,
-        message[:_LONGEST_MESSAGE],
+    return replace(
+        fault,
+        message=message[:_LONGEST_MESSAGE],
         status=status or None,
         phase="stream",
         window=fault.window or _number(error, "n_ctx"),
         prompt_tokens=fault.prompt_tokens or _number(error, "n_prompt_tokens"),
-        transient=fault.transient,
-        matched=fault.matched,
     )
 
 
