@@ -11,6 +11,7 @@ message of its own there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,14 @@ class Kept:
 
     Attributes:
         head: places before `tail` that are kept, in order.
+        stays: the same as a set.
         tail: all messages from this place on are kept.
         dropped: places that are left out.
         merged: place of the user message that becomes part of the first one, or -1.
     """
 
     head: Sequence[int]
+    stays: AbstractSet[int]
     tail: int
     dropped: Sequence[int]
     merged: int = -1
@@ -49,7 +52,7 @@ class Kept:
         return [*self.head, *range(self.tail, count)]
 
     def __contains__(self, place: int) -> bool:
-        return place >= self.tail or place in self.head
+        return place >= self.tail or place in self.stays
 
 
 def summary_text(summary: str) -> str:
@@ -61,7 +64,7 @@ def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
     """What the cuts leave of the messages."""
     units = cuts.units
     if cuts.first_kept == 0:
-        return Kept((), 0, ())
+        return Kept((), frozenset(), 0, ())
     tail = units.start[cuts.first_kept]
     pinned = set(units.pinned)
     stays: set[int] = {place for place in units.pinned if place < tail}
@@ -76,7 +79,7 @@ def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
         own = [p for p in units.places(first) if p not in pinned]
         if own[-1] == units.first_user and messages[following].get("role") == "user":
             merged = following
-    return Kept(sorted(stays), tail, dropped, merged)
+    return Kept(sorted(stays), stays, tail, dropped, merged)
 
 
 def assembled(
@@ -96,7 +99,7 @@ def assembled(
     out: list[Message] = []
     first = cuts.units.first_user
     # The note stands behind the first user message when that comes before the gap, else before the rest.
-    behind_first = left.dropped and first in left.head
+    behind_first = left.dropped and first in left.stays
     for place in left.head:
         if place == left.merged:
             continue

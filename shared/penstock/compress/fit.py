@@ -189,81 +189,101 @@ def fit(
         return Fitted(messages, original, original)
     if original <= budget.high:
         return Fitted(messages, original, original)
-    # Its blank lines count too.
-    note_tokens = weigh({"role": "user", "content": f"\n\n{NOTE}\n\n"})
-    if strategy is Strategy.SUMMARY:
-        note_tokens += budget.window // _SUMMARY_SHARE
+    plain_tokens = weigh(
+        {"role": "user", "content": f"\n\n{NOTE}\n\n"}
+    )  # its blank lines count too
+    room = budget.window // _SUMMARY_SHARE if strategy is Strategy.SUMMARY else 0
     replay = Replay(
         messages,
         weights,
         budget=budget,
         weigh=weigh,
-        note_tokens=note_tokens,
+        note_tokens=plain_tokens,
+        room=room,
         reset=strategy is Strategy.RESET,
     )
-    cuts = replay.run()
-    left, replaced, now = _made(messages, weights, cuts, weigh)
-    tokens = cuts.tokens + sum(
-        now[place] - cuts.shortened[place] for place in now if place in cuts.shortened
-    )
-    if tokens > budget.most:
-        cuts = replay.to_the_least()
-        left, replaced, now = _made(messages, weights, cuts, weigh)
-        tokens = cuts.tokens + sum(
-            now[place] - cuts.shortened[place] for place in now if place in cuts.shortened
-        )
-        squeeze = Squeeze(
-            messages,
-            {place: now.get(place, weights[place]) for place in left.places(len(messages))},
-            replaced,
-            tokens,
-            weigh,
-            cuts.units,
-        )
-        if not squeeze.to(budget.most, window=budget.window, shorten_last=options.shorten_last):
+    sent = _Sent(messages, weights, replay.run(), weigh, room)
+    if sent.tokens > budget.most:
+        sent = _Sent(messages, weights, replay.to_the_least(), weigh, room)
+        if not sent.squeeze(weights, budget, options, weigh):
             raise _does_not_fit(
-                messages, squeeze.weights, original, squeeze.tokens, budget.most, budget
+                messages, sent.weights(weights), original, sent.tokens, budget.most, budget
             )
-        tokens = squeeze.tokens
-        now = {place: squeeze.weights[place] for place in replaced}
-    if not left.dropped and not replaced:
-        return Fitted(messages, tokens, original, cuts.decided_at)
-    note = NOTE
-    if left.dropped and strategy is Strategy.SUMMARY and summary is not None:
+    cuts, left = sent.cuts, sent.left
+    if not left.dropped and not sent.replaced:
+        return Fitted(messages, sent.tokens, original, cuts.decided_at)
+    note, tokens = NOTE, sent.tokens
+    if left.dropped and room and summary is not None:
         text = summary(_key([messages[place] for place in left.dropped]))
         if text is not None:
-            made: Message = {"role": "user", "content": summary_text(text)}
-            made, _ = shrunk(made, max(weigh(made), 1), note_tokens, weigh)
-            note = made["content"]
-    out = assembled(messages, cuts, left, replaced, note)
-    changes = _changes(weights, left, now, tokens)
-    return Fitted(
-        out,
-        tokens,
-        original,
-        cuts.decided_at,
-        changes,
-        cuts.count,
-        _Plan(messages, cuts, left, now),
-    )
+            made: Message = {"role": "user", "content": f"\n\n{summary_text(text)}\n\n"}
+            made, more = shrunk(made, max(weigh(made), 1), plain_tokens + room, weigh)
+            if more <= plain_tokens + room and tokens + more - plain_tokens <= budget.most:
+                note, tokens = made["content"].strip("\n"), tokens + more - plain_tokens
+    out = assembled(messages, cuts, left, sent.replaced, note)
+    changes = _changes(weights, left, sent.now, tokens)
+    plan = _Plan(messages, cuts, left, sent.now)
+    return Fitted(out, tokens, original, cuts.decided_at, changes, cuts.count, plan)
 
 
-def _made(
-    messages: Sequence[Message], weights: Sequence[int], cuts: Cuts, weigh: Weigh
-) -> tuple[Kept, dict[int, Message], dict[int, int]]:
-    """What is kept; what stands in place of shortened messages, and its tokens."""
-    left = kept(messages, cuts)
-    replaced: dict[int, Message] = {}
-    now: dict[int, int] = {}
-    for place, (bare, tokens) in cuts.bare.items():
-        if place in left:
-            replaced[place], now[place] = bare, tokens
-    for place, target in cuts.shortened.items():
-        if place in left:
-            message = replaced.get(place, messages[place])
-            weight = now.get(place, weights[place])
-            replaced[place], now[place] = shrunk(message, weight, target, weigh)
-    return left, replaced, now
+class _Sent:
+    """
+    What is sent after the cuts, but for the note.
+
+    Attributes:
+        replaced: {place: what stands in place of the original}.
+        now: {place of such a message: its tokens}.
+        tokens: of all that is sent, with the plain note.
+    """
+
+    __slots__ = ("_messages", "cuts", "left", "now", "replaced", "tokens")
+
+    def __init__(
+        self,
+        messages: Sequence[Message],
+        weights: Sequence[int],
+        cuts: Cuts,
+        weigh: Weigh,
+        room: int,
+    ) -> None:
+        self._messages = messages
+        self.cuts = cuts
+        self.left = kept(messages, cuts)
+        self.replaced: dict[int, Message] = {}
+        self.now: dict[int, int] = {}
+        self.tokens = cuts.tokens - (room if self.left.dropped else 0)
+        for place, (bare, tokens) in cuts.bare.items():
+            if place in self.left:
+                self.replaced[place], self.now[place] = bare, tokens
+        for place, target in cuts.shortened.items():
+            if place in self.left:
+                message = self.replaced.get(place, messages[place])
+                weight = self.now.get(place, weights[place])
+                made, tokens = shrunk(message, weight, target, weigh)
+                self.replaced[place], self.now[place] = made, tokens
+                self.tokens += tokens - target  # the replay's accounts are in targets
+
+    def weights(self, weights: Sequence[int]) -> dict[int, int]:
+        """{place of what is kept: tokens}."""
+        places = self.left.places(len(self._messages))
+        return {place: self.now.get(place, weights[place]) for place in places}
+
+    def squeeze(
+        self, weights: Sequence[int], budget: Budget, options: ContextOptions, weigh: Weigh
+    ) -> bool:
+        """Make it smaller than any cut can; whether it fits then."""
+        squeeze = Squeeze(
+            self._messages,
+            self.weights(weights),
+            self.replaced,
+            self.tokens,
+            weigh,
+            self.cuts.units,
+        )
+        fits = squeeze.to(budget.most, window=budget.window, shorten_last=options.shorten_last)
+        self.tokens = squeeze.tokens
+        self.now = {place: squeeze.weights[place] for place in self.replaced}
+        return fits
 
 
 def _key(dropped: Sequence[Message]) -> str:

@@ -34,7 +34,9 @@ def test_a_nonce_in_the_system_message_is_found() -> None:
     known.seen([m("system", "Heute ist schön: 10:00."), *SECOND[1:]])
     report = known.seen([m("system", "Heute ist schön: 10:05."), *THIRD[1:]])
     assert report.conversation == 1
-    assert report.first_difference == Difference(0, "system", 22, "system message 0 differs at byte 22")
+    assert report.first_difference == Difference(
+        0, "system", 22, "system message 0 differs at byte 22"
+    )
     assert report.before_last_turn
 
 
