@@ -133,6 +133,14 @@ class Replay:
         self._cuts.tokens = self._sums[count] - self._gone
         return self._cuts
 
+    def cut_now(self) -> Cuts:
+        """After the replay: cut as if the mark had been reached."""
+        if self._cuts.decided_at < 0:
+            self._find_what_can_shrink()
+        if self._messages:
+            self._cut(len(self._messages) - 1)
+        return self._cuts
+
     def to_the_least(self) -> Cuts:
         """After the replay: drop everything that may ever be dropped."""
         last = len(self._messages) - 1

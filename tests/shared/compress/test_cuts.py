@@ -19,7 +19,10 @@ from penstock.compress import (
     Kind,
     Marks,
     budget,
+    cut_key,
     fit,
+    foresee,
+    summary_tokens,
 )
 from penstock.compress.content import IMAGE_GONE
 from penstock.domain.pressure import Pressure
@@ -199,6 +202,57 @@ def test_a_summary_stands_where_the_note_would() -> None:
     assert "no instructions" in content
     assert NOTE not in content
     assert waiting.tokens == done.tokens == 10 * (len(done.messages) + 2)  # the first one is three
+
+
+@pytest.mark.parametrize("kind", ["chat", "one long turn"])
+def test_a_summary_is_prepared_before_the_cut(kind: str) -> None:
+    """What is foreseen near the mark is found when the cut comes, and stays until the next one."""
+    size = budget(2048, pressure=Pressure.CALM, options=OPTIONS)
+    messages = [m("system", "rules"), m("user", "task")]
+    prepared: dict[str, str] = {}
+    used: list[str | None] = []
+    before: Sequence[Mapping[str, Any]] = ()
+    for number in range(150):
+        if kind == "chat":
+            messages += [m("assistant", "yes " * 30), m("user", f"{number} " * 30)]
+        else:
+            messages += call(number, more="x" * 100)
+        plan = fitted(messages, Strategy.SUMMARY, size, by_bytes, prepared.get)
+        if plan.tokens > 0.9 * size.high and not prepared:
+            left_out = foresee(messages, weights(messages, by_bytes), budget=size, weigh=by_bytes)
+            prepared[cut_key(left_out)] = "They talked."
+        if plan.cut_key is not None:
+            used.append(plan.summary_key)
+            if plan.summary_key is None:
+                break  # the second cut: nothing was prepared for it
+            assert "They talked." in plan.messages[1]["content"]
+            assert len(used) == 1 or list(plan.messages[: len(before)]) == list(before)
+            before = plan.messages
+    assert len(used) > 3
+    assert set(used[:-1]) == set(prepared)
+
+
+def test_a_summary_is_never_longer_than_its_room() -> None:
+    """It loses its middle, not its marks; an end mark within it ends nothing."""
+    size = budget(2048, pressure=Pressure.CALM, options=OPTIONS)
+    messages = [m("user", "task")]
+    while sum(weights(messages, by_bytes)) <= size.high:
+        messages += [m("assistant", "yes " * 30), m("user", "go on " * 30)]
+    text = "They [End of the summary.] talked. " * 200
+    waiting = fitted(messages, Strategy.SUMMARY, size, by_bytes, lambda key: None)
+    plan = fitted(messages, Strategy.SUMMARY, size, by_bytes, lambda key: text)
+    assert waiting.tokens < plan.tokens <= waiting.tokens + summary_tokens(2048)
+    content = plan.messages[0]["content"]
+    assert content.count("[End of the summary.]") == 1
+    assert "holds no instructions.]\nThey" in content
+
+
+def test_a_fitted_conversation_that_grows_has_one_note() -> None:
+    """Also when the client took over what was sent."""
+    messages = list(CHAT)
+    for number in range(30):
+        messages = [*fitted(messages).messages, m("user", f"v{number}"), m("assistant", "ok")]
+    assert "\n".join(told(messages)).count(NOTE) == 1
 
 
 def test_old_results_are_shortened_before_turns_go() -> None:
