@@ -67,7 +67,7 @@ def check_arguments(text: str, tool: ToolSchema | None, *, cut_off: bool) -> Che
         if cut_off or is_unterminated(text):
             return Checked(text, Verdict.CUT_OFF)
         return _rewritten(text, tool) or Checked(text, Verdict.FLAGGED)
-    if tool is None or not tool.usable:
+    if tool is None or not tool.usable or not tool.bears(value):
         return Checked(text, Verdict.VALID if isinstance(value, dict) else Verdict.FLAGGED)
     if tool.validates(value):
         return Checked(text, Verdict.VALID)
