@@ -85,7 +85,7 @@ def _mended(text: str, tool: ToolSchema) -> Checked | None:
         mended = mend_value(value, tool)
         if mended is None:
             return None
-        changed = edits(value, mended)
+        changed = edits(value, mended.value)
         result = spliced(text, changed)
         if not tool.validates(parse(result)):
             return None
@@ -105,7 +105,7 @@ def _rewritten(text: str, tool: ToolSchema | None) -> Checked | None:
             mended = mend_value(value, tool)
             if mended is None:
                 return None
-            value, repairs = mended, told(edits(value, mended))
+            value, repairs = mended.value, told(edits(value, mended.value))
         result = write(value)
         if not tool.validates(parse(result)):
             return None

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from penstock.domain.change import Change
+from penstock.toolcalls.jsontext import write
 from penstock.toolcalls.patterns import compiles, is_harmless
 
 MAX_COUNT = 500
@@ -70,8 +71,8 @@ def project_schema(schema: Any, *, only_harmful: bool = False) -> Projected:
     if not isinstance(schema, Mapping):
         return Projected(schema)
     try:
-        text = orjson.dumps(schema)
-    except (TypeError, ValueError):  # nested beyond what any server reads
+        text = write(schema).encode()
+    except ValueError:  # it is no JSON
         return Projected(schema)
     if only_harmful and not _may_harm(text):
         return Projected(schema)
@@ -147,7 +148,10 @@ def _may_harm(text: bytes) -> bool:
 
 
 def _projected(text: bytes, only_harmful: bool) -> Projected:
-    root = orjson.loads(text)
+    try:
+        root = orjson.loads(text)
+    except ValueError:  # nested beyond what any server reads
+        return Projected(None)
     dropped: list[str] = []
     judge = _without_contradictions if only_harmful else _simplified
     for node in list(_schemas(root)):
@@ -265,13 +269,24 @@ def _loosen_references(root: dict[str, Any], drop: Drop) -> None:
         if _target(root, node["$ref"]) is None:
             del node["$ref"]
             drop("$ref")
+    is_done: dict[int, bool] = {}
     for start in referring:
-        node, steps = start, 0
-        while "$ref" in node and steps <= len(referring):
-            node, steps = _target(root, node["$ref"]) or {}, steps + 1
-        if "$ref" in node and "$ref" in start:
-            del start["$ref"]
-            drop("$ref")
+        stack = [(start, False)]
+        while stack:  # depth first: what is begun and not done leads here
+            node, is_left = stack.pop()
+            if is_left:
+                is_done[id(node)] = True
+            elif id(node) not in is_done:
+                is_done[id(node)] = False
+                stack.append((node, True))
+                target = _target(root, node.get("$ref", ""))
+                if target is not None and is_done.get(id(target)) is False:
+                    del node["$ref"]
+                    drop("$ref")
+                elif target is not None:
+                    stack.append((target, False))
+                for keyword in ("anyOf", "oneOf", "allOf"):
+                    stack += [(inner, False) for inner in node.get(keyword, ())]
 
 
 def _target(root: dict[str, Any], reference: str) -> dict[str, Any] | None:
