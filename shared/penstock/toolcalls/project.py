@@ -272,21 +272,30 @@ def _loosen_references(root: dict[str, Any], drop: Drop) -> None:
     is_done: dict[int, bool] = {}
     for start in referring:
         stack = [(start, False)]
-        while stack:  # depth first: what is begun and not done leads here
+        path: list[dict[str, Any]] = []
+        while stack:  # depth first
             node, is_left = stack.pop()
             if is_left:
-                is_done[id(node)] = True
+                is_done[id(path.pop())] = True
+            elif is_done.get(id(node)) is False:  # it leads here by itself: some reference must go
+                last = next((one for one in reversed(path) if "$ref" in one), None)
+                if last is not None:
+                    del last["$ref"]
+                    drop("$ref")
             elif id(node) not in is_done:
                 is_done[id(node)] = False
+                path.append(node)
                 stack.append((node, True))
-                target = _target(root, node.get("$ref", ""))
-                if target is not None and is_done.get(id(target)) is False:
-                    del node["$ref"]
-                    drop("$ref")
-                elif target is not None:
-                    stack.append((target, False))
-                for keyword in ("anyOf", "oneOf", "allOf"):
-                    stack += [(inner, False) for inner in node.get(keyword, ())]
+                stack += [(inner, False) for inner in _for_the_same(root, node)]
+
+
+def _for_the_same(root: dict[str, Any], node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Schemas that judge the same value as *node*."""
+    target = _target(root, node.get("$ref", ""))
+    if target is not None:
+        yield target
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        yield from node.get(keyword, ())
 
 
 def _target(root: dict[str, Any], reference: str) -> dict[str, Any] | None:
