@@ -194,7 +194,12 @@ class TimeoutOptions(Options):
         reason="A prefill of 100,000 tokens takes minutes on a desktop.",
         gt=0,
     )
-    stall_s: float = option(120.0, effect="Between two tokens.", unit="seconds", gt=0)
+    stall_s: float = option(
+        120.0,
+        effect="Between two tokens; a client that takes nothing for as long is let go.",
+        unit="seconds",
+        gt=0,
+    )
     heartbeat_s: float = option(
         15.0,
         effect="Silence after which a streaming client gets a heartbeat.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,10 @@ SHORT_FORMS = {
 # tracebacks, PENSTOCK_API_KEY is what `penstock status` presents.
 NOT_SETTINGS = frozenset(
     {"PENSTOCK_CONFIG", "PENSTOCK_UPSTREAM", "PENSTOCK_DEBUG", "PENSTOCK_API_KEY"}
+)
+# What Kubernetes puts into every pod beside a Service whose name begins with "penstock".
+_SERVICE_LINK = re.compile(
+    r"PENSTOCK_(?:\w+_)?(?:SERVICE_(?:HOST|PORT)\w*|PORT_\d+_(?:TCP|UDP|SCTP)\w*)"
 )
 _PathKey = tuple[str | int, ...]
 _DEEPEST, _MOST_VALUES = 32, 20_000
@@ -175,6 +180,10 @@ def _apply_environment(
 ) -> None:
     for name, text in environ.items():
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+            continue
+        if _SERVICE_LINK.fullmatch(name) or (
+            name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+        ):
             continue
         key: _PathKey = SHORT_FORMS.get(name) or tuple(
             name.removeprefix(PREFIX).lower().split("__")
@@ -366,18 +375,25 @@ def _secret(
     at: str,
     problems: list[str],
 ) -> str | None:
+    value = written
     if variable is not None:
         value = environ.get(variable)
         if not value:
             problems.append(f"{at}: the environment variable {variable} is not set")
-        return value or None
-    if file is not None:
+    elif file is not None:
         try:
-            return Path(file).expanduser().read_text(encoding="utf-8").strip() or None
+            value = Path(file).expanduser().read_text(encoding="utf-8")
         except OSError as exc:
             problems.append(f"{at}: the file {file} cannot be read: {exc.strerror}")
-            return None
-    return written
+        except UnicodeDecodeError:
+            problems.append(f"{at}: the file {file} holds no text")
+    # The line end of a file, of `echo` or of a YAML block is no part of it.
+    value = (value or "").strip()
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
+        # It stands in a header: a line end in it would begin another one.
+        problems.append(f"{at}: expected a key of one line, without control characters")
+        return None
+    return value or None
 
 
 @dataclass(slots=True)

@@ -178,12 +178,12 @@ def _client(headers: Mapping[str, str], keys: Mapping[str, str]) -> tuple[str, b
         presented.append(value.strip())
     if headers.get("x-api-key"):
         presented.append(headers["x-api-key"])
-    found = "anonymous"
+    found: str | None = None
     for key in presented:
         for name, known in keys.items():  # all of them, always: the time tells nothing
             if same(key, known):
                 found = name
-    return found, found != "anonymous"
+    return found or "anonymous", found is not None
 
 
 def _unauthorized(path: str) -> RequestError:

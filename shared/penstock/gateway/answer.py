@@ -180,6 +180,11 @@ class ClientAnswer:
         self.ended = True
         self._connection.abort()
 
+    def give_up_on_client(self) -> None:
+        """The client has taken nothing for too long: that is a hang-up, and nobody else's fault."""
+        self._exchange.warnings.append("the client stopped reading")
+        self.abort()
+
     def beat(self) -> None:
         """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
         if self.ended or self._connection.disconnected or self._connection.write_buffer_size():

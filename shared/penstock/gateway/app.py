@@ -18,6 +18,7 @@ import orjson
 from penstock.adapters.transport import UpstreamTransport
 from penstock.dialects.surfaces import OPENAI, surface_of
 from penstock.domain.fault import Outcome
+from penstock.domain.upstream import Locality
 from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, RequestError
 from penstock.gateway.access import Access, AccessRules, decide_access
 from penstock.gateway.answer import ClientAnswer
@@ -87,8 +88,12 @@ class Gateway:
                 return
             await self._work(scope, receive, connection, headers, exchange, answer, found, access)
         except AnswerError as error:
+            # Refused at the door: nobody's request for a model, but it has its line and its count.
             exchange.outcome = Outcome.IGNORED
             await self._fail(answer, error)
+            exchange.stage = "done"
+            exchange.ended_s = asyncio.get_running_loop().time()
+            self.runtime.recorder.refused(exchange)
         finally:
             connection.done()
 
@@ -138,10 +143,11 @@ class Gateway:
         except ClientGone:
             exchange.client_gone = True
         except asyncio.CancelledError:
-            if not connection.disconnected:
-                raise
             task.uncancel()
-            exchange.client_gone = True
+            if connection.disconnected:
+                exchange.client_gone = True
+            else:
+                await self._cut_off(answer, exchange, found)
         except Exception:
             log.exception("a defect in Penstock", extra={"penstock": {"id": exchange.id}})
             exchange.outcome = exchange.outcome or Outcome.IGNORED
@@ -159,6 +165,22 @@ class Gateway:
             if exchange.client_gone and exchange.status is None:
                 exchange.status = _CLIENT_CLOSED_REQUEST
             self.runtime.finish(exchange)
+
+    async def _cut_off(self, answer: ClientAnswer, exchange: Exchange, found: Route) -> None:
+        """The time for running requests to end is over: the client is told, or sees that it broke."""
+        is_ours = found.kind == "generate" and exchange.locality is Locality.LOCAL
+        if answer.committed and not is_ours:
+            exchange.error_code = ErrorCode.DRAINING.value
+            answer.abort()
+            return
+        await self._fail(
+            answer,
+            Refused(
+                ErrorCode.DRAINING,
+                "The gateway has stopped before the answer was complete.",
+                retry_after_s=5.0,
+            ),
+        )
 
     def _refuse_loops_and_late_comers(self, headers: dict[str, str]) -> None:
         if self._via_mark in headers.get("via", ""):

@@ -15,7 +15,7 @@ SLOWEST_BYTES_PER_S = 16 * 1024
 
 
 class ClientGone(Exception):
-    """The client hung up before its request was complete."""
+    """The client hung up, or takes nothing any more: there is nobody to answer."""
 
 
 async def read_body(

@@ -27,9 +27,11 @@ from penstock.adapters.transport import (
 from penstock.domain.fault import Fault, Outcome
 from penstock.errors import UpstreamFault
 from penstock.gateway.answer import ClientAnswer, Headers, end_to_end
+from penstock.gateway.body import ClientGone
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
+from penstock.gateway.routes import wire_path
 from penstock.gateway.upstream_headers import cloud_headers
 from penstock.gateway.watch import Clock, Watch
 from penstock.settings import Settings
@@ -131,7 +133,7 @@ async def pass_through(
     exchange, answer = incoming.exchange, incoming.answer
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + incoming.route.upstream_path + incoming.query).encode("latin-1"),
+        (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
         cloud_headers(
             incoming.raw_headers,
             state,
@@ -247,21 +249,27 @@ async def _relay(
 ) -> None:
     """Pass the body on as it comes. After the first byte a failure can only cut the connection."""
     exchange.stage = "streaming"
+    writing = False
     try:
         while True:
             data = await response.next_chunk()
+            writing = True
             if exchange.first_token_s is None:
                 exchange.first_token_s = asyncio.get_running_loop().time()
             if response.complete:
                 await answer.end(data)
                 return
             await answer.write(data)
+            writing = False
             run.watch.touch()
     except TransportError as exc:
         _cut(exchange, answer, f"the stream broke: {exc}")
     except asyncio.CancelledError:
         if run.take_expired() is None:
             raise
+        if writing:
+            answer.give_up_on_client()
+            raise ClientGone from None
         _cut(exchange, answer, "the stream stalled")
 
 

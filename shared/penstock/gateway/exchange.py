@@ -131,7 +131,7 @@ class Exchange:
 
     @property
     def ttft_s(self) -> float | None:
-        """Seconds from the first attempt's sending to the first token; None when there was none."""
+        """Seconds from sending the attempt that was answered to its first token; None without one."""
         if self.first_token_s is None or self.sent_s is None:
             return None
         return self.first_token_s - self.sent_s

@@ -82,6 +82,7 @@ class UpstreamState:
         error: one sentence on why it was not reachable, None while it is.
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
+        limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
     """
@@ -99,6 +100,7 @@ class UpstreamState:
         self.reading: ServerReading | None = None
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
+        self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
@@ -119,6 +121,12 @@ class UpstreamState:
     def spec(self) -> ServerSpec:
         """The file of its server kind; the generic one until the kind is known."""
         return spec_of(self.kind or ServerKind.GENERIC)
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that the server works on at a time, by its own word; None when it does not say."""
+        told = [m.slots for m in self.reading.models if m.slots] if self.reading is not None else []
+        return max(told, default=None)
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -181,9 +189,8 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
-        slots = [m.slots for m in reading.models if m.slots]
-        if slots:
-            self._resize(max(slots), settings)
+        if self.slots is not None and not self.limit_is_given:
+            self.limiter.resize(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed
@@ -240,13 +247,6 @@ class UpstreamState:
             if configured.name == self.name and configured.window is not None:
                 return int(configured.window)
         return limits.explicit_window(model, settings.limits)
-
-    def _resize(self, slots: int, settings: Settings) -> None:
-        for configured in settings.upstreams:
-            if configured.name == self.name and configured.max_concurrency:
-                return
-        if settings.concurrency.max_concurrency is None:
-            self.limiter.resize(slots)
 
     def unknown_profile(
         self, model: str, settings: Settings, token_limit: int | None

@@ -236,6 +236,8 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
     exchange.stage = "forwarding"
     watch.run("first_token")
     exchange.sent_s = asyncio.get_running_loop().time()
+    # What an attempt before this one got does not count: its answer was thrown away.
+    exchange.first_token_s = exchange.prefill_done = exchange.prefill_total = None
     try:
         request, job_relay = await job.prepare()
         job.sent = True

@@ -9,6 +9,7 @@ to its end; giving their slot away at once would only queue the next request ins
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,12 +79,14 @@ def expect_ghost(
     return GhostWork(min(max(expected_s, 1.0), _LONGEST_S), can_ask)
 
 
-async def outlast(work: GhostWork, state: UpstreamState, reader: SlotReader, others: int) -> None:
+async def outlast(
+    work: GhostWork, state: UpstreamState, reader: SlotReader, others: Callable[[], int]
+) -> None:
     """
     Wait until the ghost has ended.
 
     Args:
-        others: requests of ours that run there now and keep slots busy for a reason.
+        others: tells how many requests of ours run there now and keep slots busy for a reason.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + work.expected_s
@@ -93,7 +96,7 @@ async def outlast(work: GhostWork, state: UpstreamState, reader: SlotReader, oth
             await asyncio.sleep(_POLL_S)
             if work.ask:
                 busy = await reader.busy_slots(state)
-                if busy is not None and busy <= others:
+                if busy is not None and busy <= others():
                     return
     finally:
         state.ghosts -= 1

@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from penstock import faults, template
@@ -34,7 +35,7 @@ from penstock.gateway.answer import (
     explained,
     late_facts,
 )
-from penstock.gateway.body import parse_object
+from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
 from penstock.gateway.fleet import UpstreamState
@@ -43,12 +44,13 @@ from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.tune import Tuned, tune, weight_of
+from penstock.gateway.tune import Tuned, tune, wants_stream, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
 
 log = logging.getLogger("penstock.pipeline")
 
+_LONGEST_MODEL = 1024  # names are remembered, logged and shown
 _NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
 
 
@@ -72,8 +74,16 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
             f"model: expected a string, got {type(model).__name__}.",
             param="model",
         )
+    if model is not None and len(model) > _LONGEST_MODEL:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"model: expected a name of at most {_LONGEST_MODEL} characters.",
+            param="model",
+        )
     exchange.model = model or ""
-    exchange.stream = body.get("stream") is True
+    exchange.stream = wants_stream(
+        body, exchange.operation, exchange.dialect, incoming.route.upstream_path
+    )
     incoming.read_wishes(body)
     # 2. Resolve.
     found = await runtime.resolve(exchange.model, explicit=incoming.route.upstream)
@@ -187,6 +197,10 @@ class LocalRun:
             raise
         except asyncio.CancelledError:
             exchange.outcome = Outcome.IGNORED
+            if self.watch.expired is not None:  # while we waited for the client: all else takes it
+                self._task.uncancel()
+                self.answer.give_up_on_client()
+                raise ClientGone from None
             raise
         finally:
             self.watch.stop()
@@ -413,4 +427,5 @@ class LocalRun:
         if work.expected_s <= 0:
             permit.release()
             return
-        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, 0))
+        at_work = partial(self.runtime.at_work, self.state)
+        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, at_work))

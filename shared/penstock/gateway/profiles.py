@@ -15,6 +15,7 @@ from collections.abc import Callable
 import httpx
 
 from penstock.adapters import probe
+from penstock.domain.upstream import Upstream
 from penstock.gateway.fleet import Fleet, UpstreamState
 from penstock.settings import Settings
 
@@ -51,22 +52,27 @@ class ProfileKeeper:
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
-        self._looks: dict[str, asyncio.Task[bool]] = {}
+        self._looks: dict[UpstreamState, asyncio.Task[bool]] = {}
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._clients: dict[Upstream, httpx.AsyncClient] = {}
 
     def start(self) -> None:
         """Begin (or, after a reload, go on) with the upstreams that the fleet has now."""
         for name in list(self._tasks):
-            if name not in self._fleet.states:
+            state = self._fleet.states.get(name)
+            if state is None or not state.is_local or self._tasks[name].done():
                 self._tasks.pop(name).cancel()
                 self._wake.pop(name, None)
         for state in self._fleet:
-            if state.is_local and state.name not in self._tasks:
+            if not state.is_local:
+                continue
+            if state.name not in self._tasks:
                 self._wake[state.name] = asyncio.Event()
                 self._tasks[state.name] = asyncio.create_task(
                     self._keep(state.name), name=f"profiles of {state.name}"
                 )
+            elif not state.first_look.is_set():
+                self._wake[state.name].set()  # declared anew: another state under the same name
 
     async def stop(self) -> None:
         """End all tasks and close the connections."""
@@ -103,11 +109,11 @@ class ProfileKeeper:
 
     async def look(self, state: UpstreamState) -> bool:
         """Look at *state* now; several callers share one look. Returns whether it was reachable."""
-        running = self._looks.get(state.name)
+        running = self._looks.get(state)
         if running is None:
             running = asyncio.create_task(self._look(state), name=f"look at {state.name}")
-            self._looks[state.name] = running
-            running.add_done_callback(lambda _: self._looks.pop(state.name, None))
+            self._looks[state] = running
+            running.add_done_callback(lambda _: self._looks.pop(state, None))
         return await asyncio.shield(running)
 
     async def wait_until_ready(self, state: UpstreamState) -> bool:
@@ -203,7 +209,7 @@ class ProfileKeeper:
         upstream = state.upstream
         if not (upstream.ca_file or not upstream.verify or upstream.url.startswith("unix:")):
             return self._client
-        client = self._clients.get(state.name)
+        client = self._clients.get(upstream)
         if client is None:
-            client = self._clients[state.name] = probe.make_client(upstream)
+            client = self._clients[upstream] = probe.make_client(upstream)
         return client

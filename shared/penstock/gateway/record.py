@@ -52,6 +52,15 @@ class Recorder:
         if self._subscribers:
             self.publish({"event": "request", "request": describe(exchange)})
 
+    def refused(self, exchange: Exchange) -> None:
+        """
+        A request was refused before it was looked at (no key, a foreign page, no such method): a line and
+        a count, but no place among the recent ones, or strangers could push all others out.
+        """
+        self.metrics.request_ended(exchange)
+        if self._log_requests:
+            self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
+
     def recent(self) -> list[Exchange]:
         """Ended requests, newest first."""
         return list(reversed(self._recent.values()))

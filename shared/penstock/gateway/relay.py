@@ -31,6 +31,9 @@ from penstock.domain.chat import (
 )
 
 _LARGEST_EVENT_BYTES = 8 * 1024 * 1024
+_KEEPALIVE = re.compile(rb":\s*keepalive (\d{1,9})/(\d{1,9})")
+"""mlx-lm's comment during prefill: tokens processed and in total."""
+_DATA_LINE = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data:")
 _MARKER = re.compile(rb'"(?:usage|prompt_progress|error|timings|prompt_eval_count)"')
 
 
@@ -242,15 +245,29 @@ class VerbatimRelay:
             end_of_event = b"\n" if self._surface.is_ndjson else b"\n\n"
             before = batch.rfind(end_of_event, 0, first)
             start = before + len(end_of_event) if before >= 0 else 0
-            seen.token = seen.token or start > 0
-            out = batch[:start] + self._look(batch[start:])
+            out = batch[:start] if seen.token else self._begin(batch[:start])
+            out += self._look(batch[start:])
         else:
-            out = batch
-            seen.token = True
+            out = batch if seen.token else self._begin(batch)
             seen.events += 1
         if out:
             self._tail = out if len(out) > 600 else (self._tail + out)[-1200:]
         return out
+
+    def _begin(self, batch: bytes) -> bytes:
+        """
+        Whole events that hold no marker, while none with data has come.
+
+        Comments, by which a server keeps a connection alive in prefill, are no output. They stay here, so
+        that an error that follows has a status of its own; heartbeats are ours.
+        """
+        seen = self.seen
+        if self._surface.is_ndjson or _DATA_LINE.search(batch):
+            seen.token = bool(batch)
+            return batch
+        for done, total in _KEEPALIVE.findall(batch):
+            seen.progress = PrefillProgress(processed=int(done), total=int(total), cached=0)
+        return b""
 
     def _look(self, batch: bytes) -> bytes:
         """Go through the events one by one."""
@@ -281,6 +298,8 @@ class VerbatimRelay:
                 ):
                     continue
                 seen.token = True
+            elif not seen.token:
+                continue  # a comment, see `_begin`
             seen.events += 1
             out.append(raw)
         return b"".join(out)

@@ -90,21 +90,26 @@ class Runtime:
 
     async def stop(self) -> None:
         """End the background work."""
-        self.recorder.log.flush()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.recorder.log.flush()
 
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
         for upstream in upstreams:
+            if upstream.name in states:
+                continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known
             else:
-                states[upstream.name] = UpstreamState(upstream, self._limiter(upstream))
+                limiter = Limiter(self._limit(upstream, None), self.settings.concurrency)
+                states[upstream.name] = UpstreamState(upstream, limiter)
+        for state in states.values():
+            state.limit_is_given = self._given_limit(state.upstream) is not None
         self.fleet.states = states
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
@@ -114,8 +119,9 @@ class Runtime:
         self.set_upstreams(upstreams)
         self.keeper.start()
         for state in self.fleet:
+            state.limiter.set_options(settings.concurrency)
+            state.limiter.resize(self._limit(state.upstream, state.slots))
             if state.reading is not None:
-                state.limiter.resize(self._start_limit(state.upstream))
                 state.learn(
                     state.reading,
                     settings=settings,
@@ -213,34 +219,49 @@ class Runtime:
     # Memory.
 
     def memory_short(self, state: UpstreamState) -> bool:
-        """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
-        if self.pressure is Pressure.CALM or self.machine is None:
-            return False
-        return resources.speaks_for(
+        """
+        Whether the machine that *state* runs on is short of memory: by our own readings as far as we may
+        speak for it, else by what the server said itself.
+        """
+        if self._speaks_for(state):
+            return self.pressure is not Pressure.CALM
+        now_s = asyncio.get_running_loop().time()
+        return resources.is_recent(state.last_out_of_memory_s, now_s)
+
+    def _speaks_for(self, state: UpstreamState) -> bool:
+        return self.machine is not None and resources.speaks_for(
             state.upstream.url,
             in_container=self.machine.in_container,
             is_child=state.upstream.found_by == "embedded",
         )
 
+    def look_at_memory(self, now_s: float) -> None:
+        """Decide the pressure class anew from the last look at the machine."""
+        assert self.machine is not None
+        before = self.pressure
+        self.pressure, self._pressure_since_s = resources.pressure_class(
+            self.machine.used_share,
+            previous=self.pressure,
+            since_s=self._pressure_since_s,
+            now_s=now_s,
+            last_out_of_memory_s=max(
+                (
+                    state.last_out_of_memory_s
+                    for state in self.fleet
+                    if state.last_out_of_memory_s is not None and self._speaks_for(state)
+                ),
+                default=None,
+            ),
+        )
+        if self.pressure is not before:
+            log.info("memory pressure changed to %s", self.pressure.value)
+            self._changed(None)
+
     async def _watch_machine(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self.machine = await loop.run_in_executor(None, machine.read_machine)
-            now_s = loop.time()
-            before = self.pressure
-            self.pressure, self._pressure_since_s = resources.pressure_class(
-                self.machine.used_share,
-                previous=self.pressure,
-                since_s=self._pressure_since_s,
-                now_s=now_s,
-                last_out_of_memory_s=max(
-                    (s.last_out_of_memory_s for s in self.fleet if s.last_out_of_memory_s),
-                    default=None,
-                ),
-            )
-            if self.pressure is not before:
-                log.info("memory pressure changed to %s", self.pressure.value)
-                self._changed(None)
+            self.look_at_memory(loop.time())
             await asyncio.sleep(_MACHINE_EVERY_S)
 
     # Requests.
@@ -249,6 +270,13 @@ class Runtime:
         """Give *permit* back when the *ghost* has ended."""
         task = self._spawn(ghost, "ghost")
         task.add_done_callback(lambda _: permit.release())
+
+    def at_work(self, state: UpstreamState) -> int:
+        """Requests in flight of which *state* has shown that it works on them."""
+        return sum(
+            exchange.upstream == state.name and exchange.stage in ("prefilling", "streaming")
+            for exchange in self.in_flight.values()
+        )
 
     def finish(self, exchange: Exchange) -> None:
         """Step 9: one outcome is recorded."""
@@ -262,15 +290,14 @@ class Runtime:
     def _gauges(self) -> list[Gauge]:
         return gauges(self.fleet, self.machine)
 
-    def _limiter(self, upstream: Upstream) -> Limiter:
-        options = self.settings.concurrency
-        return Limiter(self._start_limit(upstream), options)
-
-    def _start_limit(self, upstream: Upstream) -> int:
+    def _given_limit(self, upstream: Upstream) -> int | None:
+        """The user's number of requests at a time; None when there is none."""
         for configured in self.settings.upstreams:
             if configured.name == upstream.name and configured.max_concurrency:
                 return int(configured.max_concurrency)
-        options = self.settings.concurrency
+        return self.settings.concurrency.max_concurrency or self.env.max_concurrency
+
+    def _limit(self, upstream: Upstream, slots: int | None) -> int:
         speaks = resources.speaks_for(
             upstream.url,
             in_container=machine.in_container(),
@@ -278,8 +305,8 @@ class Runtime:
         )
         return resources.start_concurrency(
             available_bytes=machine.available_bytes() if speaks else None,
-            slots=None,
-            setting=options.max_concurrency or self.env.max_concurrency,
+            slots=slots,
+            setting=self._given_limit(upstream),
         )
 
     def _changed(self, _: UpstreamState | None) -> None:

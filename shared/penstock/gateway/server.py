@@ -34,6 +34,7 @@ from penstock.gateway.app import Gateway
 from penstock.gateway.logs import configure
 from penstock.gateway.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
@@ -41,6 +42,14 @@ EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
 _BACKLOG = 2048
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
+
+
+_FIXED_AT_START = {
+    "listen": (
+        "host", "port", "unix_socket", "tls_certificate", "tls_key", "max_header_bytes", "header_timeout_s"
+    ),
+    "timeouts": ("drain_s",),
+}  # fmt: skip
 
 
 class PortTaken(PenstockError):
@@ -69,6 +78,7 @@ class GatewayServer:
         on_listening: Callable[[str], None] | None = None,
     ) -> None:
         self._loaded = loaded
+        self._started_with = loaded.settings
         self._bound_host = loaded.settings.listen.host
         self._upstreams = upstreams
         self._load_again = reload
@@ -137,6 +147,7 @@ class GatewayServer:
             self.runtime.recorder.changed("settings")
             log.error("the changed settings cannot be used; the old ones stay in force: %s", told)
             raise
+        self._tell_what_waits(loaded.settings)
         fixed = [u for u in self._upstreams if u.found_by in ("discovered", "embedded")]
         self._loaded = loaded
         self.runtime.notices.pop("settings", None)
@@ -146,6 +157,22 @@ class GatewayServer:
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
         log.info("settings reloaded")
+
+    def _tell_what_waits(self, settings: Settings) -> None:
+        """What was bound or handed to the server at the start stays; that must not go unsaid."""
+        assert self.runtime is not None
+        waiting = [
+            f"{group}.{name}"
+            for group, names in _FIXED_AT_START.items()
+            for name in names
+            if getattr(getattr(settings, group), name)
+            != getattr(getattr(self._started_with, group), name)
+        ]
+        self.runtime.notices.pop("start", None)
+        if waiting:
+            told = f"{', '.join(waiting)}: the change takes effect at the next start."
+            self.runtime.notices["start"] = told
+            log.warning(told)
 
     async def _serve(self, sockets: list[socket.socket]) -> int:
         loaded, settings = self._loaded, self._loaded.settings
@@ -184,6 +211,7 @@ class GatewayServer:
             await runtime.stop()
             await transport.aclose()
             await asyncio.gather(watch, return_exceptions=True)
+            runtime.recorder.log.flush()  # of those that were cut off a moment ago
         return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
 
     def _config(self, app: Any) -> uvicorn.Config:
@@ -356,6 +384,8 @@ def _unix(path: str) -> socket.socket:
             probe.settimeout(0.5)
             probe.connect(path)
         raise PortTaken(f"Somebody listens on {path} already.")
+    if Path(path).exists() and not Path(path).is_socket():
+        raise SettingsError([f"listen.unix_socket: {path} exists and is no socket"])
     Path(path).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(path)

@@ -238,6 +238,11 @@ def _path_there(operation: Operation, spec: ServerSpec) -> str | None:
     }.get(operation)
 
 
+def wants_stream(body: Mapping[str, Any], operation: Operation, dialect: str, path: str) -> bool:
+    """Whether the client of this request gets a stream."""
+    return operation != "embeddings" and _streams_by_default(body, dialect, path)
+
+
 def _streams_by_default(body: Mapping[str, Any], dialect: str, path: str) -> bool:
     stream = body.get("stream")
     if dialect == "ollama" and path != "/api/embed":

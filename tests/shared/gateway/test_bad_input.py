@@ -70,6 +70,7 @@ async def still_works(gateway: Here) -> None:
         pytest.param({**GOOD, "n": 0}, 400, "invalid_request", "n: expected", id="n of zero"),
         pytest.param({**GOOD, "tools": {}}, 400, "invalid_request", "tools: expected an array", id="tools no array"),
         pytest.param({**GOOD, "model": 5}, 400, "invalid_request", "model: expected a string", id="model a number"),
+        pytest.param({**GOOD, "model": "m" * 1025}, 400, "invalid_request", "model: expected a name of at most", id="a model's name without end"),
         pytest.param({**GOOD, "penstock": 5}, 400, "invalid_request", "penstock: expected an object", id="penstock a number"),
         pytest.param({**GOOD, "penstock": {"priority": "urgent"}}, 400, "invalid_request", "penstock-priority", id="unknown priority"),
     ],
