@@ -114,6 +114,12 @@ async def _look(url: str, api_key: str | None, *, even_cloud: bool = False) -> A
         return await probes.look(url, client=client, api_key=api_key, timeout_s=3.0)
 
 
+def is_called(model: str, name: str) -> bool:
+    """Whether a request for *name* is routed to *model*: `tiny` is `tiny:latest`, and the other way round."""
+    tagged = f"{name}:latest" if ":" not in name else name.removesuffix(":latest")
+    return model in (name, tagged)
+
+
 def as_value(look: Any, model: str | None) -> dict[str, Any]:
     """A look as `detect --json` prints it."""
     from penstock import limits
@@ -122,7 +128,7 @@ def as_value(look: Any, model: str | None) -> dict[str, Any]:
 
     models = []
     for found in look.reading.models if look.reading is not None else ():
-        if model is not None and found.model != model:
+        if model is not None and not is_called(found.model, model):
             continue
         window = decide_window(
             model=found.model, running=found.running_window, running_origin=found.window_origin

@@ -25,6 +25,7 @@ from typing import Any
 from penstock import faults, template
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
@@ -38,6 +39,7 @@ from penstock.gateway.answer import (
 from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
@@ -98,6 +100,14 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
+
+
+def _is_beyond_belief(exchange: Exchange) -> bool:
+    """Whether a prompt was taken that is longer than the window which the server is believed to have."""
+    if exchange.profile is None or exchange.window is None or exchange.prompt_tokens is None:
+        return False
+    users_word = exchange.profile.window.source in (WindowSource.EXPLICIT, WindowSource.ENV)
+    return not users_word and exchange.prompt_tokens > exchange.window
 
 
 def _relayed_headers(headers: Headers) -> Headers:
@@ -188,6 +198,8 @@ class LocalRun:
             exchange.outcome = Outcome.SUCCESS
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
+            elif _is_beyond_belief(exchange):
+                self.runtime.keeper.contradicted(state, "it took more than its window")
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED

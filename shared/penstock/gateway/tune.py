@@ -121,6 +121,7 @@ def tune(
     profile: ModelProfile,
     spec: ServerSpec,
     settings: Settings,
+    counted_tokens: int = 0,
     env_max_tokens: int | None = None,
     memory_short: bool = False,
 ) -> Tuned:
@@ -135,6 +136,8 @@ def tune(
         profile: what is known of that model there.
         spec: the file of its server kind.
         settings: in force.
+        counted_tokens: of the prompt, as the server counted them when it refused the request's output
+            budget; 0 when it did not.
         env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
         memory_short: whether the machine is short of memory.
 
@@ -185,6 +188,7 @@ def tune(
             at_least,
         )
 
+    at_least = max(at_least, counted_tokens)
     plan = _sampling(body, profile, spec, settings)
     for name in plan.drop_fields:
         edit.drop(name)
