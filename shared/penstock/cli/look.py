@@ -18,6 +18,7 @@ from penstock.cli.output import (
     json_option,
     note,
     print_json,
+    program,
     table,
     working,
 )
@@ -162,7 +163,8 @@ def as_value(look: Any, model: str | None) -> dict[str, Any]:
         "kind": look.kind.value if look.kind is not None else None,
         "kind_confidence": look.recognition.confidence,
         "knowledge": spec(look.kind).knowledge if look.kind is not None else None,
-        "version": look.recognition.version,
+        "version": None if look.is_penstock else look.recognition.version,
+        "is_penstock": look.is_penstock,
         "evidence": [
             {"source": e.source, "says": e.says, "detail": e.detail, "decisive": e.decisive}
             for e in dict.fromkeys(evidence)
@@ -191,7 +193,7 @@ def _discover(model: str | None, as_json: bool) -> int:
     elif not values:
         places = ", ".join(sorted({place.url.removeprefix("http://") for place in tried}))
         note(f"No model server was found. Looked at {places}.")
-        note("Name one: penstock detect http://HOST:PORT")
+        note(f"Name one: {program()} detect http://HOST:PORT")
     for value in values if not as_json else ():
         _show(value)
     return 0 if values else EXIT_NOTHING
@@ -199,7 +201,7 @@ def _discover(model: str | None, as_json: bool) -> int:
 
 def _show(value: dict[str, Any]) -> None:
     where = click.style(value["url"], bold=True)
-    kind = value["kind"] or "nothing that is known"
+    kind = value["kind"] or ("Penstock" if value.get("is_penstock") else "nothing that is known")
     version = f" {value['version']}" if value.get("version") else ""
     knowledge = (
         " (known from its documentation only)" if value.get("knowledge") == "documented" else ""

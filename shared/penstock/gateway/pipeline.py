@@ -25,6 +25,7 @@ from typing import Any
 from penstock import faults, template
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
@@ -73,7 +74,7 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if model is not None and not isinstance(model, str):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"model: expected a string, got {type(model).__name__}.",
+            f"model: expected a string, got {kind_of(model)}.",
             param="model",
         )
     if model is not None and len(model) > _LONGEST_MODEL:

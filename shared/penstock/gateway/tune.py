@@ -21,6 +21,7 @@ from penstock import limits, sampling, template
 from penstock.dialects import ollama, openai_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
+from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
@@ -326,7 +327,7 @@ def _output(
     if requested is not None and (isinstance(requested, bool) or not isinstance(requested, int)):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"max_tokens: expected a whole number, got {type(requested).__name__}.",
+            f"max_tokens: expected a whole number, got {kind_of(requested)}.",
             param="max_tokens",
         )
     if requested is not None and requested < -1:
