@@ -27,6 +27,7 @@ from penstock.domain.chat import (
     Usage,
     UsageReported,
 )
+from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -40,7 +41,8 @@ _KNOWN = frozenset(
 
 
 def _bad(param: str, expected: str, got: Any) -> RequestError:
-    name = type(got).__name__ if not isinstance(got, str | int | float | bool) else repr(got)[:60]
+    is_short = isinstance(got, str | int | float) and not isinstance(got, bool)
+    name = repr(got)[:60] if is_short else kind_of(got)
     return RequestError(
         ErrorCode.INVALID_REQUEST, f"{param}: expected {expected}, got {name}.", param=param
     )

@@ -25,6 +25,8 @@ from typing import Any
 from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.json_kinds import kind_of
+from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
@@ -38,6 +40,7 @@ from penstock.gateway.answer import (
 from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
@@ -75,7 +78,7 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if model is not None and not isinstance(model, str):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"model: expected a string, got {type(model).__name__}.",
+            f"model: expected a string, got {kind_of(model)}.",
             param="model",
         )
     if model is not None and len(model) > _LONGEST_MODEL:
@@ -102,6 +105,14 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
+
+
+def _is_beyond_belief(exchange: Exchange) -> bool:
+    """Whether a prompt was taken that is longer than the window which the server is believed to have."""
+    if exchange.profile is None or exchange.window is None or exchange.prompt_tokens is None:
+        return False
+    users_word = exchange.profile.window.source in (WindowSource.EXPLICIT, WindowSource.ENV)
+    return not users_word and exchange.prompt_tokens > exchange.window
 
 
 def _relayed_headers(headers: Headers) -> Headers:
@@ -202,6 +213,8 @@ class LocalRun:
             self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
+            elif _is_beyond_belief(exchange):
+                self.runtime.keeper.contradicted(state, "it took more than its window")
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED

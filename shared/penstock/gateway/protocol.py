@@ -205,6 +205,14 @@ class Protocol(HttpToolsProtocol):
                 "The request line must name a path that begins with a slash: this is no proxy.",
             )
             raise _RefusedError
+        hosts = sum([len(name) == 4 and name.lower() == b"host" for name, _ in raw])
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._in_body = False  # RFC 9112 section 3.2: such a request must be refused
+            self._refuse(
+                ErrorCode.INVALID_REQUEST,
+                f"The request has {hosts or 'no'} Host header{'s' if hosts else ''}; HTTP/1.1 takes one.",
+            )
+            raise _RefusedError
         handle = Connection(self.transport, raw)
         self.scope["extensions"] = {"penstock": handle}  # type: ignore[dict-item]
         super().on_headers_complete()
