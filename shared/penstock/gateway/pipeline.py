@@ -28,9 +28,9 @@ from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
     ClientAnswer,
+    HeaderFilter,
     Headers,
     announcement_headers,
-    end_to_end,
     explained,
     late_facts,
 )
@@ -49,7 +49,7 @@ from penstock.gateway.watch import Clock, Watch
 
 log = logging.getLogger("penstock.pipeline")
 
-_NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
+_relayed = HeaderFilter(frozenset({b"content-length", b"server", b"date", b"content-encoding"}))
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -93,9 +93,9 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
 def _relayed_headers(headers: Headers) -> Headers:
     """The upstream's headers as the client gets them; who may read across origins is ours to say."""
     return [
-        (name, value)
-        for name, value in end_to_end(headers, drop=_NOT_RELAYED)
-        if not name.lower().startswith(b"access-control-")
+        header
+        for header in _relayed(headers)
+        if not header[0].lower().startswith(b"access-control-")
     ]
 
 
@@ -301,7 +301,7 @@ class LocalRun:
             headers.append((b"content-type", surface.content_type_stream))
             headers.extend(announcement_headers(exchange))
             headers.append((b"server", b"penstock"))
-            await answer.start(response.status, headers)
+            await answer.start(response.status, headers, hold=True)
         await self._stream(opened)
 
     async def _stream(self, opened: Opened) -> None:
