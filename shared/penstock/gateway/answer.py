@@ -18,8 +18,8 @@ import orjson
 
 from penstock.dialects.surfaces import Surface
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
-from penstock.gateway.exchange import Exchange
 from penstock.gateway.cycle import Connection
+from penstock.gateway.exchange import Exchange
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -24,12 +24,12 @@ from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, Requ
 from penstock.gateway.access import Access, AccessRules, decide_access
 from penstock.gateway.answer import ClientAnswer
 from penstock.gateway.body import ClientGone
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.listings import answer_listing
 from penstock.gateway.passage import pass_on
 from penstock.gateway.pipeline import generate
-from penstock.gateway.cycle import Connection
 from penstock.gateway.routes import Route, normalise_path, route
 from penstock.gateway.runtime import Runtime
 

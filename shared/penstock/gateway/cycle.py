@@ -84,6 +84,7 @@ class Cycle(RequestResponseCycle):
 
     held: bytes = b""
     """Head of an answer that waits for its first piece."""
+    _is_chunked = False
 
     def take_body(self) -> bytes | None:
         """The whole body, if it is there and nothing has to be said first; None otherwise."""
@@ -131,6 +132,7 @@ class Cycle(RequestResponseCycle):
         if _FORBIDDEN.search(head.replace(b"\r\n", b"", len(lines))):
             raise RuntimeError("a header holds characters that none may hold")
         head += b"\r\n"
+        self._is_chunked = bool(self.chunked_encoding) and self.scope["method"] != "HEAD"
         if hold:
             self.held = head
         else:
@@ -160,25 +162,13 @@ class Cycle(RequestResponseCycle):
         """Send a piece of the body; the last one completes the answer."""
         if self.disconnected:
             return
+        if self._is_chunked and more and not self.held:  # what nearly all pieces are
+            if data:
+                self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            return
         if not self.response_started or self.response_complete:
             raise RuntimeError("there is no answer that a piece could belong to")
-        held = self.held
-        if held:
-            self.held = b""
-        if self.scope["method"] == "HEAD":
-            self.expected_content_length = 0
-            out = held
-        elif self.chunked_encoding:
-            out = held
-            if data:
-                out = b"%b%x\r\n%b\r\n" % (held, len(data), data)
-            if not more:
-                out += b"0\r\n\r\n"
-        else:
-            self.expected_content_length -= len(data)
-            if self.expected_content_length < 0:
-                raise RuntimeError("the answer is longer than its content-length")
-            out = held + data
+        out = self._framed(data, more=more)
         if out:
             self.transport.write(out)
         if more:
@@ -186,7 +176,25 @@ class Cycle(RequestResponseCycle):
         if self.expected_content_length:
             raise RuntimeError("the answer is shorter than its content-length")
         self.response_complete = True
+        self._is_chunked = False
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
+
+    def _framed(self, data: bytes, *, more: bool) -> bytes:
+        """What goes on the wire: the head that waits, and *data* as this body has it."""
+        out, self.held = self.held, b""
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+        elif self.chunked_encoding:
+            if data:
+                out = b"%b%x\r\n%b\r\n" % (out, len(data), data)
+            if not more:
+                out += b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(data)
+            if self.expected_content_length < 0:
+                raise RuntimeError("the answer is longer than its content-length")
+            out += data
+        return out

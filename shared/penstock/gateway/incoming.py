@@ -10,8 +10,8 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.access import Access
 from penstock.gateway.answer import ClientAnswer, Headers
 from penstock.gateway.body import read_body, too_large
-from penstock.gateway.exchange import Exchange
 from penstock.gateway.cycle import Connection
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.routes import Route
 from penstock.settings import Settings
 
