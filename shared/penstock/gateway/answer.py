@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import compress
 from operator import itemgetter
 from typing import Any
@@ -52,12 +53,16 @@ class HeaderFilter:
 
     Args:
         drop: what more is left out, lower case.
+        drop_prefix: beginning of other names that are left out, lower case.
     """
 
-    __slots__ = ("_drop", "_stays")
+    __slots__ = ("_drop", "_drop_prefix", "_stays")
 
-    def __init__(self, drop: frozenset[bytes] = frozenset()) -> None:
+    def __init__(
+        self, drop: frozenset[bytes] = frozenset(), *, drop_prefix: bytes | None = None
+    ) -> None:
         self._drop = drop | _HOP_BY_HOP
+        self._drop_prefix = drop_prefix
         self._stays = _Names(self._verdict)
 
     def __call__(self, headers: Headers) -> Headers:
@@ -77,7 +82,11 @@ class HeaderFilter:
     def _verdict(self, name: bytes) -> bool | None:
         """Whether it stays; None for `Connection`, which does not and names others."""
         low = name.lower()
-        return None if low == b"connection" else low not in self._drop
+        if low == b"connection":
+            return None
+        if self._drop_prefix is not None and low.startswith(self._drop_prefix):
+            return False
+        return low not in self._drop
 
 
 class _Names(dict[bytes, bool | None]):
@@ -100,11 +109,14 @@ def header_text(text: str, longest: int = 400) -> bytes:
     return line[:longest].encode("ascii", "replace")
 
 
+_name_text = lru_cache(maxsize=64)(header_text)
+
+
 def announcement_headers(exchange: Exchange) -> Headers:
     """The `penstock-*` headers that are known now (contracts 4)."""
     headers: Headers = [(b"penstock-request-id", exchange.id.encode("ascii"))]
     if exchange.upstream:
-        headers.append((b"penstock-upstream", header_text(exchange.upstream)))
+        headers.append((b"penstock-upstream", _name_text(exchange.upstream)))
         headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))
     if exchange.window is not None:
         headers.append((b"penstock-window", b"%d" % exchange.window))

@@ -17,8 +17,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 _LINE = b"%b: %b\r\n"
-_FRAMING_SIZES = frozenset({10, 14, 17})
-"""Lengths of `connection`, `content-length` and `transfer-encoding`."""
+_FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _first = itemgetter(0)
 _BODILESS = frozenset({204, 304})
 # Anything that would end a header line early, or is no text at all.
@@ -116,7 +115,7 @@ class Cycle(RequestResponseCycle):
         self.waiting_for_100_continue = False
         lines = [STATUS_LINE[status], *map(_LINE.__mod__, headers)]
         closes = False
-        if not _FRAMING_SIZES.isdisjoint(map(len, map(_first, headers))):
+        if not _FRAMING.isdisjoint(map(bytes.lower, map(_first, headers))):
             closes = self._read_framing(headers)
         if not self.keep_alive and not closes:
             lines.append(b"connection: close\r\n")
@@ -142,9 +141,9 @@ class Cycle(RequestResponseCycle):
         """Note how the body will end. Returns whether the headers say that the connection closes."""
         closes = False
         for name, value in headers:
-            if len(name) not in _FRAMING_SIZES:
-                continue
             low = name.lower()
+            if low not in _FRAMING:
+                continue
             if low == b"content-length" and self.chunked_encoding is None:
                 self.expected_content_length = int(value)
                 self.chunked_encoding = False

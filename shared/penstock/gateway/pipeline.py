@@ -29,7 +29,6 @@ from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, U
 from penstock.gateway.answer import (
     ClientAnswer,
     HeaderFilter,
-    Headers,
     announcement_headers,
     explained,
     late_facts,
@@ -49,7 +48,11 @@ from penstock.gateway.watch import Clock, Watch
 
 log = logging.getLogger("penstock.pipeline")
 
-_relayed = HeaderFilter(frozenset({b"content-length", b"server", b"date", b"content-encoding"}))
+# Who may read across origins is ours to say.
+_relayed = HeaderFilter(
+    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    drop_prefix=b"access-control-",
+)
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -88,15 +91,6 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
-
-
-def _relayed_headers(headers: Headers) -> Headers:
-    """The upstream's headers as the client gets them; who may read across origins is ours to say."""
-    return [
-        header
-        for header in _relayed(headers)
-        if not header[0].lower().startswith(b"access-control-")
-    ]
 
 
 class LocalRun:
@@ -270,7 +264,7 @@ class LocalRun:
 
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = _relayed_headers(response.headers)
+        headers = _relayed(response.headers)
         assert self.tuned is not None
         assert self.job is not None
         if opened.complete:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
-_IN_ONE_ROUND = 2
+_IN_ONE_ROUND = 1
 
 Work = Coroutine[Any, Any, Any]
 

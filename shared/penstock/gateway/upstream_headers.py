@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from penstock.gateway.answer import HeaderFilter, Headers
 from penstock.gateway.fleet import UpstreamState
 
@@ -26,6 +28,8 @@ _LOCAL_DROPS = _NEVER_SENT | frozenset(
 
 _LOCAL, _LOCAL_OWN_KEY = HeaderFilter(_LOCAL_DROPS), HeaderFilter(_LOCAL_DROPS | _CREDENTIALS)
 _CLOUD, _CLOUD_OWN_KEY = HeaderFilter(_NEVER_SENT), HeaderFilter(_NEVER_SENT | _CREDENTIALS)
+
+_first = itemgetter(0)
 
 
 def credential(path: str, key: str) -> tuple[bytes, bytes]:
@@ -58,8 +62,10 @@ def local_headers(
     headers: Headers = [(b"host", state.host), *keep(client)]
     if own is not None:
         headers.append(credential(path, own))
-    earlier = [value for name, value in client if name.lower() == b"via"]
-    headers.append((b"via", b", ".join([*earlier, via])))
+    if 3 in map(len, map(_first, client)):
+        earlier = [value for name, value in client if name.lower() == b"via"]
+        via = b", ".join([*earlier, via])
+    headers.append((b"via", via))
     return headers
 
 

@@ -305,6 +305,7 @@ class Answer:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+
 def _is_delimited(headers: Headers) -> bool:
     """Whether the body says itself where it ends."""
     for name, value in headers:
