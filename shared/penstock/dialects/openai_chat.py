@@ -77,6 +77,21 @@ def validate(body: Mapping[str, Any]) -> None:
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
             raise _bad(f"messages[{place}].content", "a string or an array", content)
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _bad("stream", "a boolean", stream)
+    if not _CHECKED.isdisjoint(body):
+        _validate_fields(body)
+
+
+_CHECKED = frozenset(
+    {
+        "max_tokens", "max_completion_tokens", "temperature", "top_p", "tools", "stream_options", "n",
+    }
+)  # fmt: skip
+
+
+def _validate_fields(body: Mapping[str, Any]) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         value = body.get(name)
         if value is None or (value == -1 and value is not True):
@@ -94,7 +109,6 @@ def validate(body: Mapping[str, Any]) -> None:
         ):
             raise _bad(name, "a number", value)
     for name, kind, expected in (
-        ("stream", bool, "a boolean"),
         ("tools", list, "an array"),
         ("stream_options", dict, "an object"),
     ):

@@ -56,6 +56,11 @@ class Decoded:
         self.reused = response.reused
         self.complete = False  # known at the end only: what is left may hold nothing more, or much
 
+    @property
+    def ready(self) -> bool:
+        """See `UpstreamResponse`: what is there may still decode to nothing, so this promises nothing."""
+        return False
+
     async def next_chunk(self) -> bytes:
         """See `UpstreamResponse`."""
         while True:

@@ -31,9 +31,8 @@ from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
     ClientAnswer,
-    Headers,
+    HeaderFilter,
     announcement_headers,
-    end_to_end,
     explained,
     late_facts,
 )
@@ -58,7 +57,11 @@ from penstock.toolcalls.stream import Mended
 log = logging.getLogger("penstock.pipeline")
 
 _LONGEST_MODEL = 1024  # names are remembered, logged and shown
-_NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
+# Who may read across origins is ours to say.
+_relayed = HeaderFilter(
+    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    drop_prefix=b"access-control-",
+)
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -113,15 +116,6 @@ def _is_beyond_belief(exchange: Exchange) -> bool:
         return False
     users_word = exchange.profile.window.source in (WindowSource.EXPLICIT, WindowSource.ENV)
     return not users_word and exchange.prompt_tokens > exchange.window
-
-
-def _relayed_headers(headers: Headers) -> Headers:
-    """The upstream's headers as the client gets them; who may read across origins is ours to say."""
-    return [
-        (name, value)
-        for name, value in end_to_end(headers, drop=_NOT_RELAYED)
-        if not name.lower().startswith(b"access-control-")
-    ]
 
 
 class LocalRun:
@@ -291,7 +285,7 @@ class LocalRun:
 
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = _relayed_headers(response.headers)
+        headers = _relayed(response.headers)
         assert self.job is not None
         relay = opened.relay
         if opened.complete:
@@ -328,7 +322,7 @@ class LocalRun:
             headers.append((b"content-type", surface.content_type_stream))
             headers.extend(announcement_headers(exchange))
             headers.append((b"server", b"penstock"))
-            await answer.start(response.status, headers)
+            await answer.start(response.status, headers, hold=True)
         await self._stream(opened)
 
     async def _stream(self, opened: Opened) -> None:
