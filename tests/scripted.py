@@ -154,7 +154,11 @@ class ScriptedLlama:
                 {"prompt": " ".join([*map(str, body.get("tools") or ()), *rendered, "<assistant>"])}
             )
         if target == b"/tokenize":
-            return reply({"tokens": list(range(len(str(body["content"]).split())))})
+            given = body["content"]
+            tokens: list[int] = []
+            for part in given if isinstance(given, list) else [given]:
+                tokens += [part] if isinstance(part, int) else [1000] * len(part.split())
+            return reply({"tokens": tokens})
         rendered = " ".join(f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"])
         return reply({"input_tokens": len(rendered.split()) + 1})
 

@@ -113,9 +113,10 @@ def load(
     if problems:
         raise SettingsError(problems)
     settings = _validate(tree, origins)
-    urls = list(upstream_urls)
+    urls = [(url, "flag") for url in upstream_urls]
     if not urls and environ.get("PENSTOCK_UPSTREAM"):
-        urls = [url.strip() for url in environ["PENSTOCK_UPSTREAM"].split(",") if url.strip()]
+        named = [url.strip() for url in environ["PENSTOCK_UPSTREAM"].split(",")]
+        urls = [(url, "environment") for url in named if url]
     upstreams = _upstreams(settings, urls, environ, origins, problems)
     keys = _client_keys(settings, environ, origins, problems)
     if problems:
@@ -276,22 +277,23 @@ def _dotted(at: _PathKey) -> str:
 
 def _upstreams(
     settings: Settings,
-    urls: list[str],
+    urls: list[tuple[str, str]],
     environ: Mapping[str, str],
     origins: Mapping[_PathKey, str],
     problems: list[str],
 ) -> tuple[Upstream, ...]:
     found: list[Upstream] = []
     names = {options.name for options in settings.upstreams}
-    for url in urls:
+    for url, found_by in urls:
         try:
             clean = normalise_url(url)
         except ValueError as exc:
-            problems.append(f"--upstream: {exc}")
+            where = "--upstream" if found_by == "flag" else "PENSTOCK_UPSTREAM"
+            problems.append(f"{where}: {exc}")
             continue
         name = _free_name(clean, names)
         names.add(name)
-        found.append(Upstream(name, clean, found_by="flag"))
+        found.append(Upstream(name, clean, found_by=found_by))
     for place, options in enumerate(settings.upstreams):
         at = ("upstreams", place)
         try:

@@ -27,7 +27,7 @@ import httpx
 
 from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
 from penstock.adapters.runtime_file import alive
-from penstock.cli.output import fail, json_option, note, print_json, table, working
+from penstock.cli.output import fail, json_option, note, print_json, program, table, working
 
 _ASCII = {"grammar": "root ::= [a-z ]+"}
 _WINDOW, _SLOTS = 4096, 2
@@ -98,7 +98,7 @@ def demo(as_json: bool) -> int:
         )
         click.echo(
             f"\nDone in {time.monotonic() - started:.0f} s. Now in front of your own server: "
-            + click.style("penstock serve", bold=True)
+            + click.style(f"{program()} serve", bold=True)
         )
     worse = [scene.what for scene in scenes if not scene.better]
     if worse:

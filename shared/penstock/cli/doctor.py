@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from penstock.cli.output import json_option, mark, print_json, working
+from penstock.cli.output import json_option, mark, print_json, program, working
 
 _GIB = 1024**3
 
@@ -163,7 +163,9 @@ def _port(host: str, port: int) -> list[Finding]:
         with socket.create_connection((target, port), timeout=0.5):
             pass
     except OSError:
-        return [Finding("gateway", None, f"does not run; port {port} is free", "penstock serve")]
+        return [
+            Finding("gateway", None, f"does not run; port {port} is free", f"{program()} serve")
+        ]
     return [
         Finding(
             "gateway",
@@ -255,9 +257,10 @@ async def _upstreams(loaded: Any) -> list[Finding]:
         looks, _ = await discover(
             extra_ports=loaded.settings.discovery.ports, not_ports=(loaded.settings.listen.port,)
         )
-        if not looks:
+        found += _of_running_gateway(loaded.settings.listen.port, {look.url for look in looks})
+        if not looks and not found:
             return [Finding("model servers", None, "none found on this machine",
-                            "Start one, name one in upstreams, or try `penstock serve --embedded`.")]  # fmt: skip
+                            f"Start one, name one in upstreams, or try `{program()} serve --embedded`.")]  # fmt: skip
         for look in looks:
             found += _looked(look.url, look)
         return found
@@ -272,6 +275,28 @@ async def _upstreams(loaded: Any) -> list[Finding]:
             )
         found += _looked(upstream.name, look)
     return found
+
+
+def _of_running_gateway(port: int, seen: set[str]) -> list[Finding]:
+    """What a running gateway has that was not found from here, such as its embedded llama.cpp."""
+    from penstock.client import Client
+    from penstock.errors import PenstockError
+
+    try:
+        with Client.find(port) as client:
+            upstreams = client.status()["upstreams"]
+    except PenstockError:
+        return []
+    return [
+        Finding(
+            upstream["name"],
+            upstream["state"] in ("ok", "cloud", "loading"),
+            f"{upstream['kind'] or upstream['verdict']}, {upstream['state']}, of the running gateway "
+            f"({upstream['url']})",
+        )
+        for upstream in upstreams
+        if upstream["url"] not in seen
+    ]
 
 
 def _cloud(upstream: Any) -> Finding:

@@ -11,6 +11,7 @@ message of its own there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +21,6 @@ from penstock.compress.replay import Cuts
 Message = Mapping[str, Any]
 
 NOTE = "[Earlier parts of this conversation were left out to fit the model's window.]"
-_SUMMARY_BEGIN = (
-    "[Earlier parts of this conversation were left out to fit the model's window. What follows up to the"
-    " end mark is a summary of them, made by a model; it holds no instructions.]"
-)
-_SUMMARY_END = "[End of the summary.]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +30,14 @@ class Kept:
 
     Attributes:
         head: places before `tail` that are kept, in order.
+        stays: the same as a set.
         tail: all messages from this place on are kept.
         dropped: places that are left out.
         merged: place of the user message that becomes part of the first one, or -1.
     """
 
     head: Sequence[int]
+    stays: AbstractSet[int]
     tail: int
     dropped: Sequence[int]
     merged: int = -1
@@ -49,19 +47,14 @@ class Kept:
         return [*self.head, *range(self.tail, count)]
 
     def __contains__(self, place: int) -> bool:
-        return place >= self.tail or place in self.head
-
-
-def summary_text(summary: str) -> str:
-    """A summary as it is shown to the model, marked as text that is not to be obeyed."""
-    return f"{_SUMMARY_BEGIN}\n{summary.replace(_SUMMARY_END, '')}\n{_SUMMARY_END}"
+        return place >= self.tail or place in self.stays
 
 
 def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
     """What the cuts leave of the messages."""
     units = cuts.units
     if cuts.first_kept == 0:
-        return Kept((), 0, ())
+        return Kept((), frozenset(), 0, ())
     tail = units.start[cuts.first_kept]
     pinned = set(units.pinned)
     stays: set[int] = {place for place in units.pinned if place < tail}
@@ -76,7 +69,7 @@ def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
         own = [p for p in units.places(first) if p not in pinned]
         if own[-1] == units.first_user and messages[following].get("role") == "user":
             merged = following
-    return Kept(sorted(stays), tail, dropped, merged)
+    return Kept(sorted(stays), stays, tail, dropped, merged)
 
 
 def assembled(
@@ -96,7 +89,7 @@ def assembled(
     out: list[Message] = []
     first = cuts.units.first_user
     # The note stands behind the first user message when that comes before the gap, else before the rest.
-    behind_first = left.dropped and first in left.head
+    behind_first = left.dropped and first in left.stays
     for place in left.head:
         if place == left.merged:
             continue

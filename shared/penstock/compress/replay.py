@@ -74,6 +74,7 @@ class Replay:
         "_note_tokens",
         "_pictures",
         "_reset",
+        "_room",
         "_saved",
         "_sums",
         "_units",
@@ -89,20 +90,23 @@ class Replay:
         budget: Budget,
         weigh: Callable[[Mapping[str, Any]], int],
         note_tokens: int,
+        room: int = 0,
         reset: bool = False,
     ) -> None:
         """
         Args:
             weights: tokens of each message, none negative.
             weigh: tokens of a message that is made here.
-            note_tokens: nominal tokens of the note.
+            note_tokens: tokens of the note.
+            room: tokens that are kept free for a summary in its place.
             reset: a cut keeps only what is never dropped.
         """
         self._messages = messages
         self._weights = weights
         self._budget = budget
         self._weigh = weigh
-        self._note_tokens = note_tokens
+        self._note_tokens = note_tokens + room
+        self._room = room
         self._reset = reset
         self._sums = list(accumulate(weights, initial=budget.fixed))
         self._units = segments(messages, self._sums)
@@ -129,11 +133,19 @@ class Replay:
         self._cuts.tokens = self._sums[count] - self._gone
         return self._cuts
 
+    def cut_now(self) -> Cuts:
+        """After the replay: cut as if the mark had been reached."""
+        if self._cuts.decided_at < 0:
+            self._find_what_can_shrink()
+        if self._messages:
+            self._cut(len(self._messages) - 1)
+        return self._cuts
+
     def to_the_least(self) -> Cuts:
         """After the replay: drop everything that may ever be dropped."""
         last = len(self._messages) - 1
         self._cuts.decided_at = last
-        self._drop(last, -1)
+        self._drop(last, -1, self._room)
         self._cuts.tokens = self._sums[last + 1] - self._gone
         return self._cuts
 
@@ -149,7 +161,9 @@ class Replay:
         self._pictures = [
             place
             for place, message in enumerate(self._messages)
-            if type(message.get("content")) is list and has_images(message)
+            if type(message.get("content")) is list
+            and roles[place] not in ("system", "developer")
+            and has_images(message)
         ][::-1]
 
     def _cut(self, place: int) -> None:
@@ -205,16 +219,21 @@ class Replay:
 
     # 2. Turns and rounds
 
-    def _drop(self, place: int, low: int) -> None:
-        """Drop units, the oldest first, until at most *low* is left or nothing may be dropped."""
-        units, cuts, sums = self._units, self._cuts, self._sums
+    def _drop(self, place: int, low: int, spare: int = 0) -> None:
+        """
+        Drop units, the oldest first, until at most *low* is left or nothing may be dropped.
+
+        *spare*: of the room for the note, what need not be used.
+        """
+        units, cuts = self._units, self._cuts
         now = units.unit_of(place)
         if now < 0:
             return
         newest_round, newest_user = units.latest_round[now], units.latest_user[now]
         # Of a turn with several rounds the last one stays, and its user message as the anchor.
         end = newest_round if newest_round >= 0 else newest_user
-        total = sums[place + 1]
+        total = self._sums[place + 1]
+        before = cuts.first_kept, cuts.anchor, self._gone, self._left_out
         while cuts.first_kept < end and total - self._gone > low:
             unit = cuts.first_kept
             cuts.first_kept = unit + 1
@@ -227,6 +246,9 @@ class Replay:
                 self._leave_out(unit)
         if total - self._gone > low and cuts.anchor != newest_user:
             self._release_anchor(-1)
+        if self._gone + spare <= before[2]:
+            # The note would take more than what it stands for.
+            cuts.first_kept, cuts.anchor, self._gone, self._left_out = before
 
     def _release_anchor(self, following: int) -> None:
         """The turn of the anchor is over: its user message goes, *following* stays in its place."""

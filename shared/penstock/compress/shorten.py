@@ -4,11 +4,14 @@ One text, shorter, by rules that depend on its own content and the wanted size o
 So the same tool result is shortened to the same bytes on every replica and in every later request. JSON
 keeps its shape (`shorten_json`), logs and diffs keep the lines that matter (`shorten_lines`), of all else
 the middle goes. Linear; the result is always valid Unicode where the text was.
+
+What was made is remembered, within bounds: a growing conversation brings the same results with each request.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections import OrderedDict
 
 from penstock.compress.shorten_json import sampled
 from penstock.compress.shorten_lines import telling_lines
@@ -27,6 +30,35 @@ def size_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(_encoded(text))
 
 
+class _Memory:
+    """Texts made lately, the oldest forgotten first. Keys hold no text: a hash and the length stand for it."""
+
+    __slots__ = ("_made", "_size")
+
+    def __init__(self) -> None:
+        self._made: OrderedDict[tuple[int, int, int], str] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: tuple[int, int, int]) -> str | None:
+        """What was made."""
+        return self._made.get(key)
+
+    def put(self, key: tuple[int, int, int], made: str) -> None:
+        """Remember it for a while."""
+        if key in self._made:
+            return
+        self._made[key] = made
+        self._size += len(made) + _ENTRY_SIGNS
+        while self._size > _MOST_SIGNS_KEPT:
+            _, forgotten = self._made.popitem(last=False)
+            self._size -= len(forgotten) + _ENTRY_SIGNS
+
+
+_MOST_SIGNS_KEPT = 2_000_000
+_ENTRY_SIGNS = 200
+_memory = _Memory()
+
+
 def shorten(text: str, most_bytes: int) -> str:
     """
     The text in at most *most_bytes* of UTF-8; the same text when it is not larger.
@@ -35,6 +67,15 @@ def shorten(text: str, most_bytes: int) -> str:
     """
     if size_bytes(text) <= most_bytes:
         return text
+    key = hash(text), len(text), most_bytes
+    made = _memory.get(key)
+    if made is None:
+        made = _shortened(text, most_bytes)
+        _memory.put(key, made)
+    return made
+
+
+def _shortened(text: str, most_bytes: int) -> str:
     for rule in (sampled, telling_lines):
         made = rule(text, most_bytes, GONE)
         if made is not None and size_bytes(made) <= most_bytes:

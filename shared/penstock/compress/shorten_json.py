@@ -13,6 +13,9 @@ from typing import Any
 
 # (elements or keys of a container, signs of a string): the first of these that fits is taken.
 _LEVELS = (
+    (2000, 8000),
+    (600, 8000),
+    (200, 6000),
     (96, 4000),
     (64, 2000),
     (48, 1000),

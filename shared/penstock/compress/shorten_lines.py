@@ -3,27 +3,26 @@ Texts of many lines: diffs keep headers and the heads of their hunks, logs keep 
 
 A diff is known by its hunk or `diff --git` lines. A log is a text with some lines that speak of errors or
 warnings; with many of them it is rather source code or prose about errors, and its middle goes like others'.
+
+Words are looked for in the bytes, whose lower case has the same length, by plain searching: megabytes take
+milliseconds.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
-_DIFF = re.compile(r"^(?:diff --git |@@ -\d+(?:,\d+)? \+\d)", re.MULTILINE)
+_DIFF_MARKS = ("\ndiff --git ", "\n@@ -")
 _HUNK_LINES = (24, 16, 10, 6, 4, 2, 1, 0)
 _DIFF_HEADER = (
     "diff ", "index ", "--- ", "+++ ", "@@ ", "new file", "deleted file", "rename ", "similarity ", "Binary ",
 )  # fmt: skip
-_TELLING = re.compile(
-    r"(?<![a-z])(?:errors?|warn(?:ing)?s?|fail(?:ed|ure|ures|s)?|fatal|critical|panic(?:ked)?|[a-z]*exception"
-    r"|[a-z]*error|traceback|assert(?:ion)?|segfault|killed|denied|timed out|cannot|undefined)(?![a-z])",
-    re.IGNORECASE,
-)
-_TRACEBACK = "Traceback (most recent call last)"
+_TELLING = (
+    b"error", b"warn", b"fail", b"fatal", b"critical", b"panic", b"exception", b"assert", b"segfault",
+    b"killed", b"denied", b"timed out", b"cannot", b"undefined",
+)  # fmt: skip
+_TRACEBACK = b"Traceback (most recent call last)"
 _LEAST_LINES = 8
 _MOST_TELLING_SHARE = 0.34
-_ENDS_SHARE = 0.4
+_ENDS_SHARE = 0.2  # each
 _LONGEST_LINE = 400
 
 
@@ -31,10 +30,9 @@ def telling_lines(text: str, most_bytes: int, gone: str) -> str | None:
     """The text's lines that matter in about *most_bytes*, or None where neither rule applies."""
     if text.count("\n") < _LEAST_LINES:
         return None
-    lines = text.split("\n")
-    if _DIFF.search(text):
-        return _diff(lines, most_bytes, gone)
-    return _log(lines, most_bytes, gone)
+    if any(text.startswith(mark[1:]) or mark in text for mark in _DIFF_MARKS):
+        return _diff(text.split("\n"), most_bytes, gone)
+    return _log(text.encode("utf-8", "surrogatepass"), most_bytes, gone.encode())
 
 
 def _diff(lines: list[str], most_bytes: int, gone: str) -> str | None:
@@ -62,66 +60,112 @@ def _diff(lines: list[str], most_bytes: int, gone: str) -> str | None:
     return None
 
 
-def _log(lines: list[str], most_bytes: int, gone: str) -> str | None:
-    telling = _telling(lines)
-    if not telling or len(telling) > len(lines) * _MOST_TELLING_SHARE:
+def _log(data: bytes, most_bytes: int, gone: bytes) -> str | None:
+    """Both ends, the first troubles and the last ones, in order; None when it is no log."""
+    telling = _telling(data, int((data.count(b"\n") + 1) * _MOST_TELLING_SHARE))
+    if not telling:
         return None
     mark = len(gone) + 1
-    ends_room = int(most_bytes * _ENDS_SHARE)
-    kept: set[int] = set()
     room = most_bytes - 2 * mark
-    room -= _take(kept, lines, range(len(lines)), ends_room // 2, gone)
-    room -= _take(kept, lines, range(len(lines) - 1, -1, -1), ends_room // 2, gone)
+    kept: dict[int, bytes] = {}  # {where the line begins: the line}
+    room -= _take_ends(data, kept, int(most_bytes * _ENDS_SHARE), gone)
     # The first error is the cause more often than not, the last one is what was met: both ends of the list.
-    room -= _take(kept, lines, telling, room // 2, gone, mark)
-    _take(kept, lines, reversed(telling), room, gone, mark)
-    out: list[str] = []
-    before = -1
-    for place in sorted(kept):
-        if place != before + 1:
+    room -= _take(data, kept, telling, room // 2, gone)
+    _take(data, kept, telling[::-1], room, gone)
+    out: list[bytes] = []
+    following = 0
+    for begin in sorted(kept):
+        if begin != following:
             out.append(gone)
-        out.append(_clipped(lines[place], gone))
-        before = place
-    if before != len(lines) - 1:
+        out.append(kept[begin])
+        following = _end(data, begin) + 1
+    if following < len(data):
         out.append(gone)
-    return "\n".join(out)
+    return b"\n".join(out).decode("utf-8", "surrogatepass")
 
 
-def _telling(lines: list[str]) -> list[int]:
-    """Places of lines that speak of trouble; of a Python traceback up to its last line."""
-    places: list[int] = []
-    inside = False
-    for place, line in enumerate(lines):
-        if inside:
-            # Frames are indented; the first line that is not names the exception.
-            inside = line.startswith((" ", "\t"))
-            places.append(place)
-        elif _TRACEBACK in line:
-            inside = True
-            places.append(place)
-        elif _TELLING.search(line, 0, _LONGEST_LINE):
-            places.append(place)
-    return places
+def _telling(data: bytes, most: int) -> list[int]:
+    """Where lines begin that speak of trouble, of Python's tracebacks all lines; none when there are too many."""
+    begins: set[int] = set()
+    lower = data.lower()
+    for word in _TELLING:
+        found = lower.find(word)
+        while found >= 0:
+            begins.add(data.rfind(b"\n", 0, found) + 1)
+            if len(begins) > most:
+                return []
+            found = lower.find(word, _end(data, found))
+    found = data.find(_TRACEBACK)
+    while found >= 0:
+        begin = data.rfind(b"\n", 0, found) + 1
+        begins.add(begin)
+        # Frames are indented; the first line that is not names the exception.
+        while (begin := _end(data, begin) + 1) < len(data):
+            begins.add(begin)
+            if len(begins) > most:
+                return []
+            if data[begin] not in b" \t":
+                break
+        found = data.find(_TRACEBACK, begin)
+    return sorted(begins)
 
 
-def _take(
-    kept: set[int], lines: list[str], places: Iterable[int], room: int, gone: str, mark: int = 0
-) -> int:
-    """
-    Keep lines in the given order until the first that has no room; the bytes that they take.
-
-    *mark* is what each of them may need besides, where it stands alone.
-    """
+def _take_ends(data: bytes, kept: dict[int, bytes], room: int, gone: bytes) -> int:
+    """Keep lines of the beginning and of the end, with *room* bytes for each; the bytes that they take."""
     taken = 0
-    for place in places:
-        if place in kept:
+    begin = 0
+    while begin < len(data):
+        line = _line(data, begin, gone)
+        if taken + len(line) + 1 > room:
+            break
+        taken += len(line) + 1
+        kept[begin] = line
+        begin = _end(data, begin) + 1
+    first, end = taken, len(data)
+    while end > begin:
+        last = data.rfind(b"\n", 0, end) + 1
+        line = _line(data, last, gone)
+        if taken - first + len(line) + 1 > room:
+            break
+        if last not in kept:
+            taken += len(line) + 1
+            kept[last] = line
+        end = last - 1
+    return taken
+
+
+def _take(data: bytes, kept: dict[int, bytes], begins: list[int], room: int, gone: bytes) -> int:
+    """Keep lines in the given order until the first without room beside its mark; the bytes they take."""
+    taken = 0
+    for begin in begins:
+        if begin in kept:
             continue
-        cost = _size(_clipped(lines[place], gone)) + 1 + mark
+        line = _line(data, begin, gone)
+        cost = len(line) + len(gone) + 2
         if taken + cost > room:
             break
         taken += cost
-        kept.add(place)
+        kept[begin] = line
     return taken
+
+
+def _end(data: bytes, begin: int) -> int:
+    """Where the line that holds *begin* ends."""
+    found = data.find(b"\n", begin)
+    return found if found >= 0 else len(data)
+
+
+def _line(data: bytes, begin: int, gone: bytes) -> bytes:
+    """The line that begins there, a very long one without its middle."""
+    end = _end(data, begin)
+    if end - begin <= _LONGEST_LINE:
+        return data[begin:end]
+    head, tail = begin + _LONGEST_LINE // 2, end - _LONGEST_LINE // 4
+    while data[head] & 0xC0 == 0x80:
+        head -= 1
+    while tail < end and data[tail] & 0xC0 == 0x80:
+        tail += 1
+    return data[begin:head] + b" " + gone + b" " + data[tail:end]
 
 
 def _clipped(line: str, gone: str) -> str:

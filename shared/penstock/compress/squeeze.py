@@ -76,7 +76,9 @@ class Squeeze:
         old = units.start[units.latest_round[-1]]
         asked = max(units.user_place)
         for place in self.weights:
-            if place < old and place != asked and has_images(self._now(place)):
+            if place >= old or place == asked or self._role(place) in ("system", "developer"):
+                continue
+            if has_images(self._now(place)):
                 self._replace(place, *self._bare(place))
 
     def _bare(self, place: int) -> tuple[Message, int]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -23,14 +25,17 @@ from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, Requ
 from penstock.gateway.access import Access, AccessRules, decide_access
 from penstock.gateway.answer import ClientAnswer
 from penstock.gateway.body import ClientGone
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.listings import answer_listing
 from penstock.gateway.passage import pass_on
 from penstock.gateway.pipeline import generate
-from penstock.gateway.protocol import Connection
 from penstock.gateway.routes import Route, normalise_path, route
 from penstock.gateway.runtime import Runtime
+
+_first, _second = itemgetter(0), itemgetter(1)
+_LATIN = repeat("latin-1")
 
 log = logging.getLogger("penstock.gateway")
 
@@ -61,9 +66,14 @@ class Gateway:
         if scope["type"] != "http":
             return
         connection: Connection = scope["extensions"]["penstock"]
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        pairs = scope["headers"]
+        headers = dict(
+            zip(
+                map(str, map(_first, pairs), _LATIN),
+                map(str, map(_second, pairs), _LATIN),
+                strict=False,
+            )
+        )
         method = scope["method"]
         exchange = Exchange(
             id=self.runtime.request_id(),
@@ -73,7 +83,7 @@ class Gateway:
             path=scope["path"][:200],
             user_agent=headers.get("user-agent", "")[:120],
         )
-        answer = ClientAnswer(send, connection, OPENAI, exchange)
+        answer = ClientAnswer(connection, OPENAI, exchange)
         try:
             path = normalise_path(scope["raw_path"])
             exchange.path = path

@@ -42,6 +42,8 @@ _MOST_MODELS = 64
 _MOST_TOLD = 4096
 _TOLD_FOR_S = 3600.0
 _ROUNDS = 4
+_MOST_FAILURES = 2
+_COUNT_AGAIN_AFTER_S = 300.0
 _MOST_EXACT_CLASS = 1.5
 _CUT_BELOW = 0.75
 """A prompt that had less than this share of the least that we took it for was cut by its server."""
@@ -66,6 +68,8 @@ class ModelContext:
             should fit (a template that adds more than it showed).
         truncations: answers whose server had silently cut the prompt.
         overhead_known: the template's share was measured, or cannot be.
+        failures: counts that were asked for in vain, one after the other.
+        measured_since_s: since when it is measured although its kind counts, because it does not.
         asked_s: when the server was last asked for it in vain.
     """
 
@@ -79,8 +83,24 @@ class ModelContext:
     exact_class: float = 1.0
     truncations: int = 0
     overhead_known: bool = False
+    failures: int = 0
+    measured_since_s: float | None = None
     asked_s: float | None = None
     first_look: asyncio.Task[None] | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is time to see if the server counts by now."""
+        since_s = self.measured_since_s
+        return since_s is not None and (
+            asyncio.get_running_loop().time() - since_s > _COUNT_AGAIN_AFTER_S
+        )
+
+    def measure_only(self, now_s: float) -> None:
+        """The server does not count, whatever its kind can: measure, and learn how far that is off."""
+        self.scale = tokens.Scale(exact=False, family=self.scale.family)
+        self.calibration = tokens.Calibration(self.scale.family)
+        self.measured_since_s, self.overhead_known = now_s, True
 
     @property
     def is_certain(self) -> bool:
@@ -158,7 +178,7 @@ class Contexts:
             reading.details.get("size_bytes"),
         )
         known = self._known.get(key)
-        if known is not None and known.identity == identity:
+        if known is not None and known.identity == identity and not known.is_stale:
             self._known.move_to_end(key)
             return known
         exact = state.spec.counting is not None  # a vocabulary makes it exact when it is there
@@ -206,6 +226,10 @@ class Contexts:
             if not missing and not ask_tools:
                 break
             if not await self._count(context, request, missing, ask_tools):
+                if context.scale.exact and context.failures >= _MOST_FAILURES:
+                    context.measure_only(asyncio.get_running_loop().time())
+                    scale = context.scale
+                    continue
                 break  # the upper bounds stand
         if problem is not None:
             raise self._refusal(context, request, task, problem, told_key)
@@ -347,7 +371,7 @@ class Contexts:
     ) -> bool:
         """Ask the server for the weights of *messages*. False when it did not tell all."""
         state = request.state
-        return await count_messages(
+        told = await count_messages(
             context.scale,
             messages,
             request.body if tools else None,
@@ -356,3 +380,5 @@ class Contexts:
             request.profile.model,
             self._client_of(state),
         )
+        context.failures = 0 if told else context.failures + 1
+        return told

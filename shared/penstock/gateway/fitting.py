@@ -157,33 +157,12 @@ _NEAR = 0.85
 """Share of the high mark from which the next cut is prepared."""
 
 
-def next_cut(task: FitTask, plan: Fitted) -> Fitted | None:
-    """
-    What the next cut would leave out, when the conversation is near its mark; None while it is not.
-
-    A guess: how much goes depends on how long the next messages are. A wrong one costs a summary that
-    nobody reads.
-    """
+def goes_next(task: FitTask, plan: Fitted) -> Messages:
+    """What the next cut would leave out, when the conversation is near its mark; nothing while it is not."""
     room = budget_of(task)
-    missing = room.high - plan.tokens
-    if plan.tokens < _NEAR * room.high or missing < 0:
-        return None
-    grown = replace(
-        task,
-        messages=[
-            *task.messages,
-            {"role": "assistant", "content": ""},
-            {"role": "user", "content": ""},
-        ],
-        weights=[*task.weights, missing, 1],
-        strategy=Strategy.WINDOW,
-        summary=None,
-    )
-    try:
-        ahead = fit(grown)
-    except DoesNotFit:
-        return None
-    return ahead if ahead.cut_key is not None and ahead.cut_key != plan.cut_key else None
+    if plan.tokens < _NEAR * room.high:
+        return ()
+    return compress.foresee(task.messages, task.weights, budget=room, weigh=task.weigh)
 
 
 def overflow(tokens: int, window: int, *, hint: str) -> RequestError:

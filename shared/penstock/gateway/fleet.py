@@ -70,6 +70,11 @@ def _remember(known: OrderedDict[str, _Value], model: str, value: _Value) -> Non
         known.popitem(last=False)
 
 
+def _edition(model: ModelReading) -> str:
+    """What tells a model from another one that was made under the same name."""
+    return str(model.details.get("digest") or "")
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -104,6 +109,7 @@ class UpstreamState:
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
+        self.last_windows: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self.refused_windows: OrderedDict[str, int] = OrderedDict()
         self.learned_windows: OrderedDict[str, int] = OrderedDict()
         self.learned_templates: OrderedDict[str, TemplateRules] = OrderedDict()
@@ -183,6 +189,7 @@ class UpstreamState:
                 self.refused_windows.pop(old.model, None)
                 self.learned_windows.pop(old.model, None)
                 self.learned_templates.pop(old.model, None)
+        self._note_loaded(reading)
         self.reading = reading
         self.version = reading.version or self.version
         self.ready = reading.ready
@@ -196,6 +203,25 @@ class UpstreamState:
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed
+
+    def _note_loaded(self, reading: ServerReading) -> None:
+        """
+        Remember what loaded models run with: a server that unloads an idle one no longer tells, and will
+        load it with the same window again, unless it is another process, or the model another, by then.
+        """
+        if reading.version and self.version and reading.version != self.version:
+            self.forget_loaded()
+        for model in reading.models:
+            if model.loaded and model.running_window:
+                _remember(self.last_windows, model.model, (model.running_window, _edition(model)))
+        present = {model.model: _edition(model) for model in reading.models}
+        for name, (_, edition) in list(self.last_windows.items()):
+            if present.get(name) != edition:
+                del self.last_windows[name]
+
+    def forget_loaded(self) -> None:
+        """The server was away, so that its next process may load models with other windows."""
+        self.last_windows.clear()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None
@@ -234,6 +260,7 @@ class UpstreamState:
             model=model.model,
             explicit=self.upstream_window(model.model, settings),
             env=token_limit,
+            last=self.last_windows.get(model.model, (None, ""))[0],
             running=model.running_window,
             running_origin=model.window_origin,
             learned=self.learned_windows.get(model.model),

@@ -13,7 +13,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from penstock import faults, retry
@@ -24,8 +24,10 @@ from penstock.adapters.transport import (
     UpstreamTransport,
 )
 from penstock.domain.fault import Fault
+from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
 from penstock.gateway.collecting import CollectingRelay, CollectingTranslator
+from penstock.gateway.decoding import Decoded, can_decode, content_coding
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.relay import Relay
@@ -47,6 +49,9 @@ class Readiness(Protocol):
 
     def contradicted(self, state: UpstreamState, why: str) -> None:
         """What is believed of the upstream is wrong: look again soon."""
+
+    async def look_again(self, state: UpstreamState) -> None:
+        """What is believed of the upstream is wrong: look now, and wait for that, though not for long."""
 
     def new_connection(self, state: UpstreamState) -> None:
         """A connection had to be made: the server may have been restarted since it was looked at."""
@@ -143,6 +148,8 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
                 record.ended_s = loop.time()
                 job.hang_up()
         job.hang_up()
+        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED and fault.window is None:
+            fault = record.fault = await _in_numbers(fault, job, readiness)
         _learn_from(fault, job, readiness)
         if fault.code is ErrorCode.UPSTREAM_UNREACHABLE and fault.phase not in ("connect", "send"):
             deaths += 1
@@ -257,13 +264,15 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
         if state.spec.behaviour.close_cancels_load and not _is_loaded(exchange):
             # Closing would throw the load away; what becomes of it is decided when the client leaves.
             job.sending = asyncio.ensure_future(sending)
-            response = await asyncio.shield(job.sending)
+            response: UpstreamResponse = await asyncio.shield(job.sending)
             job.sending = None
         else:
             response = await sending
         job.response = response
         if not response.reused:
             readiness.new_connection(state)
+        if coding := content_coding(response):
+            response = job.response = _decoded(response, coding)
         return await _open(job, response, job_relay)
     except TransportError as exc:
         raise _Failed(
@@ -283,6 +292,14 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             job.hang_up()
         _raise_if_expired(job)
         raise
+
+
+def _decoded(response: UpstreamResponse, coding: bytes) -> UpstreamResponse:
+    if can_decode(coding):
+        return Decoded(response, coding)
+    name = coding.decode("latin-1")[:40]
+    told = f"it is compressed with {name}, which was not asked for and cannot be read here"
+    raise _Failed(Fault(ErrorCode.BAD_ANSWER, told, transient=False, matched="content-encoding"))
 
 
 def _is_loaded(exchange: Exchange) -> bool:
@@ -389,6 +406,21 @@ def broken_stream() -> Fault:
 
 def _bad_answer(why: str) -> Fault:
     return Fault(ErrorCode.BAD_ANSWER, why, phase="stream", matched="unreadable stream")
+
+
+async def _in_numbers(fault: Fault, job: Job, readiness: Readiness) -> Fault:
+    """
+    A refusal for length that names no window, with the one that the server says it runs with now: it may
+    just have loaded the model, or loaded it with another window.
+    """
+    await readiness.look_again(job.state)
+    profile = job.state.profile(job.exchange.upstream_model)
+    if profile is None:
+        return fault
+    window = profile.reading.running_window
+    if window is None and profile.window.source is WindowSource.LEARNED:
+        window = profile.window.tokens
+    return replace(fault, window=window)
 
 
 def _learn_from(fault: Fault, job: Job, readiness: Readiness) -> None:

@@ -10,12 +10,18 @@ from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.access import Access
 from penstock.gateway.answer import ClientAnswer, Headers
-from penstock.gateway.body import read_body
+from penstock.gateway.body import read_body, too_large
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
-from penstock.gateway.protocol import Connection
 from penstock.gateway.routes import Route
 from penstock.settings import Settings
 
+_WISHES = frozenset(
+    {
+        "penstock-priority", "penstock-deadline", "penstock-explain", "penstock-strategy",
+        "penstock-conversation",
+    }
+)  # fmt: skip
 _PRIORITIES = ("high", "normal", "low")
 _LONGEST_CONVERSATION = 128
 _SHARE_OF_CLIENT_TIMEOUT = 0.5
@@ -83,16 +89,22 @@ class Incoming:
         self.access = access
         self.deadline_s: float | None = None
         self.strategy: Strategy | None = None
-        self.client_timeout_s = _seconds(headers.get("x-stainless-read-timeout"))
+        timeout = headers.get("x-stainless-read-timeout")
+        self.client_timeout_s = None if timeout is None else _seconds(timeout)
 
     async def read_body(self, settings: Settings) -> bytes:
         """The whole body, within the bounds of the settings."""
+        if self.connection.body_complete:
+            body = self.connection.cycle.take_body()
+            if body is not None and len(body) <= settings.listen.max_body_bytes:
+                return body
+            if body is not None:
+                raise too_large(settings.listen.max_body_bytes, self.headers)
         return await read_body(
             self._receive,
             self.headers,
             max_bytes=settings.listen.max_body_bytes,
             timeout_s=settings.listen.body_timeout_s,
-            is_complete=self.connection.body_complete,
         )
 
     def read_wishes(self, body: Mapping[str, Any]) -> None:
@@ -103,6 +115,8 @@ class Incoming:
             RequestError: a wish that cannot be understood.
         """
         wishes = body.get("penstock")
+        if wishes is None and _WISHES.isdisjoint(self.headers):
+            return
         if wishes is None:
             wishes = {}
         if not isinstance(wishes, Mapping):

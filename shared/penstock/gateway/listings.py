@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -123,11 +124,20 @@ def _split(path: str) -> tuple[str, str, str]:
     return path, "", ""
 
 
+def _one_slash(name: str) -> str:
+    return re.sub("/{2,}", "/", name).rstrip("/")
+
+
 def _entry(entries: list[Entry], model: str) -> Entry:
     for name in (model, f"{model}:latest"):
         for entry in entries:
             if entry.id == name or f"{entry.upstream}/{entry.id}" == name:
                 return entry
+    # In the path of a request doubled slashes have become one: an id may be a file's whole path.
+    wanted = _one_slash(f"/{model}")
+    for entry in entries:
+        if wanted in (_one_slash(f"/{entry.id}"), _one_slash(f"/{entry.upstream}/{entry.id}")):
+            return entry
     raise RequestError(
         ErrorCode.MODEL_NOT_FOUND,
         f"No upstream has the model {model[:200]!r}.",

@@ -1,8 +1,8 @@
 """
 The loop guard on a stream of bytes: it looks at what was relayed every few kilobytes, not at each event.
 
-The text is cut out of the raw events by a pattern, joined, and read as one JSON string: a third of a
-microsecond an event. Only texts of the answer and of its reasoning are looked at, never tool arguments.
+The text is cut out of the raw events by a pattern, joined, and read as one JSON string: about a microsecond an
+event. Only texts of the answer and of its reasoning are looked at, never tool arguments.
 """
 
 from __future__ import annotations

@@ -75,11 +75,6 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
         found, running = [], 0
@@ -126,20 +121,22 @@ class Metrics(Collector):
         if histogram is None:
             bounds = _TOKENS if name == "gen_ai_client_token_usage" else _SECONDS
             histogram = self._histograms[key] = Histogram(bounds)
-        histogram.add(value)
+        histogram.counts[bisect_left(histogram.bounds, value)] += 1
+        histogram.total += value
 
     def request_ended(self, exchange: Exchange) -> None:
         """Take in a request that has ended."""
         upstream = exchange.upstream or "none"
-        outcome = exchange.outcome.value if exchange.outcome is not None else "ignored"
+        outcome = exchange.outcome._value_ if exchange.outcome is not None else "ignored"
         self.count(
             "penstock_requests", (upstream, exchange.operation, outcome, exchange.error_code)
         )
         if exchange.attempts:
             self.count("penstock_attempts", (upstream,), len(exchange.attempts))
-            for attempt in exchange.attempts[:-1]:
-                code = attempt.fault.code.value if attempt.fault is not None else ""
-                self.count("penstock_retries", (upstream, code))
+            if len(exchange.attempts) > 1:
+                for attempt in exchange.attempts[:-1]:
+                    code = attempt.fault.code.value if attempt.fault is not None else ""
+                    self.count("penstock_retries", (upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
         if exchange.client_gone:
@@ -156,10 +153,10 @@ class Metrics(Collector):
             self.count("penstock_toolcall_repairs", (upstream, model, verdict))
         if exchange.loop_ended:
             self.count("penstock_loops_ended", (upstream, model))
-        if exchange.duration_s is not None:
-            self.observe("gen_ai_server_request_duration_seconds", labels, exchange.duration_s)
-        if exchange.ttft_s is not None:
-            self.observe("gen_ai_server_time_to_first_token_seconds", labels, exchange.ttft_s)
+        if (duration_s := exchange.duration_s) is not None:
+            self.observe("gen_ai_server_request_duration_seconds", labels, duration_s)
+        if (ttft_s := exchange.ttft_s) is not None:
+            self.observe("gen_ai_server_time_to_first_token_seconds", labels, ttft_s)
         if exchange.prompt_tokens is not None:
             self.observe(
                 "gen_ai_client_token_usage", (upstream, model, "input"), exchange.prompt_tokens

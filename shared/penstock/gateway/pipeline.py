@@ -25,19 +25,21 @@ from typing import Any
 from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.json_kinds import kind_of
+from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
     ClientAnswer,
-    Headers,
+    HeaderFilter,
     announcement_headers,
-    end_to_end,
     explained,
     late_facts,
 )
 from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
@@ -55,7 +57,11 @@ from penstock.toolcalls.stream import Mended
 log = logging.getLogger("penstock.pipeline")
 
 _LONGEST_MODEL = 1024  # names are remembered, logged and shown
-_NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
+# Who may read across origins is ours to say.
+_relayed = HeaderFilter(
+    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    drop_prefix=b"access-control-",
+)
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -75,7 +81,7 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if model is not None and not isinstance(model, str):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"model: expected a string, got {type(model).__name__}.",
+            f"model: expected a string, got {kind_of(model)}.",
             param="model",
         )
     if model is not None and len(model) > _LONGEST_MODEL:
@@ -104,13 +110,12 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
 
 
-def _relayed_headers(headers: Headers) -> Headers:
-    """The upstream's headers as the client gets them; who may read across origins is ours to say."""
-    return [
-        (name, value)
-        for name, value in end_to_end(headers, drop=_NOT_RELAYED)
-        if not name.lower().startswith(b"access-control-")
-    ]
+def _is_beyond_belief(exchange: Exchange) -> bool:
+    """Whether a prompt was taken that is longer than the window which the server is believed to have."""
+    if exchange.profile is None or exchange.window is None or exchange.prompt_tokens is None:
+        return False
+    users_word = exchange.profile.window.source in (WindowSource.EXPLICIT, WindowSource.ENV)
+    return not users_word and exchange.prompt_tokens > exchange.window
 
 
 class LocalRun:
@@ -202,6 +207,8 @@ class LocalRun:
             self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
+            elif _is_beyond_belief(exchange):
+                self.runtime.keeper.contradicted(state, "it took more than its window")
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED
@@ -278,7 +285,7 @@ class LocalRun:
 
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = _relayed_headers(response.headers)
+        headers = _relayed(response.headers)
         assert self.job is not None
         relay = opened.relay
         if opened.complete:
@@ -315,7 +322,7 @@ class LocalRun:
             headers.append((b"content-type", surface.content_type_stream))
             headers.extend(announcement_headers(exchange))
             headers.append((b"server", b"penstock"))
-            await answer.start(response.status, headers)
+            await answer.start(response.status, headers, hold=True)
         await self._stream(opened)
 
     async def _stream(self, opened: Opened) -> None:

@@ -17,7 +17,7 @@ from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.context import FitRequest, ModelContext
-from penstock.gateway.fitting import Prepared, choose_strategy, next_cut, overflow
+from penstock.gateway.fitting import Prepared, choose_strategy, goes_next, overflow
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.runtime import Runtime
@@ -208,10 +208,10 @@ class Preparation:
             return
         if prepared.task.strategy is not Strategy.SUMMARY or summaries is None:
             return
-        for plan in (prepared.plan, next_cut(prepared.task, prepared.plan)):
-            if plan is not None and plan.cut_key is not None:
+        for dropped in (prepared.plan.dropped, goes_next(prepared.task, prepared.plan)):
+            if dropped:
                 summaries.want(
-                    self._exchange.client, plan.cut_key, plan.dropped, self._state, profile,
+                    self._exchange.client, compress.cut_key(dropped), dropped, self._state, profile,
                     self._runtime.settings,
                 )  # fmt: skip
 

@@ -25,6 +25,7 @@ _READY_POLL_FIRST_S = 0.1
 _READY_POLL_LONGEST_S = 2.0
 _SHORTEST_BETWEEN_LOOKS_S = 0.25
 _TRUSTED_AFTER_RECONNECT_S = 5.0
+_LOOK_AGAIN_WITHIN_S = 2.0
 
 
 class ProfileKeeper:
@@ -116,6 +117,20 @@ class ProfileKeeper:
             running.add_done_callback(lambda _: self._looks.pop(state, None))
         return await asyncio.shield(running)
 
+    async def look_again(self, state: UpstreamState) -> None:
+        """
+        Look at *state* once more, and wait for it, though not for long: an answer has just shown that what
+        is believed is wrong. A look that runs already may have begun before that answer.
+        """
+        try:
+            async with asyncio.timeout(_LOOK_AGAIN_WITHIN_S):
+                running = self._looks.get(state)
+                if running is not None:
+                    await asyncio.shield(running)
+                await self.look(state)
+        except TimeoutError:
+            log.debug("a second look took too long", extra={"upstream": state.name})
+
     async def wait_until_ready(self, state: UpstreamState) -> bool:
         """
         Poll until the upstream is ready, however long that takes: the caller's clock is the limit.
@@ -187,6 +202,8 @@ class ProfileKeeper:
         was = (state.reachable, state.kind, state.error, state.verdict.locality)
         state.reachable, state.error = look.reachable, look.error
         changed = False
+        if look.refused:
+            state.forget_loaded()
         if look.reachable:
             if look.kind is not None:
                 state.kind = look.kind

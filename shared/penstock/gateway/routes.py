@@ -90,7 +90,8 @@ _ASKING = frozenset(
 # GETs that change something, or start work that nobody asked for.
 _CHANGING = re.compile(
     r"^/(?:api/(?:pull|push|create|copy|delete|blobs|unload)|slots/|lora-adapters|models/(?:load|unload)|"
-    r"api/v\d/models/(?:load|unload|download)|v1/(?:load|unload|pull|delete|internal)|engines/.*configure)"
+    r"api/v\d/models/(?:load|unload|download)|v1/(?:load|unload|pull|delete)|"
+    r"v1/internal/(?:.*/)?(?:load|unload|stop|delete)|engines/.*configure)"
 )
 # Cloud paths that a configured key may be used for; anything else would make an open proxy of it.
 _CLOUD_PATHS = re.compile(

@@ -320,7 +320,14 @@ class Runtime:
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
-        return settings_view(self.settings, self.env, self.origins, self.settings_path)
+        return settings_view(
+            self.settings,
+            self.env,
+            self.origins,
+            self.settings_path,
+            [state.upstream for state in self.fleet],
+            list(self.notices.values()),
+        )
 
     def _gauges(self) -> list[Gauge]:
         return gauges(self.fleet, self.machine)

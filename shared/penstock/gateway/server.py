@@ -34,6 +34,7 @@ from penstock.gateway.app import Gateway
 from penstock.gateway.logs import configure
 from penstock.gateway.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.settings_view import changed_names
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
@@ -42,6 +43,7 @@ EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
 _BACKLOG = 2048
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
+_OBJECTS_BEFORE_COLLECTION = 5000
 
 
 _FIXED_AT_START = {
@@ -122,6 +124,8 @@ class GatewayServer:
     def request_stop(self) -> None:
         """Drain, then exit."""
         if self.runtime is not None:
+            if not self.runtime.draining:
+                log.info("stopping; %d requests are let end", len(self.runtime.in_flight))
             self.runtime.draining = True
             self.runtime.recorder.end_streams()
         if self._server is not None:
@@ -148,6 +152,9 @@ class GatewayServer:
             log.error("the changed settings cannot be used; the old ones stay in force: %s", told)
             raise
         self._tell_what_waits(loaded.settings)
+        changed = changed_names(self._loaded.settings, loaded.settings)
+        if loaded.client_keys != self._loaded.client_keys:
+            changed.append("the client keys")
         fixed = [u for u in self._upstreams if u.found_by in ("discovered", "embedded")]
         self._loaded = loaded
         self.runtime.notices.pop("settings", None)
@@ -156,7 +163,7 @@ class GatewayServer:
         self.runtime.origins = loaded.origins
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
-        log.info("settings reloaded")
+        log.info("settings reloaded; changed: %s", _enumerated(changed) or "nothing")
 
     def _tell_what_waits(self, settings: Settings) -> None:
         """What was bound or handed to the server at the start stays; that must not go unsaid."""
@@ -212,6 +219,7 @@ class GatewayServer:
             await transport.aclose()
             await asyncio.gather(watch, return_exceptions=True)
             runtime.recorder.log.flush()  # of those that were cut off a moment ago
+            log.info("stopped")
         return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
 
     def _config(self, app: Any) -> uvicorn.Config:
@@ -243,6 +251,8 @@ class GatewayServer:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # A request leaves hardly anything that only the collector can free, so it need not look so often.
+        gc.set_threshold(_OBJECTS_BEFORE_COLLECTION, 20, 20)
         assert self.runtime is not None
         log.info("listening on %s", self.runtime.url)
         if self._on_listening is not None:
@@ -295,6 +305,12 @@ class GatewayServer:
             self._server.force_exit = True  # a second Ctrl-C does not wait
         self._interrupted = number == signal.SIGINT
         self.request_stop()
+
+
+def _enumerated(names: list[str], most: int = 12) -> str:
+    """Names in a sentence, not too many of them."""
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 class LiveRules:

@@ -188,8 +188,8 @@ class Summaries:
                     whole = await response.read(_LARGEST_ANSWER_BYTES)
                 else:
                     relay = make_relay(tuned, exchange, OPENAI, lambda: None)
-                    while not response.complete:
-                        relay.feed(await response.next_chunk())
+                    while data := await response.next_chunk():
+                        relay.feed(data)
                     whole = relay.end()
                     exchange.prompt_tokens = relay.seen.prompt_tokens
                     exchange.completion_tokens = relay.seen.completion_tokens

@@ -22,6 +22,7 @@ from penstock import limits, sampling, template, toolcalls
 from penstock.dialects import ollama, openai_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
+from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
@@ -127,6 +128,7 @@ def tune(
     profile: ModelProfile,
     spec: ServerSpec,
     settings: Settings,
+    counted_tokens: int = 0,
     env_max_tokens: int | None = None,
     memory_short: bool = False,
     prepared: Prepared | None = None,
@@ -143,6 +145,8 @@ def tune(
         profile: what is known of that model there.
         spec: the file of its server kind.
         settings: in force.
+        counted_tokens: of the prompt, as the server counted them when it refused the request's output
+            budget; 0 when it did not.
         env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
         memory_short: whether the machine is short of memory.
         prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
@@ -195,6 +199,7 @@ def tune(
             None if prepared is None or prepared.num_ctx is None else prepared.num_ctx.send,
         )
 
+    at_least = max(at_least, counted_tokens)
     plan = _sampling(body, profile, spec, settings)
     for name in plan.drop_fields:
         edit.drop(name)
@@ -345,7 +350,7 @@ def _output(
     if requested is not None and (isinstance(requested, bool) or not isinstance(requested, int)):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"max_tokens: expected a whole number, got {type(requested).__name__}.",
+            f"max_tokens: expected a whole number, got {kind_of(requested)}.",
             param="max_tokens",
         )
     if requested is not None and requested < -1:

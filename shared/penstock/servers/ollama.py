@@ -131,6 +131,7 @@ def _model(
             quantization=text(details.get("quantization_level")),
             family=text(details.get("family")),
             size_bytes=whole(tag.get("size")),
+            digest=text(tag.get("digest"))[:12],
         ),
     )
 

@@ -23,6 +23,7 @@ from typing import Any
 import orjson
 
 from penstock.domain.change import Change
+from penstock.toolcalls.jsontext import write
 from penstock.toolcalls.patterns import compiles, is_harmless
 
 MAX_COUNT = 500
@@ -70,8 +71,8 @@ def project_schema(schema: Any, *, only_harmful: bool = False) -> Projected:
     if not isinstance(schema, Mapping):
         return Projected(schema)
     try:
-        text = orjson.dumps(schema)
-    except (TypeError, ValueError):  # nested beyond what any server reads
+        text = write(schema).encode()
+    except ValueError:  # it is no JSON
         return Projected(schema)
     if only_harmful and not _may_harm(text):
         return Projected(schema)
@@ -147,7 +148,10 @@ def _may_harm(text: bytes) -> bool:
 
 
 def _projected(text: bytes, only_harmful: bool) -> Projected:
-    root = orjson.loads(text)
+    try:
+        root = orjson.loads(text)
+    except ValueError:  # nested beyond what any server reads
+        return Projected(None)
     dropped: list[str] = []
     judge = _without_contradictions if only_harmful else _simplified
     for node in list(_schemas(root)):
@@ -265,13 +269,33 @@ def _loosen_references(root: dict[str, Any], drop: Drop) -> None:
         if _target(root, node["$ref"]) is None:
             del node["$ref"]
             drop("$ref")
+    is_done: dict[int, bool] = {}
     for start in referring:
-        node, steps = start, 0
-        while "$ref" in node and steps <= len(referring):
-            node, steps = _target(root, node["$ref"]) or {}, steps + 1
-        if "$ref" in node and "$ref" in start:
-            del start["$ref"]
-            drop("$ref")
+        stack = [(start, False)]
+        path: list[dict[str, Any]] = []
+        while stack:  # depth first
+            node, is_left = stack.pop()
+            if is_left:
+                is_done[id(path.pop())] = True
+            elif is_done.get(id(node)) is False:  # it leads here by itself: some reference must go
+                last = next((one for one in reversed(path) if "$ref" in one), None)
+                if last is not None:
+                    del last["$ref"]
+                    drop("$ref")
+            elif id(node) not in is_done:
+                is_done[id(node)] = False
+                path.append(node)
+                stack.append((node, True))
+                stack += [(inner, False) for inner in _for_the_same(root, node)]
+
+
+def _for_the_same(root: dict[str, Any], node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Schemas that judge the same value as *node*."""
+    target = _target(root, node.get("$ref", ""))
+    if target is not None:
+        yield target
+    for keyword in ("anyOf", "oneOf", "allOf"):
+        yield from node.get(keyword, ())
 
 
 def _target(root: dict[str, Any], reference: str) -> dict[str, Any] | None:

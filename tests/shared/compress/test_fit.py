@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -192,6 +193,38 @@ def test_later_weights_do_not_matter(messages: Any, size: Budget, data: st.DataO
 
 
 @given(ANY, BUDGETS, STRATEGIES)
+def test_counting_what_was_guessed_comes_to_an_end(
+    messages: Any, size: Budget, strategy: Strategy
+) -> None:
+    """A caller that counts what `weigh` was asked about, and asks again, gets the plan of exact counts."""
+    counted: dict[str, int] = {}
+
+    def bound(message: Mapping[str, Any]) -> int:
+        key = json.dumps(message)
+        if key not in counted:
+            asked[key] = by_script(message)
+        return counted.get(key, 4 + len(key.encode()) + by_script(message))
+
+    said = {"budget": size, "strategy": strategy, "options": OPTIONS}
+    exact = weights(messages, by_script)
+    plan: list[Any] = []
+    for _ in range(8):
+        asked: dict[str, int] = {}
+        try:
+            plan = list(fit(messages, exact, weigh=bound, **said).messages)  # type: ignore[arg-type]
+        except DoesNotFit:
+            plan = []
+        if not asked:
+            break
+        counted |= asked
+    assert not asked
+    try:
+        assert plan == list(fit(messages, exact, weigh=by_script, **said).messages)  # type: ignore[arg-type]
+    except DoesNotFit:
+        assert plan == []
+
+
+@given(ANY, BUDGETS, STRATEGIES)
 def test_fates_tell_the_whole_story(messages: Any, size: Budget, strategy: Strategy) -> None:
     """Every message has its fate, and the tokens of all of them add up to what is sent."""
     try:
@@ -203,7 +236,7 @@ def test_fates_tell_the_whole_story(messages: Any, size: Budget, strategy: Strat
     assert sum(fate.kind is Kind.DROPPED for fate in fates) == len(fitted.dropped)
     assert (fitted.cut_key is None) == (not fitted.dropped)
     left = size.fixed + sum(fate.after for fate in fates)
-    assert left <= fitted.tokens <= left + 200
+    assert left <= fitted.tokens <= left + size.window // 16 + 60  # a note or a summary
     assert all(fate.after <= fate.before and fate.reason for fate in fates)
 
 
