@@ -16,12 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from conversations import AGENT, CHAT, Mix, conversation
+from penstock.compress import Marks
 from reckoning import Step, Way, steps, watermarks
 from serving import client, llamacpp
 from ways import Counts, sliding, whole
-
-from conversations import AGENT, CHAT, Mix, conversation
-from penstock.compress import Marks
 
 WINDOWS = (2048, 8192)
 MARKS = (

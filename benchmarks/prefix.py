@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from conversations import AGENT, CHAT, TOOLS, Message, Mix, conversation
 from other_proxy import COMMAND, has_headroom, headroom
 from serving import Kind, client, gateway, llamacpp, processed_tokens
 from ways import ANSWER_TOKENS, Counts, Way, as_ollama, sliding, whole
-
-from conversations import AGENT, CHAT, TOOLS, Message, Mix, conversation
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "context.md"
 SEEDS = (1, 2)
@@ -61,6 +61,7 @@ class Contestant:
     name: str
     makes: Callable[[Counts, int], Way] | None = None
     context: dict[str, Any] | None = None
+    exclusive: bool = False
     headroom: bool = False
 
 
@@ -68,6 +69,7 @@ DIRECT = Contestant("nothing (everything is sent)")
 NAIVE = Contestant("naive sliding window", makes=sliding)
 OLLAMA = Contestant("as Ollama cuts", makes=as_ollama)
 WINDOW = Contestant("**Penstock, `window`**", context={})
+ALONE = Contestant("Penstock, `window`, `exclusive: true`", context={}, exclusive=True)
 SUMMARY = Contestant("Penstock, `summary`", context={"strategy": "summary"})
 HEADROOM = Contestant("headroom", headroom=True)
 
@@ -118,7 +120,9 @@ def measure(contestant: Contestant, run: Run, folder: Path) -> Figures:
             way = contestant.makes(Counts(server.url, http), run.window)
         url = server.url
         if contestant.context is not None:
-            url = stack.enter_context(gateway(server.url, contestant.context))
+            url = stack.enter_context(
+                gateway(server.url, contestant.context, exclusive=contestant.exclusive)
+            )
         elif contestant.headroom:
             url = stack.enter_context(headroom(server.url))
         figures = Figures()
@@ -194,7 +198,7 @@ def _beside(naive: Figures, tokens: int) -> str:
 
 def runs(quick: bool, turns: int, others: list[Contestant]) -> Iterator[Run]:
     """What is measured."""
-    everybody = (DIRECT, NAIVE, OLLAMA, WINDOW, SUMMARY, *others)
+    everybody = (DIRECT, NAIVE, OLLAMA, WINDOW, ALONE, SUMMARY, *others)
     few = (NAIVE, WINDOW)
     yield Run("2,048 tokens a slot", "full", 2048, turns, everybody, aim=1.0 if quick else 4.0)
     if quick:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import httpx
-from conversations import vocabulary_text
 
+from conversations import vocabulary_text
 from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
 from penstock.adapters.runtime_file import alive
 from penstock.adapters.tiny_model import RECURRENT, SLIDING, THINKING_TEMPLATE, TINY, write_model

@@ -22,8 +22,8 @@ from typing import Any
 
 import orjson
 import psutil
-from conversations import TOOLS, WORDS
 
+from conversations import TOOLS, WORDS
 from penstock import tokens
 from penstock.compress import ContextOptions, Conversations, DoesNotFit, head_key
 from penstock.domain.strategy import Strategy

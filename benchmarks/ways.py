@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 
 import httpx
-from reckoning import Message, Way, Weights
 
 from conversations import TOOLS
+from reckoning import Message, Way, Weights
 
 ANSWER_TOKENS = 8
 """Most tokens of an answer in every measured request."""

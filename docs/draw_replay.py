@@ -12,11 +12,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "shared")]
 
-from reckoning import BytesByFour, Step, steps, watermarks
-from ways import sliding
-
 from conversations import conversation
 from penstock.compress import ContextOptions
+from reckoning import BytesByFour, Step, steps, watermarks
+from ways import sliding
 
 FILE = Path(__file__).with_name("watermark-replay.svg")
 WINDOW, TURNS, SEED = 2048, 60, 3
