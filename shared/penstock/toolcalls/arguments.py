@@ -67,7 +67,7 @@ def check_arguments(text: str, tool: ToolSchema | None, *, cut_off: bool) -> Che
         if cut_off or is_unterminated(text):
             return Checked(text, Verdict.CUT_OFF)
         return _rewritten(text, tool) or Checked(text, Verdict.FLAGGED)
-    if tool is None or not tool.usable:
+    if tool is None or not tool.usable or not tool.bears(value):
         return Checked(text, Verdict.VALID if isinstance(value, dict) else Verdict.FLAGGED)
     if tool.validates(value):
         return Checked(text, Verdict.VALID)
@@ -85,7 +85,7 @@ def _mended(text: str, tool: ToolSchema) -> Checked | None:
         mended = mend_value(value, tool)
         if mended is None:
             return None
-        changed = edits(value, mended)
+        changed = edits(value, mended.value)
         result = spliced(text, changed)
         if not tool.validates(parse(result)):
             return None
@@ -105,7 +105,7 @@ def _rewritten(text: str, tool: ToolSchema | None) -> Checked | None:
             mended = mend_value(value, tool)
             if mended is None:
                 return None
-            value, repairs = mended, told(edits(value, mended))
+            value, repairs = mended.value, told(edits(value, mended.value))
         result = write(value)
         if not tool.validates(parse(result)):
             return None

@@ -72,6 +72,7 @@ class Mender:
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self._root = schema
+        self._takes_whole_floats = "draft-04" not in str(schema.get("$schema"))
         self._done: dict[tuple[int, int], Mended] = {}
         self._alive: list[Any] = []
         self._refs: dict[str, Any] = {}
@@ -232,7 +233,7 @@ class Mender:
     def _candidates(self, value: Any, schema: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
         """What *value* can be read as where the schema's `type`, `enum` and `const` allow it, with costs."""
         types, values, facets, _ = self._wanted(schema)
-        if types is None or _is_of(value, types):
+        if types is None or (_is_of(value, types) and self._is_whole(value, types)):
             if values is None or any(_same(value, item) for item in values):
                 if not facets or self._facets_fit(value, schema):
                     yield value, 0
@@ -248,6 +249,10 @@ class Mender:
             allowed = values is None or any(_same(candidate, item) for item in values)
             if allowed and (not facets or self._facets_fit(candidate, schema)):
                 yield candidate, cost
+
+    def _is_whole(self, value: Any, types: frozenset[str]) -> bool:
+        """5.0 is an integer, but was none in draft 4."""
+        return self._takes_whole_floats or not isinstance(value, float) or "number" in types
 
     def _wanted(self, schema: Mapping[str, Any]) -> Wanted:
         found = self._wants.get(id(schema))

@@ -25,7 +25,8 @@ _HERMES, _HERMES_END = "<tool_call>", "</tool_call>"
 _MISTRAL = "[TOOL_CALLS]"
 _LLAMA = "<|python_tag|>"
 _OPENERS = (_HERMES, _MISTRAL, _LLAMA)
-_END_MARKS = re.compile(r"(?:\s|<\|eom_id\|>|<\|eot_id\|>|<\|im_end\|>|</s>)*\Z")
+_MARKS = ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "</s>")
+_END_MARKS = re.compile(r"(?:\s|" + "|".join(map(re.escape, _MARKS)) + r")*+\Z")
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 _MISTRAL_NAME = re.compile(
     r"\s*([A-Za-z0-9_.:/-]{1,128})\s*(?:\[CALL_ID\][A-Za-z0-9]{1,64})?(?:\[ARGS\])?\s*"
@@ -88,11 +89,10 @@ def recover_calls(
         if tool is None:
             return None
         checked = check_arguments(call.arguments, tool, cut_off=False)
-        judged = checked.verdict is Verdict.REPAIRED or (
-            checked.verdict is Verdict.VALID and tool.usable
-        )
-        if not judged:
+        if checked.verdict not in (Verdict.VALID, Verdict.REPAIRED):
             return None
+        if not tool.validates(parse(checked.text)):
+            return None  # nothing is known against the arguments, but nothing for them either
         calls.append(Call(call.name, checked.text, checked.repairs))
     words = {_comparable(call.words) for call in written}
     for message in earlier():
@@ -166,7 +166,9 @@ def _went_on(opener: str, prefix: str) -> bool:
     if end < 0:
         return False
     rest = prefix[end + len(_HERMES_END) :].strip()
-    return not (rest.startswith(_HERMES) or _HERMES.startswith(rest) or _END_MARKS.match(rest))
+    if rest.startswith(_HERMES) or _HERMES.startswith(rest) or _END_MARKS.match(rest):
+        return False
+    return not any(mark.startswith(rest) for mark in _MARKS)
 
 
 def _written(text: str) -> Iterator[_Written]:

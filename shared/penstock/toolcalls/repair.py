@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from penstock.toolcalls.jsontext import parse, tokens, write
-from penstock.toolcalls.mend import Mender, json_type
+from penstock.toolcalls.mend import Mended, Mender, json_type
 from penstock.toolcalls.schema import ToolSchema
 
 _MOST_TOLD = 20
@@ -49,17 +49,17 @@ def repair_value(value: Any, schema: Any) -> tuple[Any, tuple[str, ...]]:
         the identical value and nothing told when it validates, cannot be made to, or cannot be judged.
     """
     mended = mend_value(value, ToolSchema("", schema))
-    return (value, ()) if mended is None else (mended, told(edits(value, mended)))
+    return (value, ()) if mended is None else (mended.value, told(edits(value, mended.value)))
 
 
-def mend_value(value: Any, tool: ToolSchema) -> Any:
-    """*value* changed so that *tool* validates it; None where it need not or cannot be."""
+def mend_value(value: Any, tool: ToolSchema) -> Mended | None:
+    """*value* changed so that *tool* accepts it; None where it need not or cannot be."""
     if not tool.schema or not tool.usable or not tool.bears(value) or tool.accepts(value):
         return None
     mended = Mender(tool.schema).mend(value)
     if not mended.fits or mended.value is value or not tool.accepts(mended.value):
         return None
-    return mended.value
+    return mended
 
 
 def edits(old: Any, new: Any) -> Edit:

@@ -7,8 +7,9 @@ their content, so the next request of the same agent finds them; what is kept is
 A schema is what a client sent: it may refer to files and addresses (never fetched), hold cycles, patterns
 that blow up, or nonsense. A schema that does not compile judges nothing, and nothing is repaired by it.
 
-The validator (`jsonschema-rs`) descends on the machine's stack. So what is nested deeper than that stack
-surely bears is not judged; `ToolSchema.bears` says so.
+The validator (`jsonschema-rs`) descends on the machine's stack, and tries every alternative. So what nests
+deeper than that stack surely bears, or than the alternatives can be paid for (`effort`), is not judged;
+`ToolSchema.bears` says so.
 """
 
 from __future__ import annotations
@@ -20,27 +21,17 @@ from typing import Any, Protocol
 import jsonschema_rs
 import orjson
 
+from penstock.toolcalls.effort import Ways
+
 MAX_DEPTH = 1_000
 """Nesting of arguments that is judged; beyond it orjson reads nothing either (it ends at 1,024)."""
-_STACK_BYTES, _LEVEL_BYTES, _STEP_BYTES = 700_000, 450, 40
+_STACK_BYTES, _LEVEL_BYTES, _STEP_BYTES = 700_000, 400, 80
 """
-Measured with jsonschema-rs 0.46: a level of a value takes 360 bytes of stack, each keyword that judges the
-same value once more 35; the smallest main thread has a megabyte (Windows).
+Measured with jsonschema-rs 0.61: a level of a value takes 360 bytes of stack, each schema that judges the
+same value inside another 70; the smallest main thread has a megabyte (Windows).
 """
-_KEPT = 256
-_LARGEST_KEPT_BYTES = 65_536
-_IN_PLACE = (
-    "$ref",
-    "$dynamicRef",
-    "$recursiveRef",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "not",
-    "if",
-    "then",
-    "else",
-)
+_KEPT = 128
+_LARGEST_KEPT_BYTES = 32_768
 
 
 class Validator(Protocol):
@@ -74,7 +65,7 @@ class ToolSchema:
     @property
     def usable(self) -> bool:
         """Whether it can judge: it compiled, or there is no schema and any object will do."""
-        return self.schema is None or self._validator is not None
+        return self.schema is None or self._deepest > 0
 
     def bears(self, value: Any) -> bool:
         """Whether *value* is flat enough to be judged."""
@@ -190,12 +181,14 @@ def _compiled(schema: Mapping[str, Any]) -> Compiled | None:
 
 def _compile(text: bytes) -> Compiled | None:
     schema = orjson.loads(text)
-    steps = _normalise(schema)
+    _normalise(schema)
     try:
         validator = compile_schema(schema)
     except ValueError:
         return None
-    return schema, validator, min(MAX_DEPTH, _STACK_BYTES // (_LEVEL_BYTES + _STEP_BYTES * steps))
+    ways = Ways(schema)
+    bearable = _STACK_BYTES // (_LEVEL_BYTES + _STEP_BYTES * ways.longest)
+    return schema, validator, ways.deepest(min(MAX_DEPTH, bearable))
 
 
 def compile_schema(schema: dict[str, Any]) -> Validator:
@@ -219,28 +212,19 @@ def compile_schema(schema: dict[str, Any]) -> Validator:
 _kept = lru_cache(maxsize=_KEPT)(_compile)
 
 
-def _normalise(schema: dict[str, Any]) -> int:
-    """
-    Spell out `nullable` and forget a `$schema` that nobody knows, in place.
-
-    Returns:
-        how many keywords in it judge the same value once more (`anyOf`, `$ref`): an upper bound of the
-        validator's steps for one level of a value.
-    """
+def _normalise(schema: dict[str, Any]) -> None:
+    """Spell out `nullable` and forget a `$schema` that nobody knows, in place."""
     if "json-schema.org" not in str(schema.get("$schema", "")):
         schema.pop("$schema", None)
-    steps = 0
     stack: list[Any] = [schema]
     while stack:
         node = stack.pop()
         if isinstance(node, list):
             stack += node
         elif isinstance(node, dict):
-            steps += sum(1 for keyword in _IN_PLACE if keyword in node)
             if node.get("nullable") is True:
                 _allow_null(node)
             stack += node.values()
-    return steps
 
 
 def _allow_null(node: dict[str, Any]) -> None:
