@@ -8,8 +8,6 @@ request before it is sent. They are imported from their modules: the settings ne
 the libraries behind the rest take a while to load.
 """
 
-from penstock.toolcalls.history import mend_history
 from penstock.toolcalls.options import ToolCallOptions
-from penstock.toolcalls.project import project_request
 
-__all__ = ["ToolCallOptions", "mend_history", "project_request"]
+__all__ = ["ToolCallOptions"]
