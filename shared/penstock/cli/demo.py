@@ -225,8 +225,12 @@ def _long_conversation(stage: Stage) -> Scene:
         told.append(
             f"{count} answered{refused} ({tokens:,} prompt tokens worked on, {took_s:.1f} s)"
         )
+    direct, through = told
     return Scene(
-        f"a conversation of {_TURNS} turns", *told, answered[1] == _TURNS and answered[0] < _TURNS
+        f"a conversation of {_TURNS} turns",
+        direct,
+        through,
+        better=answered[1] == _TURNS and answered[0] < _TURNS,
     )
 
 
