@@ -48,7 +48,8 @@ def settings_page() -> str:
         "what is in force and where each value comes from. A changed file is picked up while the gateway runs,",
         "also the swap of a Kubernetes ConfigMap; a file with a mistake leaves the old settings in force and",
         "says so in the log and in `penstock status`. What is bound at the start (`listen.host`, `listen.port`,",
-        "`listen.unix_socket`, TLS and the limits for headers) takes effect at the next start.",
+        "`listen.unix_socket`, TLS, the limits for headers, and `timeouts.drain_s`) takes effect at the next start;",
+        "`penstock status` names what waits for it.",
         "",
         "In the environment a setting is called `PENSTOCK_` and its path with two underscores between the parts:",
         "`PENSTOCK_TIMEOUTS__STALL_S=60`. Short forms: "

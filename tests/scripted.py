@@ -39,6 +39,7 @@ from rawserver import (
 Script = Sequence[Step]
 JSON = b"content-type: application/json"
 SERVER = b"Server: llama.cpp"
+COUNTING = (b"/tokenize", b"/apply-template", b"/v1/chat/completions/input_tokens")
 
 
 def reply(body: Any, status: bytes = b"200 OK", *headers: bytes) -> bytes:
@@ -78,6 +79,7 @@ class ScriptedLlama:
 
     Attributes:
         requests: the generating requests that came.
+        counted: requests for token counts; a word is a token here. `counts`: whether it answers these.
         model: the only one.
     """
 
@@ -88,6 +90,8 @@ class ScriptedLlama:
         self.ready = True
         self.model = "m"
         self.requests: list[Received] = []
+        self.counted = 0
+        self.counts = True
         self.gone: list[asyncio.Event] = []
         self._raw = RawServer([self._serve])
 
@@ -110,6 +114,10 @@ class ScriptedLlama:
                 method, target, _ = request.line.split(b" ")
                 if method == b"GET":
                     await peer.send(self._probe(target.decode()))
+                    continue
+                if target in COUNTING:
+                    self.counted += 1
+                    await peer.send(self._count(target, json.loads(request.body)))
                     continue
                 self.requests.append(request)
                 number = min(len(self.requests), len(self._scripts)) - 1
@@ -136,6 +144,23 @@ class ScriptedLlama:
             else:
                 await step(peer)
         return True
+
+    def _count(self, target: bytes, body: dict[str, Any]) -> bytes:
+        if not self.counts:
+            return reply({"error": {"message": "File Not Found", "code": 404}}, b"404 Not Found")
+        if target == b"/apply-template":
+            rendered = [f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"]]
+            return reply(
+                {"prompt": " ".join([*map(str, body.get("tools") or ()), *rendered, "<assistant>"])}
+            )
+        if target == b"/tokenize":
+            given = body["content"]
+            tokens: list[int] = []
+            for part in given if isinstance(given, list) else [given]:
+                tokens += [part] if isinstance(part, int) else [1000] * len(part.split())
+            return reply({"tokens": tokens})
+        rendered = " ".join(f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"])
+        return reply({"input_tokens": len(rendered.split()) + 1})
 
     def _probe(self, target: str) -> bytes:
         if not self.ready:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
@@ -74,16 +75,15 @@ def classify_answer(
     by_status = fault.matched == f"status {status}"
     if code is E.MODEL_MISSING and by_status and not _names_a_model(message, spec):
         code = E.UPSTREAM_BAD_REQUEST
-    return Fault(
-        code,
-        message[:_LONGEST_MESSAGE],
+    return replace(
+        fault,
+        code=code,
+        message=message[:_LONGEST_MESSAGE],
         status=status,
         phase=phase,
         retry_after_s=retry_after_s,
         window=fault.window or _number(error, "n_ctx"),
         prompt_tokens=fault.prompt_tokens or _number(error, "n_prompt_tokens"),
-        transient=fault.transient,
-        matched=fault.matched,
     )
 
 
@@ -103,15 +103,13 @@ def classify_stream_error(raw: Any, spec: ServerSpec) -> Fault:
         or (_by_status(status, message, spec) if status else None)
         or Fault(E.UPSTREAM_ERROR, message, matched="error in the stream")
     )
-    return Fault(
-        fault.code,
-        message[:_LONGEST_MESSAGE],
+    return replace(
+        fault,
+        message=message[:_LONGEST_MESSAGE],
         status=status or None,
         phase="stream",
         window=fault.window or _number(error, "n_ctx"),
         prompt_tokens=fault.prompt_tokens or _number(error, "n_prompt_tokens"),
-        transient=fault.transient,
-        matched=fault.matched,
     )
 
 
@@ -247,13 +245,16 @@ def to_error(fault: Fault, *, upstream: str, attempts: int, window: int | None) 
         message = f"The upstream {upstream} broke off: {fault.message}"
     elif code is E.BAD_ANSWER:
         message = f"The upstream {upstream} gave a bad answer: {fault.message}"
+    hint, param = _HINTS.get(code), "messages" if code is E.CONTEXT_LENGTH_EXCEEDED else None
+    if fault.output_room is not None:
+        hint, param = f"At most {fault.output_room} tokens of output fit.", "max_tokens"
     return UpstreamFault(
         code,
         message,
         upstream=upstream,
         attempts=attempts,
-        hint=_HINTS.get(code),
-        param="messages" if code is E.CONTEXT_LENGTH_EXCEEDED else None,
+        hint=hint,
+        param=param,
         status=status,
         retry_after_s=fault.retry_after_s,
     )
@@ -265,6 +266,9 @@ def _overflow(fault: Fault, window: int | None) -> str:
     if limit is None:
         return f"prompt is too long: {fault.message}"
     said = f"This model's maximum context length is {limit} tokens."
+    if fault.output_room is not None:
+        asked = f"{fault.output_tokens} tokens after a prompt of {fault.prompt_tokens} tokens"
+        return f"max_tokens is too large: {asked}. {said}"
     if fault.prompt_tokens is None:
         return f"prompt is too long: more than {limit} tokens > {limit} maximum. {said}"
     return f"prompt is too long: {fault.prompt_tokens} tokens > {limit} maximum. {said}"
@@ -358,18 +362,37 @@ def _by_rules(
                 continue
             groups = found.groupdict()
             window, prompt = _int(groups.get("window")), _int(groups.get("prompt"))
+        total, output = _counted_together(message) if window is not None else (None, None)
         return Fault(
             rule.code,
             message,
             status=status or None,
             window=window,
-            prompt_tokens=prompt,
+            prompt_tokens=total - output if total and output and total > output else prompt,
+            output_tokens=output,
             transient=rule.transient,
+            shared_kv=rule.shared_kv,
             matched=rule.pattern.pattern
             if rule.pattern is not None
             else str(rule.error_type or status),
         )
     return None
+
+
+# What servers say that count prompt and output together: vLLM, OpenAI, SGLang, TGI.
+_OUTPUT = re.compile(
+    r"(\d+) in the completion|requested (\d+) output tokens|(\d+) tokens for the completion|"
+    r"tokens' is too large: (\d+)|(\d+) `max_new_tokens`",
+    re.IGNORECASE,
+)
+_TOTAL = re.compile(r"requested (?:a total of )?(\d+) tokens\b", re.IGNORECASE)
+
+
+def _counted_together(message: str) -> tuple[int | None, int | None]:
+    """Prompt and output together, and the output, by a refusal's own words; None where it has none."""
+    output, total = _OUTPUT.search(message), _TOTAL.search(message)
+    counted = None if output is None else _int(next(n for n in output.groups() if n is not None))
+    return None if total is None else _int(total.group(1)), counted
 
 
 def _by_status(status: int, message: str, spec: ServerSpec) -> Fault:

@@ -37,9 +37,7 @@ def pressure_class(
     Returns:
         the class, and the new *since_s*.
     """
-    recent = (
-        last_out_of_memory_s is not None and now_s - last_out_of_memory_s < _OUT_OF_MEMORY_COUNTS_S
-    )
+    recent = is_recent(last_out_of_memory_s, now_s)
     entered = Pressure.CALM
     if used_share >= _HEAVY_FROM or recent:
         entered = Pressure.HEAVY
@@ -55,6 +53,11 @@ def pressure_class(
     if used_share > _PRESSURE_FROM - _LEAVE_BELOW:
         return Pressure.PRESSURE, now_s  # from heavy, and still inside the band of the class below
     return entered, now_s
+
+
+def is_recent(out_of_memory_s: float | None, now_s: float) -> bool:
+    """Whether running out of memory at *out_of_memory_s* (None for never) still counts."""
+    return out_of_memory_s is not None and now_s - out_of_memory_s < _OUT_OF_MEMORY_COUNTS_S
 
 
 def start_concurrency(

@@ -135,7 +135,7 @@ def decide(
     # 3. What would only fail again.
     if rule == "never" or rule == "once_refit":
         return GiveUp(f"{fault.code.value} would only happen again")
-    if fault.code is E.UPSTREAM_ERROR and not fault.transient:
+    if fault.code in (E.UPSTREAM_ERROR, E.BAD_ANSWER) and not fault.transient:
         return GiveUp("this kind of failure does not pass by itself")
     if rule == "once" and attempt >= 2:
         return GiveUp("it was tried once more already")

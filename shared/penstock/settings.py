@@ -88,6 +88,11 @@ class UpstreamOptions(Credential):
     max_concurrency: int | None = option(
         None, effect="Requests at a time, in place of what is found out.", ge=1, le=1024
     )
+    exclusive: bool = option(
+        False,
+        effect="This gateway is the server's only client, so it may say which slot a conversation gets.",
+        reason="Two clients that choose slots would take each other's.",
+    )
     sampling: SamplingValues = option(
         factory=dict, effect="Sampling that wins over the request, for this upstream."
     )
@@ -194,7 +199,12 @@ class TimeoutOptions(Options):
         reason="A prefill of 100,000 tokens takes minutes on a desktop.",
         gt=0,
     )
-    stall_s: float = option(120.0, effect="Between two tokens.", unit="seconds", gt=0)
+    stall_s: float = option(
+        120.0,
+        effect="Between two tokens; a client that takes nothing for as long is let go.",
+        unit="seconds",
+        gt=0,
+    )
     heartbeat_s: float = option(
         15.0,
         effect="Silence after which a streaming client gets a heartbeat.",

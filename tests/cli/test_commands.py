@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from gateways import RunningGateway, free_port, until
+from penstock.cli.look import is_called
+from penstock.cli.output import program
 
 COMMANDS = ["serve", "detect", "probe", "explain", "doctor", "status", "stop", "config", "demo", "llama-server", "completion", "version"]  # fmt: skip
 
@@ -134,6 +136,48 @@ def test_config_shows_where_values_come_from(penstock: Any, tmp_path: Path) -> N
     assert json.loads(penstock("config", "--schema").stdout)["title"] == "Penstock settings"
 
 
+def test_config_shows_what_stands_in_no_file(penstock: Any, tmp_path: Path) -> None:
+    """Upstreams given by variable, and a variable that was refused."""
+    path = tmp_path / "penstock.yaml"
+    path.write_text("version: 1\n")
+    given = {
+        "PENSTOCK_UPSTREAM": "http://127.0.0.1:9/v1, http://127.0.0.1:10",
+        "LOCAL_MODEL_TOKEN_LIMIT": "abc",
+    }
+    told = penstock("config", "--config", str(path), **given).stdout
+    assert "http://127.0.0.1:9 " in told
+    assert told.count("PENSTOCK_UPSTREAM") == 2
+    assert "LOCAL_MODEL_TOKEN_LIMIT: expected a count of tokens" in told
+    value = json.loads(penstock("config", "--config", str(path), "--json", **given).stdout)
+    assert [u["url"] for u in value["upstreams"]] == [
+        "http://127.0.0.1:9",
+        "http://127.0.0.1:10",
+    ]
+    assert {u["found_by"] for u in value["upstreams"]} == {"environment"}
+    assert len(value["warnings"]) == 1
+
+
+def test_how_the_command_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it was called: from a checkout there is no `penstock` to type."""
+    monkeypatch.setattr(sys, "argv", ["/x/penstock/__main__.py", "demo"])
+    assert program() == "python3 shared"
+    for installed in ("/usr/bin/penstock", "penstock.exe"):
+        monkeypatch.setattr(sys, "argv", [installed, "demo"])
+        assert program() == "penstock"
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "same"),
+    [
+        ("tiny:latest", "tiny", True), ("tiny", "tiny:latest", True), ("tiny", "tiny", True),
+        ("tiny:q4", "tiny", False), ("tiny", "tin", False),
+    ],
+)  # fmt: skip
+def test_detect_takes_names_as_routing_does(model: str, name: str, same: bool) -> None:
+    """`tiny` is `tiny:latest`."""
+    assert is_called(model, name) is same
+
+
 def test_status_and_stop_without_a_gateway(penstock: Any) -> None:
     """4, and how to start one."""
     for command in ("status", "stop"):
@@ -235,11 +279,31 @@ def test_a_gateway_from_start_to_stop(tmp_path: Path) -> None:
         gateway.process.send_signal(signal.SIGHUP)
         until(lambda: gateway.upstream()["name"] == "d", 10.0, "the reload by signal")
         assert not gateway.status()["notices"]
-        assert penstock("config", "--running", "--json").returncode == 0
+        running = json.loads(penstock("config", "--running", "--json").stdout)
+        assert running["upstreams"] == [{"name": "d", "url": dead, "found_by": "configured"}]
+        assert "settings reloaded; changed: upstreams.0.name" in gateway.log()
+        itself = json.loads(penstock("detect", gateway.url, "--json").stdout)
+        assert (itself["is_penstock"], itself["kind"], itself["version"]) == (True, None, None)
+        assert f"{gateway.url}  Penstock\n" in penstock("detect", gateway.url).stdout
         done = penstock("stop")
         assert done.returncode == 0
         assert gateway.process.wait(10) == 0
         assert penstock("status").returncode == 4
+        assert "stopping; 0 requests are let end" in gateway.log()
+        assert gateway.log().rstrip().endswith("stopped")
+
+
+def test_doctor_sees_what_only_the_running_gateway_has(tmp_path: Path) -> None:
+    """An upstream that was given by flag is no reason to say that there is none."""
+    dead = f"http://127.0.0.1:{free_port()}"
+    with RunningGateway(tmp_path, {}, flags=("--upstream", dead)) as gateway:
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", "doctor", "--json"], capture_output=True, text=True,
+            timeout=60, check=False, env={**gateway.env, "PENSTOCK_PORT": str(gateway.port)},
+        )  # fmt: skip
+        findings = json.loads(done.stdout)["findings"]
+        assert any(dead in f["says"] and "running gateway" in f["says"] for f in findings)
+        assert not any(f["what"] == "model servers" for f in findings)
 
 
 def test_sigint_is_an_interruption(tmp_path: Path) -> None:

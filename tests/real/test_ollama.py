@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -153,6 +154,37 @@ def test_the_loaded_window_is_listed_and_follows_a_restart(
     answer = gateway.chat("hello the world " * 250, model="tiny", max_tokens=2)
     assert answer.status_code == 200, answer.text
     until(lambda: listed()["context_window"] == 4096, 10.0, "the new window")
+
+
+def test_a_window_that_only_the_server_knows(tmp_path: Path) -> None:
+    """
+    Nothing tells the window of a model without `num_ctx` before it is loaded: the first refusal tells the
+    real one, it holds while the model is out of memory, and a larger one is noticed by what fits.
+    """
+    with parts.start_ollama(num_ctx=None) as server:
+        server.restart(OLLAMA_CONTEXT_LENGTH="1536")
+        settings = {"upstreams": [{"name": "box", "url": server.url}]}
+        with RunningGateway(tmp_path, settings) as gateway:
+
+            def listed() -> tuple[int, str]:
+                (model,) = gateway.http.get("/v1/models").json()["data"]
+                return model["context_window"], model["window_source"]
+
+            assert listed() == (8192, "fallback")
+            refused = gateway.chat("hello the world " * 900, model="tiny", max_tokens=2)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["code"] == "context_length_exceeded"
+            assert "> 1536 maximum" in refused.json()["error"]["message"]
+            assert listed() == (1536, "running")
+            server.post("/api/generate", {"model": "tiny", "keep_alive": 0, "stream": False})
+            until(lambda: server.get("/api/ps")["models"] == [], 10.0, "the unloading")
+            gateway.admin("POST", "/penstock/reload")
+            until(lambda: listed() == (1536, "learned"), 15.0, "the unloaded model")
+            # Another model of the same name, with another window, that only the next answer shows.
+            server.create("tiny", parts.model("tiny"), num_ctx=4096)
+            fits = gateway.chat("hello the world " * 250, model="tiny", max_tokens=2)
+            assert fits.status_code == 200, fits.text
+            until(lambda: listed() == (4096, "running"), 10.0, "the new window")
 
 
 def test_a_model_that_is_missing_is_one_attempt(pair: tuple[parts.Ollama, RunningGateway]) -> None:

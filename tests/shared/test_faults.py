@@ -163,6 +163,46 @@ def test_the_overflow_is_told_in_the_words_that_clients_know() -> None:
     assert "maximum context length is 4096 tokens" in told
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "counts", "room"),
+    [
+        pytest.param("vllm", "This model's maximum context length is 4096 tokens. However, you requested 4110 tokens "
+                     "(20 in the messages, 4090 in the completion). Please reduce the length.", (4096, 20, 4090), 4076, id="vLLM, oldest"),
+        pytest.param("vllm", "This model's maximum context length is 4096 tokens. However, you requested 1000 output tokens and "
+                     "your prompt contains 3900 input tokens, for a total of 4900 tokens.", (4096, 3900, 1000), 196, id="vLLM, older"),
+        pytest.param("vllm", "'max_tokens' or 'max_completion_tokens' is too large: 4090. This model's maximum context length is "
+                     "4096 tokens and your request has 20 input tokens (4090 > 4096 - 20).", (4096, 20, 4090), 4076, id="vLLM, too large"),
+        pytest.param("vllm", "This model's maximum context length is 4096 tokens. However, You passed 4097 input tokens and "
+                     "requested 16 output tokens.", (4096, 4097, 16), None, id="the prompt alone is too long"),
+        pytest.param("vllm", "This model's maximum context length is 4096 tokens. However, your prompt contains 5000 input tokens.",
+                     (4096, 5000, None), None, id="no output counted"),
+        pytest.param("generic", "This model's maximum context length is 4097 tokens. However, you requested 4142 tokens (37 in the "
+                     "messages, 105 in the functions, and 4000 in the completion).", (4097, 142, 4000), 3955, id="with functions"),
+        pytest.param("sglang", "Requested token count exceeds the model's maximum context length of 8192 tokens. You requested a total "
+                     "of 9000 tokens: 8000 tokens from the input messages and 1000 tokens for the completion.", (8192, 8000, 1000), 192, id="SGLang"),
+        pytest.param("tgi", "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 4000 `inputs` tokens "
+                     "and 200 `max_new_tokens`", (4096, 4000, 200), 96, id="TGI"),
+    ],
+)  # fmt: skip
+def test_an_output_budget_that_is_too_large_is_no_long_prompt(
+    kind: str, message: str, counts: tuple[int | None, ...], room: int | None
+) -> None:
+    """Where prompt and output were counted together, it is known and told which of them is too large."""
+    body = json.dumps({"error": {"message": message}, "error_type": "validation"}).encode()
+    found = classify(422 if kind == "tgi" else 400, body, kind)
+    assert found is not None
+    assert found.code == "context_length_exceeded"
+    assert (found.window, found.prompt_tokens, found.output_tokens) == counts
+    assert found.output_room == room
+    told = faults.to_error(found, upstream="box", attempts=1, window=None)
+    assert told.message.startswith(
+        "prompt is too long: " if room is None else "max_tokens is too large: "
+    )
+    assert told.param == ("messages" if room is None else "max_tokens")
+    assert f"maximum context length is {counts[0]} tokens" in told.message
+    assert room is None or str(room) in (told.hint or "")
+
+
 @pytest.mark.parametrize("code", [c for c, row in ERROR_TABLE.items() if row.blame == "upstream"])
 def test_every_fault_can_be_told(code: ErrorCode) -> None:
     """With the upstream's name or the numbers, the attempts and the table's status."""

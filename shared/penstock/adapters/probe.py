@@ -39,6 +39,7 @@ class Look:
         error: one sentence when it was not reachable, is no model server, or would not say what it has.
         verdict: local or cloud, with what the probes added.
         is_penstock: it is a Penstock gateway.
+        refused: the connection was refused: nobody listens there now.
     """
 
     url: str
@@ -50,6 +51,7 @@ class Look:
     answers: Mapping[str, Answer] = field(default_factory=dict, repr=False)
     error: str | None = None
     is_penstock: bool = False
+    refused: bool = False
 
 
 def make_client(upstream: Upstream | None = None) -> httpx.AsyncClient:
@@ -94,7 +96,7 @@ async def look(
     # One cheap question first: a port where nobody listens is asked once and not thirty times.
     answers = await ask.all(probes[:1])
     if not answers and ask.error is not None and ask.unreachable:
-        return _absent(url, ask.error)
+        return _absent(url, ask.error, refused=ask.refused)
     answers.update(await ask.all(probes[1:]))
     if not answers:
         return _absent(url, ask.error or "nothing answered in HTTP")
@@ -163,8 +165,9 @@ async def busy(
     return None if answer is None else spec.busy_slots(answer)
 
 
-def _absent(url: str, error: str) -> Look:
-    return Look(url, False, None, Recognition(None, 0.0, ()), None, judge(url), {}, error)
+def _absent(url: str, error: str, *, refused: bool = False) -> Look:
+    nothing = Recognition(None, 0.0, ())
+    return Look(url, False, None, nothing, None, judge(url), {}, error, refused=refused)
 
 
 class _Asker:
@@ -182,6 +185,7 @@ class _Asker:
         self._room = asyncio.Semaphore(_AT_ONCE)
         self.error: str | None = None
         self.unreachable = False
+        self.refused = False
 
     async def all(self, probes: Iterable[Probe]) -> dict[str, Answer]:
         wanted = list(probes)
@@ -210,7 +214,7 @@ class _Asker:
                     headers = {k.lower(): v for k, v in response.headers.items()}
                     return Answer(response.status_code, headers, body)
             except httpx.ConnectError as exc:
-                self.unreachable = True
+                self.unreachable = self.refused = True
                 self.error = f"cannot connect to {_shown(self._base)}: {exc or 'refused'}"
             except httpx.ConnectTimeout:
                 self.unreachable = True

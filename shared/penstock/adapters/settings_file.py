@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,10 @@ SHORT_FORMS = {
 # tracebacks, PENSTOCK_API_KEY is what `penstock status` presents.
 NOT_SETTINGS = frozenset(
     {"PENSTOCK_CONFIG", "PENSTOCK_UPSTREAM", "PENSTOCK_DEBUG", "PENSTOCK_API_KEY"}
+)
+# What Kubernetes puts into every pod beside a Service whose name begins with "penstock".
+_SERVICE_LINK = re.compile(
+    r"PENSTOCK_(?:\w+_)?(?:SERVICE_(?:HOST|PORT)\w*|PORT_\d+_(?:TCP|UDP|SCTP)\w*)"
 )
 _PathKey = tuple[str | int, ...]
 _DEEPEST, _MOST_VALUES = 32, 20_000
@@ -108,9 +113,10 @@ def load(
     if problems:
         raise SettingsError(problems)
     settings = _validate(tree, origins)
-    urls = list(upstream_urls)
+    urls = [(url, "flag") for url in upstream_urls]
     if not urls and environ.get("PENSTOCK_UPSTREAM"):
-        urls = [url.strip() for url in environ["PENSTOCK_UPSTREAM"].split(",") if url.strip()]
+        named = [url.strip() for url in environ["PENSTOCK_UPSTREAM"].split(",")]
+        urls = [(url, "environment") for url in named if url]
     upstreams = _upstreams(settings, urls, environ, origins, problems)
     keys = _client_keys(settings, environ, origins, problems)
     if problems:
@@ -175,6 +181,10 @@ def _apply_environment(
 ) -> None:
     for name, text in environ.items():
         if not name.startswith(PREFIX) or name in NOT_SETTINGS:
+            continue
+        if _SERVICE_LINK.fullmatch(name) or (
+            name.endswith("_PORT") and text.startswith(("tcp://", "udp://", "sctp://"))
+        ):
             continue
         key: _PathKey = SHORT_FORMS.get(name) or tuple(
             name.removeprefix(PREFIX).lower().split("__")
@@ -267,22 +277,23 @@ def _dotted(at: _PathKey) -> str:
 
 def _upstreams(
     settings: Settings,
-    urls: list[str],
+    urls: list[tuple[str, str]],
     environ: Mapping[str, str],
     origins: Mapping[_PathKey, str],
     problems: list[str],
 ) -> tuple[Upstream, ...]:
     found: list[Upstream] = []
     names = {options.name for options in settings.upstreams}
-    for url in urls:
+    for url, found_by in urls:
         try:
             clean = normalise_url(url)
         except ValueError as exc:
-            problems.append(f"--upstream: {exc}")
+            where = "--upstream" if found_by == "flag" else "PENSTOCK_UPSTREAM"
+            problems.append(f"{where}: {exc}")
             continue
         name = _free_name(clean, names)
         names.add(name)
-        found.append(Upstream(name, clean, found_by="flag"))
+        found.append(Upstream(name, clean, found_by=found_by))
     for place, options in enumerate(settings.upstreams):
         at = ("upstreams", place)
         try:
@@ -305,6 +316,7 @@ def _upstreams(
                 verify=options.verify,
                 proxy=_proxy(options.proxy, clean, options.local, environ),
                 models=tuple(options.models),
+                exclusive=options.exclusive,
             )
         )
     return tuple(found)
@@ -366,18 +378,25 @@ def _secret(
     at: str,
     problems: list[str],
 ) -> str | None:
+    value = written
     if variable is not None:
         value = environ.get(variable)
         if not value:
             problems.append(f"{at}: the environment variable {variable} is not set")
-        return value or None
-    if file is not None:
+    elif file is not None:
         try:
-            return Path(file).expanduser().read_text(encoding="utf-8").strip() or None
+            value = Path(file).expanduser().read_text(encoding="utf-8")
         except OSError as exc:
             problems.append(f"{at}: the file {file} cannot be read: {exc.strerror}")
-            return None
-    return written
+        except UnicodeDecodeError:
+            problems.append(f"{at}: the file {file} holds no text")
+    # The line end of a file, of `echo` or of a YAML block is no part of it.
+    value = (value or "").strip()
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in value):
+        # It stands in a header: a line end in it would begin another one.
+        problems.append(f"{at}: expected a key of one line, without control characters")
+        return None
+    return value or None
 
 
 @dataclass(slots=True)

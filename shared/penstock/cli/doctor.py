@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from penstock.cli.output import json_option, mark, print_json, working
+from penstock.cli.output import json_option, mark, print_json, program, working
 
 _GIB = 1024**3
 
@@ -156,13 +156,16 @@ def _port(host: str, port: int) -> list[Finding]:
 
     running = runtime_file.read(port)
     if running is not None and running.is_alive:
-        return [Finding("gateway", True, f"runs on port {port} (process {running.pid})")]
+        found = [Finding("gateway", True, f"runs on port {port} (process {running.pid})")]
+        return found + prefix_findings(_status_of(running))
     target = "127.0.0.1" if host in ("localhost", "0.0.0.0", "::") else host  # noqa: S104 - asked, not bound
     try:
         with socket.create_connection((target, port), timeout=0.5):
             pass
     except OSError:
-        return [Finding("gateway", None, f"does not run; port {port} is free", "penstock serve")]
+        return [
+            Finding("gateway", None, f"does not run; port {port} is free", f"{program()} serve")
+        ]
     return [
         Finding(
             "gateway",
@@ -171,6 +174,77 @@ def _port(host: str, port: int) -> list[Finding]:
             "Set listen.port, or end that program.",
         )
     ]
+
+
+def _status_of(running: Any) -> dict[str, Any]:
+    import httpx
+
+    from penstock.client import Client
+    from penstock.errors import PenstockError
+
+    try:
+        with Client(running.url, token=running.token) as client:
+            return client.status()
+    except (
+        PenstockError,
+        httpx.HTTPError,
+    ):  # it may go away just now; the rest of the report stands
+        return {}
+
+
+def prefix_findings(status: dict[str, Any]) -> list[Finding]:
+    """What keeps the servers' prefix caches from helping, by the status of a running gateway."""
+    found: list[Finding] = []
+    for upstream in status.get("upstreams", ()):
+        for model in upstream.get("models", ()):
+            context = model.get("context")
+            if not context:
+                continue
+            where = f"{upstream['name']}, {model['id']}"
+            prefix = context["prefix"]
+            if prefix["reuse_is_impossible"]:
+                found.append(
+                    Finding(
+                        where,
+                        False,
+                        f"computes prompts anew although their beginning was just there ({prefix['missed']} of "
+                        f"{prefix['missed'] + prefix['reused']} times)",
+                        _REUSE_ADVICE.get(upstream["kind"], _REUSE_ADVICE["other"]),
+                    )
+                )
+            if prefix["breaks"]:
+                last = prefix["last_break"]
+                found.append(
+                    Finding(
+                        where,
+                        None,
+                        f"{prefix['breaks']} requests changed an earlier part of their conversation; last: "
+                        f"{last['why']} (client {last['client']})",
+                        "Find out what the client changes there; context.nonce_patterns takes out what only changes.",
+                    )
+                )
+            if context["silent_truncations"]:
+                found.append(
+                    Finding(
+                        where,
+                        False,
+                        f"cut {context['silent_truncations']} prompts without a word",
+                        "Set the window it really has: limits.models, or the upstream's window.",
+                    )
+                )
+    return found
+
+
+_REUSE_ADVICE = {
+    "llamacpp": "A model with a sliding window or a recurrent state: start llama-server with --swa-full (more memory) "
+    "or more --ctx-checkpoints. A template that strips earlier thinking moves the prefix by itself: see its "
+    "reasoning switches (--reasoning-budget 0, or chat_template_kwargs).",
+    "ollama": "A model with a sliding window or a recurrent state keeps no prefix there, and OLLAMA_NUM_PARALLEL or "
+    "another model may take its place: OLLAMA_KEEP_ALIVE, OLLAMA_MAX_LOADED_MODELS.",
+    "vllm": "Start it with --enable-prefix-caching.",
+    "other": "See whether the server has a prefix cache and whether it is on; models with a sliding window or a "
+    "recurrent state often cannot use one.",
+}
 
 
 async def _upstreams(loaded: Any) -> list[Finding]:
@@ -183,9 +257,10 @@ async def _upstreams(loaded: Any) -> list[Finding]:
         looks, _ = await discover(
             extra_ports=loaded.settings.discovery.ports, not_ports=(loaded.settings.listen.port,)
         )
-        if not looks:
+        found += _of_running_gateway(loaded.settings.listen.port, {look.url for look in looks})
+        if not looks and not found:
             return [Finding("model servers", None, "none found on this machine",
-                            "Start one, name one in upstreams, or try `penstock serve --embedded`.")]  # fmt: skip
+                            f"Start one, name one in upstreams, or try `{program()} serve --embedded`.")]  # fmt: skip
         for look in looks:
             found += _looked(look.url, look)
         return found
@@ -200,6 +275,28 @@ async def _upstreams(loaded: Any) -> list[Finding]:
             )
         found += _looked(upstream.name, look)
     return found
+
+
+def _of_running_gateway(port: int, seen: set[str]) -> list[Finding]:
+    """What a running gateway has that was not found from here, such as its embedded llama.cpp."""
+    from penstock.client import Client
+    from penstock.errors import PenstockError
+
+    try:
+        with Client.find(port) as client:
+            upstreams = client.status()["upstreams"]
+    except PenstockError:
+        return []
+    return [
+        Finding(
+            upstream["name"],
+            upstream["state"] in ("ok", "cloud", "loading"),
+            f"{upstream['kind'] or upstream['verdict']}, {upstream['state']}, of the running gateway "
+            f"({upstream['url']})",
+        )
+        for upstream in upstreams
+        if upstream["url"] not in seen
+    ]
 
 
 def _cloud(upstream: Any) -> Finding:

@@ -10,6 +10,7 @@ import click
 import orjson
 
 from penstock.cli.output import EXIT_USAGE, fail, json_option, print_json, table
+from penstock.domain.strategy import Strategy
 
 
 @click.command()
@@ -17,6 +18,11 @@ from penstock.cli.output import EXIT_USAGE, fail, json_option, print_json, table
 @click.option("--upstream", "url", metavar="URL", help="Look at this server for the profile.")
 @click.option("--kind", help="Server kind, when none is to be asked.")
 @click.option("--window", type=int, help="Window, when none is to be asked.")
+@click.option(
+    "--strategy",
+    type=click.Choice([s.value for s in Strategy]),
+    help="How the conversation is made to fit, in place of the settings'.",
+)
 @click.option(
     "--path", default="/v1/chat/completions", show_default=True, help="Path of the request."
 )
@@ -29,6 +35,7 @@ def explain(
     url: str | None,
     kind: str | None,
     window: int | None,
+    strategy: str | None,
     path: str,
     config: Path | None,
     as_json: bool,
@@ -36,6 +43,7 @@ def explain(
     """Show what Penstock would change in a request, and why, without sending it. `-` reads standard
     input."""
     from penstock.adapters.settings_file import load
+    from penstock.cli.explain_plan import explained_plan, prepare_dry, print_plan
     from penstock.domain.profile import ModelProfile, ModelReading
     from penstock.domain.upstream import ServerKind
     from penstock.errors import AnswerError
@@ -71,6 +79,9 @@ def explain(
             running_origin=reading.window_origin,
         )
         profile = ModelProfile("explained", found, reading, decided)
+        prepared = None
+        if where.operation == "chat" and where.dialect == "openai":
+            prepared = prepare_dry(body, profile, loaded.settings, strategy, url)
         tuned = tune(
             body,
             raw,
@@ -82,6 +93,7 @@ def explain(
             spec=spec(found),
             settings=loaded.settings,
             env_max_tokens=loaded.env.max_tokens,
+            prepared=prepared,
         )
     except AnswerError as exc:
         if as_json:
@@ -98,6 +110,7 @@ def explain(
         "path": tuned.path,
         "streams": tuned.streams,
         "collects": tuned.collects,
+        "plan": None if prepared is None else explained_plan(prepared),
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
             for c in tuned.changes
@@ -110,6 +123,8 @@ def explain(
     click.echo(
         f"To {found.value}, {tuned.path}; window {decided.tokens} ({decided.detail or decided.source.value})"
     )
+    if prepared is not None:
+        print_plan(prepared)
     if tuned.collects:
         click.echo(
             "The server is asked for a stream, and the client gets one answer: a hang-up is noticed only then."

@@ -18,6 +18,7 @@ from penstock.cli.output import (
     json_option,
     note,
     print_json,
+    program,
     table,
     working,
 )
@@ -114,6 +115,12 @@ async def _look(url: str, api_key: str | None, *, even_cloud: bool = False) -> A
         return await probes.look(url, client=client, api_key=api_key, timeout_s=3.0)
 
 
+def is_called(model: str, name: str) -> bool:
+    """Whether a request for *name* is routed to *model*: `tiny` is `tiny:latest`, and the other way round."""
+    tagged = f"{name}:latest" if ":" not in name else name.removesuffix(":latest")
+    return model in (name, tagged)
+
+
 def as_value(look: Any, model: str | None) -> dict[str, Any]:
     """A look as `detect --json` prints it."""
     from penstock import limits
@@ -122,7 +129,7 @@ def as_value(look: Any, model: str | None) -> dict[str, Any]:
 
     models = []
     for found in look.reading.models if look.reading is not None else ():
-        if model is not None and found.model != model:
+        if model is not None and not is_called(found.model, model):
             continue
         window = decide_window(
             model=found.model, running=found.running_window, running_origin=found.window_origin
@@ -156,7 +163,8 @@ def as_value(look: Any, model: str | None) -> dict[str, Any]:
         "kind": look.kind.value if look.kind is not None else None,
         "kind_confidence": look.recognition.confidence,
         "knowledge": spec(look.kind).knowledge if look.kind is not None else None,
-        "version": look.recognition.version,
+        "version": None if look.is_penstock else look.recognition.version,
+        "is_penstock": look.is_penstock,
         "evidence": [
             {"source": e.source, "says": e.says, "detail": e.detail, "decisive": e.decisive}
             for e in dict.fromkeys(evidence)
@@ -185,7 +193,7 @@ def _discover(model: str | None, as_json: bool) -> int:
     elif not values:
         places = ", ".join(sorted({place.url.removeprefix("http://") for place in tried}))
         note(f"No model server was found. Looked at {places}.")
-        note("Name one: penstock detect http://HOST:PORT")
+        note(f"Name one: {program()} detect http://HOST:PORT")
     for value in values if not as_json else ():
         _show(value)
     return 0 if values else EXIT_NOTHING
@@ -193,7 +201,7 @@ def _discover(model: str | None, as_json: bool) -> int:
 
 def _show(value: dict[str, Any]) -> None:
     where = click.style(value["url"], bold=True)
-    kind = value["kind"] or "nothing that is known"
+    kind = value["kind"] or ("Penstock" if value.get("is_penstock") else "nothing that is known")
     version = f" {value['version']}" if value.get("version") else ""
     knowledge = (
         " (known from its documentation only)" if value.get("knowledge") == "documented" else ""

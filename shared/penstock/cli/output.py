@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -20,6 +21,14 @@ EXIT_FINE, EXIT_PROBLEM, EXIT_USAGE, EXIT_PORT_TAKEN, EXIT_NOTHING, EXIT_INTERRU
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for machines.")
+
+
+def program() -> str:
+    """How the user calls this program: `penstock` where it is installed, else as from a checkout."""
+    if Path(sys.argv[0]).stem.lower() == "penstock":
+        return "penstock"
+    root = Path(__file__).resolve().parents[3]
+    return "python3 shared" if (root / ".ci" / "bootstrap.py").is_file() else "penstock"
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from penstock.cli.output import EXIT_NOTHING, fail, note, working
+from penstock.cli.output import EXIT_NOTHING, fail, note, program, working
 
 
 @click.command()
@@ -77,7 +77,7 @@ def serve(
         child = _start_embedded(embedded, ctx_size, parallel)
         found = (
             *found,
-            Upstream("embedded", child.url, local=True, found_by="embedded"),
+            Upstream("embedded", child.url, local=True, exclusive=True, found_by="embedded"),
         )
     elif not found:
         found = _discover(loaded)
@@ -152,8 +152,8 @@ def _discover(loaded: Any) -> Any:
         fail(
             f"No model server was found. Looked at {places}.\n"
             "  Start one (for example `ollama serve` or `llama-server -m MODEL.gguf`) and try again,\n"
-            "  or name it: penstock serve --upstream http://HOST:PORT,\n"
-            "  or try Penstock without one: penstock serve --embedded",
+            f"  or name it: {program()} serve --upstream http://HOST:PORT,\n"
+            f"  or try Penstock without one: {program()} serve --embedded",
             EXIT_NOTHING,
         )
     return tuple(upstreams)

@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from penstock.cli.output import json_option, print_json, table
+from penstock.cli.output import json_option, mark, print_json, table
+
+_FOUND_BY = {"environment": "PENSTOCK_UPSTREAM", "flag": "--upstream", "embedded": "--embedded"}
 
 
 @click.command()
@@ -38,10 +40,17 @@ def config(path: Path | None, running: bool, everything: bool, schema: bool, as_
     for name, number in value["environment"].items():
         if number is not None:
             rows.append((name, number, "environment"))
+    rows += [
+        (f"upstream {upstream['name']}", upstream["url"], _FOUND_BY.get(found_by, found_by))
+        for upstream in value["upstreams"]
+        if (found_by := upstream["found_by"]) != "configured"
+    ]
     if rows:
         table(("setting", "value", "from"), rows)
     else:
         click.echo("Nothing differs from the defaults (--all shows them).")
+    for warning in value["warnings"]:
+        click.echo(f"{mark(False)} {warning}")
     return 0
 
 
@@ -66,4 +75,11 @@ def _of_file(path: Path | None) -> dict[str, Any]:
     from penstock.gateway.settings_view import settings_view
 
     loaded = load(path)
-    return settings_view(loaded.settings, loaded.env, loaded.origins, loaded.path)
+    return settings_view(
+        loaded.settings,
+        loaded.env,
+        loaded.origins,
+        loaded.path,
+        loaded.upstreams,
+        loaded.warnings,
+    )

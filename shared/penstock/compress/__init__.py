@@ -9,24 +9,33 @@ what breaks their prefix.
 """
 
 from penstock.compress.assemble import NOTE
-from penstock.compress.budget import Budget, budget
+from penstock.compress.budget import Budget, budget, reserve_tokens
 from penstock.compress.fit import fit, foresee
+from penstock.compress.nonce import without_nonces
 from penstock.compress.options import ContextOptions, Marks
 from penstock.compress.outcome import DoesNotFit, Fate, Fitted, Kind
+from penstock.compress.prefix import Conversations, PrefixReport, head_key
 from penstock.compress.summary import cut_key, summary_tokens
+from penstock.compress.summary_request import summary_request
 
 __all__ = [
     "NOTE",
     "Budget",
     "ContextOptions",
+    "Conversations",
     "DoesNotFit",
     "Fate",
     "Fitted",
     "Kind",
     "Marks",
+    "PrefixReport",
     "budget",
     "cut_key",
     "fit",
     "foresee",
+    "head_key",
+    "reserve_tokens",
+    "summary_request",
     "summary_tokens",
+    "without_nonces",
 ]

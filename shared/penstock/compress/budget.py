@@ -59,12 +59,17 @@ def budget(
         Pressure.PRESSURE: options.pressure,
         Pressure.HEAVY: options.heavy,
     }[pressure]
-    reserve = options.reserve_tokens
-    if reserve is None:
-        reserve = min(_MOST_RESERVE, window // _RESERVE_SHARE)
-    # A reserve of the whole window would leave nothing to send: whoever set it meant a larger model.
-    reserve = min(reserve, window // 2)
+    reserve = reserve_tokens(window, options)
     inside = window / budget_class
     most = int((window - reserve) / budget_class)
     high = min(int(marks.high * inside), most)
     return Budget(int(inside), high, min(int(marks.low * inside), high), most, fixed)
+
+
+def reserve_tokens(window: int, options: ContextOptions) -> int:
+    """Tokens of *window* that are kept free for the answer."""
+    reserve = options.reserve_tokens
+    if reserve is None:
+        reserve = min(_MOST_RESERVE, window // _RESERVE_SHARE)
+    # A reserve of the whole window would leave nothing to send: whoever set it meant a larger model.
+    return min(reserve, window // 2)

@@ -67,6 +67,11 @@ class ContextOptions(Options):
         reason="Left out, the smaller of 4,096 and an eighth of the window.",
         ge=0,
     )
+    summary_folder: str | None = option(
+        None,
+        effect="Folder in which summaries are kept, readable by this user only.",
+        reason="Left out, they are kept in memory: they tell what was said.",
+    )
     shorten_last: bool = option(
         True,
         effect="Shorten the largest text in its middle when even the last round alone does not fit.",

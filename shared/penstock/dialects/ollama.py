@@ -56,6 +56,8 @@ def render_chat(
     model: str,
     options: Mapping[str, Any],
     max_output_tokens: int | None,
+    num_ctx: int | None = None,
+    keep_alive: str | float | None = None,
 ) -> RenderedChat:
     """
     The native body of a request; it always streams.
@@ -64,6 +66,9 @@ def render_chat(
         model: its id at the server.
         options: sampling by Ollama's names.
         max_output_tokens: the output budget, None for none.
+        num_ctx: the window to load it with, None to leave that to the server. The client's own is a
+            wish that was considered in this.
+        keep_alive: how long the model stays, None to leave that to the server.
 
     Raises:
         RequestError: an image that Ollama cannot take (it fetches no URLs).
@@ -79,13 +84,15 @@ def render_chat(
     extra = chat.extra.get("options")
     if isinstance(extra, Mapping):
         values = {**extra, **values}
+        values.pop("num_ctx", None)
     if max_output_tokens is not None:
         values["num_predict"] = max_output_tokens
     if chat.stop:
         values["stop"] = list(chat.stop)
-    for name in ("num_ctx", "num_keep"):
-        if isinstance(chat.extra.get(name), int):
-            values[name] = chat.extra[name]
+    if isinstance(chat.extra.get("num_keep"), int):
+        values["num_keep"] = chat.extra["num_keep"]
+    if num_ctx is not None:
+        values["num_ctx"] = num_ctx
     if values:
         native["options"] = values
     if chat.tools and chat.tool_choice != "none":
@@ -108,8 +115,8 @@ def render_chat(
         native["format"] = dict(chat.response_format.schema or {})
     if chat.reasoning is not None:
         native["think"] = chat.reasoning
-    if chat.keep_alive is not None:
-        native["keep_alive"] = chat.keep_alive
+    if keep_alive is not None:
+        native["keep_alive"] = keep_alive
     if chat.logprobs:
         native["logprobs"] = True
         if chat.top_logprobs is not None:

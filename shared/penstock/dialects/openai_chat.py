@@ -27,6 +27,7 @@ from penstock.domain.chat import (
     Usage,
     UsageReported,
 )
+from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -40,7 +41,8 @@ _KNOWN = frozenset(
 
 
 def _bad(param: str, expected: str, got: Any) -> RequestError:
-    name = type(got).__name__ if not isinstance(got, str | int | float | bool) else repr(got)[:60]
+    is_short = isinstance(got, str | int | float) and not isinstance(got, bool)
+    name = repr(got)[:60] if is_short else kind_of(got)
     return RequestError(
         ErrorCode.INVALID_REQUEST, f"{param}: expected {expected}, got {name}.", param=param
     )
@@ -75,6 +77,21 @@ def validate(body: Mapping[str, Any]) -> None:
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
             raise _bad(f"messages[{place}].content", "a string or an array", content)
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise _bad("stream", "a boolean", stream)
+    if not _CHECKED.isdisjoint(body):
+        _validate_fields(body)
+
+
+_CHECKED = frozenset(
+    {
+        "max_tokens", "max_completion_tokens", "temperature", "top_p", "tools", "stream_options", "n",
+    }
+)  # fmt: skip
+
+
+def _validate_fields(body: Mapping[str, Any]) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         value = body.get(name)
         if value is None or (value == -1 and value is not True):
@@ -92,7 +109,6 @@ def validate(body: Mapping[str, Any]) -> None:
         ):
             raise _bad(name, "a number", value)
     for name, kind, expected in (
-        ("stream", bool, "a boolean"),
         ("tools", list, "an array"),
         ("stream_options", dict, "an object"),
     ):

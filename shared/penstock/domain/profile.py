@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from penstock.domain.upstream import ServerKind
 
@@ -35,6 +36,11 @@ class Window:
     tokens: int
     source: WindowSource
     detail: str = ""
+
+    @property
+    def is_users_word(self) -> bool:
+        """Whether the user set it, rather than anybody found it out."""
+        return self.source in (WindowSource.EXPLICIT, WindowSource.ENV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,8 @@ class ModelReading:
             by logical name (`temperature`, `top_p`, `top_k`, `min_p`, `repeat_penalty`, ...).
         remote: the server only relays this model to a cloud (Ollama's `:cloud` models).
         parameter_count: billions of parameters, None when unknown.
+        shape: the model's shape by the keys of its GGUF header (`llama.block_count`, ...), empty when the
+            server does not tell it.
         details: anything else worth showing (quantisation, family, size_bytes, build).
     """
 
@@ -102,6 +110,7 @@ class ModelReading:
     published: Mapping[str, float | int | str | tuple[str, ...]] = field(default_factory=dict)
     remote: bool = False
     parameter_count: float | None = None
+    shape: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 

@@ -90,6 +90,7 @@ class Upstream:
         verify: whether TLS certificates are checked.
         proxy: HTTP proxy URL, None for the environment's (cloud only; local ones never use a proxy).
         models: ids served there by declaration (needed for cloud upstreams, which are never probed).
+        exclusive: this gateway is its only client, so it may choose slots.
         found_by: `configured`, `flag`, `environment`, `discovered`, `embedded`, `state`.
     """
 
@@ -102,4 +103,5 @@ class Upstream:
     verify: bool = True
     proxy: str | None = None
     models: tuple[str, ...] = ()
+    exclusive: bool = False
     found_by: str = "configured"

@@ -9,17 +9,19 @@ comes without the dialect's closing event, so that no client takes half an answe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import compress
+from operator import itemgetter
 from typing import Any
 
 import orjson
 
 from penstock.dialects.surfaces import Surface
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
-from penstock.gateway.protocol import Connection
 
-Send = Callable[[Any], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 LONGEST_RETRY_AFTER_S = 60.0
@@ -38,20 +40,67 @@ _HOP_BY_HOP = frozenset(
 )
 
 
-def end_to_end(headers: Headers, *, drop: frozenset[bytes] = frozenset()) -> Headers:
+_first = itemgetter(0)
+_MOST_NAMES = 1024
+
+
+class HeaderFilter:
     """
     Headers that a proxy passes on (RFC 9110 section 7.6.1): without the hop-by-hop ones, without those
-    that `Connection` names, and without *drop* (lower case). Case and order stay.
+    that `Connection` names, and without some more. Case and order stay.
+
+    What is thought of a name is remembered, because the same ones come again and again.
+
+    Args:
+        drop: what more is left out, lower case.
+        drop_prefix: beginning of other names that are left out, lower case.
     """
-    named: set[bytes] = set()
-    for name, value in headers:
-        if len(name) == 10 and name.lower() == b"connection":
-            named.update(part.strip().lower() for part in value.split(b","))
-    return [
-        (name, value)
-        for name, value in headers
-        if (low := name.lower()) not in _HOP_BY_HOP and low not in drop and low not in named
-    ]
+
+    __slots__ = ("_drop", "_drop_prefix", "_stays")
+
+    def __init__(
+        self, drop: frozenset[bytes] = frozenset(), *, drop_prefix: bytes | None = None
+    ) -> None:
+        self._drop = drop | _HOP_BY_HOP
+        self._drop_prefix = drop_prefix
+        self._stays = _Names(self._verdict)
+
+    def __call__(self, headers: Headers) -> Headers:
+        """The headers that stay."""
+        stays = [*map(self._stays.__getitem__, map(_first, headers))]
+        kept = list(compress(headers, stays))
+        if None not in stays:
+            return kept
+        named = {
+            part.strip().lower()
+            for name, value in headers
+            if name.lower() == b"connection"
+            for part in value.split(b",")
+        }
+        return [header for header in kept if header[0].lower() not in named]
+
+    def _verdict(self, name: bytes) -> bool | None:
+        """Whether it stays; None for `Connection`, which does not and names others."""
+        low = name.lower()
+        if low == b"connection":
+            return None
+        if self._drop_prefix is not None and low.startswith(self._drop_prefix):
+            return False
+        return low not in self._drop
+
+
+class _Names(dict[bytes, bool | None]):
+    def __init__(self, verdict: Callable[[bytes], bool | None]) -> None:
+        self._verdict = verdict
+
+    def __missing__(self, name: bytes) -> bool | None:
+        found = self._verdict(name)
+        if len(self) < _MOST_NAMES:
+            self[name] = found
+        return found
+
+
+end_to_end = HeaderFilter()
 
 
 def header_text(text: str, longest: int = 400) -> bytes:
@@ -60,16 +109,27 @@ def header_text(text: str, longest: int = 400) -> bytes:
     return line[:longest].encode("ascii", "replace")
 
 
+_name_text = lru_cache(maxsize=64)(header_text)
+
+
 def announcement_headers(exchange: Exchange) -> Headers:
     """The `penstock-*` headers that are known now (contracts 4)."""
     headers: Headers = [(b"penstock-request-id", exchange.id.encode("ascii"))]
     if exchange.upstream:
-        headers.append((b"penstock-upstream", header_text(exchange.upstream)))
+        headers.append((b"penstock-upstream", _name_text(exchange.upstream)))
         headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))
     if exchange.window is not None:
         headers.append((b"penstock-window", b"%d" % exchange.window))
     if exchange.queued_s is not None and exchange.waited_s >= 0.001:
         headers.append((b"penstock-waited", b"%.3f" % exchange.waited_s))
+    if exchange.fitted:
+        headers.append((b"penstock-fitted", exchange.fitted.encode("ascii")))
+        if exchange.prompt_tokens_original is not None:
+            headers.append(
+                (b"penstock-prompt-tokens-original", b"%d" % exchange.prompt_tokens_original)
+            )
+    if exchange.repaired:
+        headers.append((b"penstock-repaired", b"%d" % exchange.repaired))
     if exchange.changes:
         told = ", ".join(f"{c.field} {c.action}" for c in exchange.changes)
         headers.append((b"penstock-changed", header_text(told)))
@@ -86,8 +146,14 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
         facts["waited_s"] = round(exchange.waited_s, 3)
         if exchange.window is not None:
             facts["window"] = exchange.window
-        if exchange.warnings:
-            facts["warnings"] = list(exchange.warnings)
+        if exchange.fitted:
+            facts["fitted"] = exchange.fitted
+            facts["prompt_tokens_original"] = exchange.prompt_tokens_original
+    warnings = exchange.warnings[0 if committed_early else exchange.warnings_told :]
+    if warnings:
+        facts["warnings"] = warnings
+    if exchange.repaired:
+        facts["repaired"] = exchange.repaired
     if exchange.cached_tokens is not None:
         facts["cached_tokens"] = exchange.cached_tokens
     if not facts:
@@ -106,7 +172,10 @@ def explained(body: bytes, exchange: Exchange) -> bytes:
         "attempts": len(exchange.attempts),
         "window": exchange.window,
         "waited_s": round(exchange.waited_s, 3),
+        "fitted": exchange.fitted or None,
+        "prompt_tokens_original": exchange.prompt_tokens_original,
         "cached_tokens": exchange.cached_tokens,
+        "repaired": exchange.repaired,
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
             for c in exchange.changes
@@ -129,18 +198,16 @@ class ClientAnswer:
     __slots__ = (
         "_beats",
         "_connection",
+        "_cycle",
         "_exchange",
-        "_send",
         "committed",
         "committed_early",
         "ended",
         "surface",
     )
 
-    def __init__(
-        self, send: Send, connection: Connection, surface: Surface, exchange: Exchange
-    ) -> None:
-        self._send = send
+    def __init__(self, connection: Connection, surface: Surface, exchange: Exchange) -> None:
+        self._cycle = connection.cycle
         self._connection = connection
         self._exchange = exchange
         self._beats: set[asyncio.Task[None]] = set()
@@ -151,34 +218,51 @@ class ClientAnswer:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Answer with one body."""
-        self._commit(status)
-        self.ended = True
-        self._exchange.answer_bytes += len(body)
         headers.append((b"content-length", b"%d" % len(body)))
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await self.start(status, headers, hold=True)
+        await self.end(body)
 
-    async def start(self, status: int, headers: Headers) -> None:
-        """Begin a body that comes in pieces."""
-        self._commit(status)
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+    async def start(self, status: int, headers: Headers, *, hold: bool = False) -> None:
+        """
+        Begin a body that comes in pieces.
+
+        Args:
+            hold: `write` or `end` follows without anything to wait for: the head goes out with the piece.
+        """
+        self.committed = True
+        self._exchange.committed = True
+        self._exchange.warnings_told = len(self._exchange.warnings)
+        self._exchange.status = status
+        if self._cycle.flow.write_paused:
+            await self._cycle.room()
+        self._cycle.begin(status, headers, hold=hold)
 
     async def write(self, data: bytes) -> None:
         """Send a piece. Returns when the client's buffer has room again (backpressure)."""
-        self._exchange.answer_bytes += len(data)
-        self._exchange.chunks += 1
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        exchange, cycle = self._exchange, self._cycle
+        exchange.answer_bytes += len(data)
+        exchange.chunks += 1
+        if cycle.flow.write_paused:
+            await cycle.room()
+        cycle.piece(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
         """Complete the body."""
         self.ended = True
         self._exchange.answer_bytes += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        if self._cycle.flow.write_paused:
+            await self._cycle.room()
+        self._cycle.piece(data, more=False)
 
     def abort(self) -> None:
         """Drop the connection: a body that broke must not look complete."""
         self.ended = True
         self._connection.abort()
+
+    def give_up_on_client(self) -> None:
+        """The client has taken nothing for too long: that is a hang-up, and nobody else's fault."""
+        self._exchange.warnings.append("the client stopped reading")
+        self.abort()
 
     def beat(self) -> None:
         """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
@@ -197,7 +281,8 @@ class ClientAnswer:
             await self.start(200, self.stream_headers())
         self._exchange.heartbeats += 1
         if not self.ended:
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            await self._cycle.room()
+            self._cycle.piece(data, more=True)
 
     def stream_headers(self) -> Headers:
         """Headers of a stream that the gateway itself begins."""
@@ -223,11 +308,6 @@ class ClientAnswer:
         await self.whole(
             error.status, headers, orjson.dumps(self.surface.error_body(error, self._exchange))
         )
-
-    def _commit(self, status: int) -> None:
-        self.committed = True
-        self._exchange.committed = True
-        self._exchange.status = status
 
 
 def retry_headers(error: AnswerError) -> Headers:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -18,18 +20,22 @@ import orjson
 from penstock.adapters.transport import UpstreamTransport
 from penstock.dialects.surfaces import OPENAI, surface_of
 from penstock.domain.fault import Outcome
+from penstock.domain.upstream import Locality
 from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, RequestError
 from penstock.gateway.access import Access, AccessRules, decide_access
 from penstock.gateway.answer import ClientAnswer
 from penstock.gateway.body import ClientGone
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.listings import answer_listing
 from penstock.gateway.passage import pass_on
 from penstock.gateway.pipeline import generate
-from penstock.gateway.protocol import Connection
 from penstock.gateway.routes import Route, normalise_path, route
 from penstock.gateway.runtime import Runtime
+
+_first, _second = itemgetter(0), itemgetter(1)
+_LATIN = repeat("latin-1")
 
 log = logging.getLogger("penstock.gateway")
 
@@ -52,6 +58,7 @@ class Gateway:
         self.transport = transport
         self.rules = rules
         self.admin = admin
+        runtime.connect(transport)
         self._via_mark = f"penstock-{runtime.instance}"
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -59,9 +66,14 @@ class Gateway:
         if scope["type"] != "http":
             return
         connection: Connection = scope["extensions"]["penstock"]
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        pairs = scope["headers"]
+        headers = dict(
+            zip(
+                map(str, map(_first, pairs), _LATIN),
+                map(str, map(_second, pairs), _LATIN),
+                strict=False,
+            )
+        )
         method = scope["method"]
         exchange = Exchange(
             id=self.runtime.request_id(),
@@ -71,7 +83,7 @@ class Gateway:
             path=scope["path"][:200],
             user_agent=headers.get("user-agent", "")[:120],
         )
-        answer = ClientAnswer(send, connection, OPENAI, exchange)
+        answer = ClientAnswer(connection, OPENAI, exchange)
         try:
             path = normalise_path(scope["raw_path"])
             exchange.path = path
@@ -87,8 +99,12 @@ class Gateway:
                 return
             await self._work(scope, receive, connection, headers, exchange, answer, found, access)
         except AnswerError as error:
+            # Refused at the door: nobody's request for a model, but it has its line and its count.
             exchange.outcome = Outcome.IGNORED
             await self._fail(answer, error)
+            exchange.stage = "done"
+            exchange.ended_s = asyncio.get_running_loop().time()
+            self.runtime.recorder.refused(exchange)
         finally:
             connection.done()
 
@@ -138,10 +154,11 @@ class Gateway:
         except ClientGone:
             exchange.client_gone = True
         except asyncio.CancelledError:
-            if not connection.disconnected:
-                raise
             task.uncancel()
-            exchange.client_gone = True
+            if connection.disconnected:
+                exchange.client_gone = True
+            else:
+                await self._cut_off(answer, exchange, found)
         except Exception:
             log.exception("a defect in Penstock", extra={"penstock": {"id": exchange.id}})
             exchange.outcome = exchange.outcome or Outcome.IGNORED
@@ -159,6 +176,22 @@ class Gateway:
             if exchange.client_gone and exchange.status is None:
                 exchange.status = _CLIENT_CLOSED_REQUEST
             self.runtime.finish(exchange)
+
+    async def _cut_off(self, answer: ClientAnswer, exchange: Exchange, found: Route) -> None:
+        """The time for running requests to end is over: the client is told, or sees that it broke."""
+        is_ours = found.kind == "generate" and exchange.locality is Locality.LOCAL
+        if answer.committed and not is_ours:
+            exchange.error_code = ErrorCode.DRAINING.value
+            answer.abort()
+            return
+        await self._fail(
+            answer,
+            Refused(
+                ErrorCode.DRAINING,
+                "The gateway has stopped before the answer was complete.",
+                retry_after_s=5.0,
+            ),
+        )
 
     def _refuse_loops_and_late_comers(self, headers: dict[str, str]) -> None:
         if self._via_mark in headers.get("via", ""):

@@ -15,7 +15,7 @@ SLOWEST_BYTES_PER_S = 16 * 1024
 
 
 class ClientGone(Exception):
-    """The client hung up before its request was complete."""
+    """The client hung up, or takes nothing any more: there is nobody to answer."""
 
 
 async def read_body(
@@ -24,7 +24,6 @@ async def read_body(
     *,
     max_bytes: int,
     timeout_s: float,
-    is_complete: bool = False,
 ) -> bytes:
     """
     The whole body.
@@ -34,7 +33,6 @@ async def read_body(
         headers: by lower-case name.
         max_bytes: `listen.max_body_bytes`.
         timeout_s: base time; see `SLOWEST_BYTES_PER_S`.
-        is_complete: the last byte is there already, so no clock is needed.
 
     Raises:
         RequestError: too large, or too slow.
@@ -42,16 +40,7 @@ async def read_body(
     """
     announced = headers.get("content-length")
     if announced is not None and announced.isdigit() and int(announced) > max_bytes:
-        raise _too_large(max_bytes, int(announced))
-    if is_complete:
-        message = await receive()
-        if message["type"] == "http.request" and not message.get("more_body", False):
-            body: bytes = message.get("body", b"")
-            if len(body) > max_bytes:
-                raise _too_large(max_bytes, None)
-            return body
-        if message["type"] == "http.disconnect":
-            raise ClientGone
+        raise too_large(max_bytes, headers)
     loop = asyncio.get_running_loop()
     started_s = loop.time()
     parts: list[bytes] = []
@@ -65,7 +54,7 @@ async def read_body(
                 part = message.get("body", b"")
                 size += len(part)
                 if size > max_bytes:
-                    raise _too_large(max_bytes, None)
+                    raise too_large(max_bytes, headers)
                 if not message.get("more_body", False):
                     return part if not parts else b"".join([*parts, part])
                 parts.append(part)
@@ -79,8 +68,10 @@ async def read_body(
         ) from None
 
 
-def _too_large(max_bytes: int, announced: int | None) -> RequestError:
-    size = f"{announced} bytes" if announced is not None else f"more than {max_bytes} bytes"
+def too_large(max_bytes: int, headers: Mapping[str, str]) -> RequestError:
+    """The refusal of a body that exceeds *max_bytes*."""
+    announced = headers.get("content-length", "")
+    size = f"{announced} bytes" if announced.isdigit() else f"more than {max_bytes} bytes"
     return RequestError(
         ErrorCode.BODY_TOO_LARGE,
         f"The request body has {size}; at most {max_bytes} are taken.",

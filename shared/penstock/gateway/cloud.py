@@ -26,10 +26,12 @@ from penstock.adapters.transport import (
 )
 from penstock.domain.fault import Fault, Outcome
 from penstock.errors import UpstreamFault
-from penstock.gateway.answer import ClientAnswer, Headers, end_to_end
+from penstock.gateway.answer import ClientAnswer, end_to_end
+from penstock.gateway.body import ClientGone
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
+from penstock.gateway.routes import wire_path
 from penstock.gateway.upstream_headers import cloud_headers
 from penstock.gateway.watch import Clock, Watch
 from penstock.settings import Settings
@@ -53,31 +55,6 @@ def splice_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
         if orjson.loads(candidate) == wanted:
             return candidate
     return orjson.dumps(wanted)
-
-
-class KeptCase(bytes):
-    """
-    A header name whose case stays: uvicorn calls `lower()` on every name that it writes.
-
-    Names mean the same in any case (RFC 9110 section 5.1), yet "unchanged" is easier to trust whole.
-    """
-
-    __slots__ = ()
-
-    def lower(self) -> KeptCase:
-        """Itself."""
-        return self
-
-
-# uvicorn reads these, so they stay as it expects them.
-_READ_BY_SERVER = frozenset({b"content-length", b"transfer-encoding", b"connection"})
-
-
-def _kept(headers: Headers) -> Headers:
-    return [
-        (name if name.lower() in _READ_BY_SERVER else KeptCase(name), value)
-        for name, value in headers
-    ]
 
 
 class _CloudRun:
@@ -131,7 +108,7 @@ async def pass_through(
     exchange, answer = incoming.exchange, incoming.answer
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + incoming.route.upstream_path + incoming.query).encode("latin-1"),
+        (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
         cloud_headers(
             incoming.raw_headers,
             state,
@@ -144,13 +121,14 @@ async def pass_through(
     response: UpstreamResponse | None = None
     try:
         response, body = await _open(exchange, state, request, transport, settings, run)
-        headers = _kept(end_to_end(response.headers))
+        headers = end_to_end(response.headers)
         if body is not None:
-            await answer.start(response.status, headers)
+            await answer.start(response.status, headers, hold=True)
             await answer.end(body)
         else:
-            run.watch.run("stall")
-            await answer.start(response.status, headers)
+            if not response.complete:
+                run.watch.run("stall")
+            await answer.start(response.status, headers, hold=response.ready)
             await _relay(exchange, answer, response, run)
         failed = exchange.error_code or response.status >= 500
         exchange.outcome = Outcome.DROPPED if failed else Outcome.SUCCESS
@@ -247,21 +225,27 @@ async def _relay(
 ) -> None:
     """Pass the body on as it comes. After the first byte a failure can only cut the connection."""
     exchange.stage = "streaming"
+    writing = False
     try:
         while True:
             data = await response.next_chunk()
+            writing = True
             if exchange.first_token_s is None:
-                exchange.first_token_s = asyncio.get_running_loop().time()
+                exchange.first_token_s = run.watch.now_s()
             if response.complete:
                 await answer.end(data)
                 return
             await answer.write(data)
+            writing = False
             run.watch.touch()
     except TransportError as exc:
         _cut(exchange, answer, f"the stream broke: {exc}")
     except asyncio.CancelledError:
         if run.take_expired() is None:
             raise
+        if writing:
+            answer.give_up_on_client()
+            raise ClientGone from None
         _cut(exchange, answer, "the stream stalled")
 
 

@@ -13,6 +13,7 @@ import orjson
 from penstock.dialects.ndjson import NdjsonFramer
 from penstock.dialects.sse import SseFramer, parse_event
 from penstock.domain.chat import Event
+from penstock.gateway.loop_watch import ValueWatch
 from penstock.gateway.relay import Seen, note
 
 
@@ -53,7 +54,7 @@ class CollectingTranslator:
         return self._body() if self.seen.error is None else b""
 
     def _take(self, line: bytes) -> None:
-        if not line.strip() or self.seen.error is not None:
+        if not line.strip() or self.seen.error is not None or self.seen.ended_by_us:
             return
         for event in self._read(orjson.loads(line)):
             if not note(self.seen, event):
@@ -70,16 +71,23 @@ class CollectingRelay:
         add: takes one event's data (JSON text), folds it in.
         body: makes the body when all is there.
         ndjson: lines instead of server-sent events.
+        watch: ends an answer that repeats itself; None for answers that are not watched.
     """
 
-    __slots__ = ("_add", "_body", "_framer", "_ndjson", "seen")
+    __slots__ = ("_add", "_body", "_framer", "_ndjson", "_watch", "seen")
 
     def __init__(
-        self, add: Callable[[Any], None], body: Callable[[], bytes], *, ndjson: bool = False
+        self,
+        add: Callable[[Any], None],
+        body: Callable[[], bytes],
+        *,
+        ndjson: bool = False,
+        watch: ValueWatch | None = None,
     ) -> None:
         self._add = add
         self._body = body
         self._ndjson = ndjson
+        self._watch = watch
         self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
         self.seen = Seen()
 
@@ -98,7 +106,7 @@ class CollectingRelay:
     def _take(self, raw: bytes) -> None:
         seen = self.seen
         data = raw.strip() if self._ndjson else parse_event(raw).data
-        if not data or seen.error is not None:
+        if not data or seen.error is not None or seen.ended_by_us:
             return
         if data == b"[DONE]":
             seen.closed = True
@@ -114,6 +122,10 @@ class CollectingRelay:
         seen.token = True
         seen.events += 1
         self._add(value)
+        if self._watch is not None and self._watch.add(value):
+            seen.ended_by_us, seen.finish_reason = "loop", "length"
+            seen.closed = True
+            self._add(self._watch.ending)
 
 
 def _has_output(value: Mapping[str, Any]) -> bool:

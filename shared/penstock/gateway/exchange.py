@@ -71,6 +71,15 @@ class Exchange:
         window: tokens, as announced; prompt_tokens, completion_tokens, cached_tokens: the server's own
             counts; None while unknown.
         prefill_done, prefill_total: the server's own progress in tokens.
+        conversation: the client's own name for the conversation, empty when it gave none.
+        fitted: the strategy by which the conversation was made to fit, empty when it needed nothing.
+        prompt_tokens_planned: what we take the prompt that was sent for; prompt_tokens_original: the same
+            for what the client sent, None while unknown.
+        warnings_told: how many of the warnings stood in the headers.
+        repaired: tool calls of the answer that were repaired, or made from text.
+        loop_ended: the gateway ended the answer because it repeated itself.
+        tool_calls_mended: what became of tool calls that were not simply right (`repaired`, `recovered`,
+            `renumbered`, `flagged`, `cut_off`).
     """
 
     id: str
@@ -111,9 +120,17 @@ class Exchange:
     prefill_done: int | None = None
     prefill_total: int | None = None
     finish_reason: str = ""
+    conversation: str = ""
+    fitted: str = ""
+    prompt_tokens_planned: int | None = None
+    prompt_tokens_original: int | None = None
     attempts: list[Attempt] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    warnings_told: int = 0
+    repaired: int = 0
+    loop_ended: bool = False
+    tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False
 
     @property
@@ -131,7 +148,7 @@ class Exchange:
 
     @property
     def ttft_s(self) -> float | None:
-        """Seconds from the first attempt's sending to the first token; None when there was none."""
+        """Seconds from sending the attempt that was answered to its first token; None without one."""
         if self.first_token_s is None or self.sent_s is None:
             return None
         return self.first_token_s - self.sent_s

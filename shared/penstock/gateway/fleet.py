@@ -70,6 +70,11 @@ def _remember(known: OrderedDict[str, _Value], model: str, value: _Value) -> Non
         known.popitem(last=False)
 
 
+def _edition(model: ModelReading) -> str:
+    """What tells a model from another one that was made under the same name."""
+    return str(model.details.get("digest") or "")
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -82,6 +87,7 @@ class UpstreamState:
         error: one sentence on why it was not reachable, None while it is.
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
+        limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
     """
@@ -99,10 +105,13 @@ class UpstreamState:
         self.reading: ServerReading | None = None
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
+        self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
+        self.last_windows: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self.refused_windows: OrderedDict[str, int] = OrderedDict()
+        self.learned_windows: OrderedDict[str, int] = OrderedDict()
         self.learned_templates: OrderedDict[str, TemplateRules] = OrderedDict()
         self.prefill_tokens_per_s: float | None = None
         self.ghosts = 0
@@ -119,6 +128,12 @@ class UpstreamState:
     def spec(self) -> ServerSpec:
         """The file of its server kind; the generic one until the kind is known."""
         return spec_of(self.kind or ServerKind.GENERIC)
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that the server works on at a time, by its own word; None when it does not say."""
+        told = [m.slots for m in self.reading.models if m.slots] if self.reading is not None else []
+        return max(told, default=None)
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -172,7 +187,9 @@ class UpstreamState:
             if fresh is None or fresh.running_window != old.reading.running_window:
                 # A window that a refusal named holds until the server runs with another one.
                 self.refused_windows.pop(old.model, None)
+                self.learned_windows.pop(old.model, None)
                 self.learned_templates.pop(old.model, None)
+        self._note_loaded(reading)
         self.reading = reading
         self.version = reading.version or self.version
         self.ready = reading.ready
@@ -181,18 +198,44 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
-        slots = [m.slots for m in reading.models if m.slots]
-        if slots:
-            self._resize(max(slots), settings)
+        if self.slots is not None and not self.limit_is_given:
+            self.limiter.resize(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed
+
+    def _note_loaded(self, reading: ServerReading) -> None:
+        """
+        Remember what loaded models run with: a server that unloads an idle one no longer tells, and will
+        load it with the same window again, unless it is another process, or the model another, by then.
+        """
+        if reading.version and self.version and reading.version != self.version:
+            self.forget_loaded()
+        for model in reading.models:
+            if model.loaded and model.running_window:
+                _remember(self.last_windows, model.model, (model.running_window, _edition(model)))
+        present = {model.model: _edition(model) for model in reading.models}
+        for name, (_, edition) in list(self.last_windows.items()):
+            if present.get(name) != edition:
+                del self.last_windows[name]
+
+    def forget_loaded(self) -> None:
+        """The server was away, so that its next process may load models with other windows."""
+        self.last_windows.clear()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None
     ) -> None:
         """A refusal for length named the *window* of *model*: it caps all that we believed."""
         _remember(self.refused_windows, model, window)
+        self._renew(model, settings, token_limit)
+
+    def truncated(
+        self, model: str, tokens: int, *, settings: Settings, token_limit: int | None
+    ) -> None:
+        """The server kept *tokens* of a longer prompt of *model*, and said nothing."""
+        known = self.learned_windows.get(model)
+        _remember(self.learned_windows, model, max(tokens, known or 0))
         self._renew(model, settings, token_limit)
 
     def learned_template(
@@ -217,9 +260,10 @@ class UpstreamState:
             model=model.model,
             explicit=self.upstream_window(model.model, settings),
             env=token_limit,
+            last=self.last_windows.get(model.model, (None, ""))[0],
             running=model.running_window,
             running_origin=model.window_origin,
-            learned=None,
+            learned=self.learned_windows.get(model.model),
             refused=self.refused_windows.get(model.model),
             fallback=settings.limits.fallback,
         )
@@ -240,13 +284,6 @@ class UpstreamState:
             if configured.name == self.name and configured.window is not None:
                 return int(configured.window)
         return limits.explicit_window(model, settings.limits)
-
-    def _resize(self, slots: int, settings: Settings) -> None:
-        for configured in settings.upstreams:
-            if configured.name == self.name and configured.max_concurrency:
-                return
-        if settings.concurrency.max_concurrency is None:
-            self.limiter.resize(slots)
 
     def unknown_profile(
         self, model: str, settings: Settings, token_limit: int | None

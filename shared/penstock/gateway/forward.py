@@ -13,7 +13,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from penstock import faults, retry
@@ -24,8 +24,10 @@ from penstock.adapters.transport import (
     UpstreamTransport,
 )
 from penstock.domain.fault import Fault
+from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
-from penstock.gateway.collecting import CollectingRelay
+from penstock.gateway.collecting import CollectingRelay, CollectingTranslator
+from penstock.gateway.decoding import Decoded, can_decode, content_coding
 from penstock.gateway.exchange import Attempt, Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.relay import Relay
@@ -35,6 +37,8 @@ from penstock.settings import Settings
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGEST_ERROR_BYTES = 1024 * 1024
 _LONGEST_PAUSE_S = 2.0
+_MOST_ADAPTATIONS = 2
+"""A shared KV that was full may leave a request alone in the server that is still too long."""
 
 
 class Readiness(Protocol):
@@ -45,6 +49,9 @@ class Readiness(Protocol):
 
     def contradicted(self, state: UpstreamState, why: str) -> None:
         """What is believed of the upstream is wrong: look again soon."""
+
+    async def look_again(self, state: UpstreamState) -> None:
+        """What is believed of the upstream is wrong: look now, and wait for that, though not for long."""
 
     def new_connection(self, state: UpstreamState) -> None:
         """A connection had to be made: the server may have been restarted since it was looked at."""
@@ -122,7 +129,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     loop = asyncio.get_running_loop()
     attempt = 0
     deaths = 0
-    adapted = False
+    adaptations = 0
     loading = _Loading(job.settings.timeouts.load_s)
     while True:
         attempt += 1
@@ -141,11 +148,18 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
                 record.ended_s = loop.time()
                 job.hang_up()
         job.hang_up()
+        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED and fault.window is None:
+            fault = record.fault = await _in_numbers(fault, job, readiness)
         _learn_from(fault, job, readiness)
         if fault.code is ErrorCode.UPSTREAM_UNREACHABLE and fault.phase not in ("connect", "send"):
             deaths += 1
-        if job.adapt(fault) and not adapted and attempt < policy.attempts:
-            adapted = True
+        if (
+            adaptations < _MOST_ADAPTATIONS
+            and attempt < policy.attempts
+            and fault.code is not ErrorCode.UPSTREAM_UNREACHABLE
+            and job.adapt(fault)
+        ):
+            adaptations += 1
             continue
         decision = retry.decide(
             fault,
@@ -236,6 +250,8 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
     exchange.stage = "forwarding"
     watch.run("first_token")
     exchange.sent_s = asyncio.get_running_loop().time()
+    # What an attempt before this one got does not count: its answer was thrown away.
+    exchange.first_token_s = exchange.prefill_done = exchange.prefill_total = None
     try:
         request, job_relay = await job.prepare()
         job.sent = True
@@ -248,13 +264,15 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
         if state.spec.behaviour.close_cancels_load and not _is_loaded(exchange):
             # Closing would throw the load away; what becomes of it is decided when the client leaves.
             job.sending = asyncio.ensure_future(sending)
-            response = await asyncio.shield(job.sending)
+            response: UpstreamResponse = await asyncio.shield(job.sending)
             job.sending = None
         else:
             response = await sending
         job.response = response
         if not response.reused:
             readiness.new_connection(state)
+        if coding := content_coding(response):
+            response = job.response = _decoded(response, coding)
         return await _open(job, response, job_relay)
     except TransportError as exc:
         raise _Failed(
@@ -274,6 +292,14 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             job.hang_up()
         _raise_if_expired(job)
         raise
+
+
+def _decoded(response: UpstreamResponse, coding: bytes) -> UpstreamResponse:
+    if can_decode(coding):
+        return Decoded(response, coding)
+    name = coding.decode("latin-1")[:40]
+    told = f"it is compressed with {name}, which was not asked for and cannot be read here"
+    raise _Failed(Fault(ErrorCode.BAD_ANSWER, told, transient=False, matched="content-encoding"))
 
 
 def _is_loaded(exchange: Exchange) -> bool:
@@ -314,10 +340,15 @@ async def _open(
             if watch.clock != "stall":
                 watch.run("stall")
             watch.touch()
+        if seen.ended_by_us:
+            job.hang_up()
+            return Opened(response, relay, out + relay.end(), True)
         if not data:
             if not (seen.closed or seen.finished or seen.token):
                 raise _Failed(_bad_answer("the stream ended before its first event"))
-            if not (seen.closed or seen.finished) and isinstance(relay, CollectingRelay):
+            if not (seen.closed or seen.finished) and isinstance(
+                relay, CollectingRelay | CollectingTranslator
+            ):
                 raise _Failed(broken_stream())
             return Opened(response, relay, out, True)
         if out:
@@ -375,6 +406,21 @@ def broken_stream() -> Fault:
 
 def _bad_answer(why: str) -> Fault:
     return Fault(ErrorCode.BAD_ANSWER, why, phase="stream", matched="unreadable stream")
+
+
+async def _in_numbers(fault: Fault, job: Job, readiness: Readiness) -> Fault:
+    """
+    A refusal for length that names no window, with the one that the server says it runs with now: it may
+    just have loaded the model, or loaded it with another window.
+    """
+    await readiness.look_again(job.state)
+    profile = job.state.profile(job.exchange.upstream_model)
+    if profile is None:
+        return fault
+    window = profile.reading.running_window
+    if window is None and profile.window.source is WindowSource.LEARNED:
+        window = profile.window.tokens
+    return replace(fault, window=window)
 
 
 def _learn_from(fault: Fault, job: Job, readiness: Readiness) -> None:

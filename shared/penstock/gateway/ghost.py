@@ -9,6 +9,7 @@ to its end; giving their slot away at once would only queue the next request ins
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,10 @@ from penstock.gateway.fleet import UpstreamState
 from penstock.servers.base import Behaviour
 
 _POLL_S = 0.1
+_POLL_LATER_S = 1.0
 _LONGEST_S = 120.0
+_LONGEST_BUSY_S = 900.0
+"""A server that says it is busy is believed for so long: no client waits longer for a whole answer."""
 _ASSUMED_PREFILL_TOKENS_PER_S = 250.0
 
 
@@ -78,23 +82,29 @@ def expect_ghost(
     return GhostWork(min(max(expected_s, 1.0), _LONGEST_S), can_ask)
 
 
-async def outlast(work: GhostWork, state: UpstreamState, reader: SlotReader, others: int) -> None:
+async def outlast(
+    work: GhostWork, state: UpstreamState, reader: SlotReader, others: Callable[[], int]
+) -> None:
     """
-    Wait until the ghost has ended.
+    Wait until the ghost has ended: by the server's word where it can be asked, for at most 15 minutes, else
+    for as long as was expected.
 
     Args:
-        others: requests of ours that run there now and keep slots busy for a reason.
+        others: tells how many requests of ours run there now and keep slots busy for a reason.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + work.expected_s
+    longest = max(deadline, loop.time() + _LONGEST_BUSY_S)
     state.ghosts += 1
     try:
-        while loop.time() < deadline:
-            await asyncio.sleep(_POLL_S)
-            if work.ask:
-                busy = await reader.busy_slots(state)
-                if busy is not None and busy <= others:
-                    return
+        while True:
+            is_late = loop.time() >= deadline
+            await asyncio.sleep(_POLL_LATER_S if is_late else _POLL_S)
+            busy = await reader.busy_slots(state) if work.ask else None
+            if busy is not None and busy <= others():
+                return
+            if loop.time() >= (deadline if busy is None else longest):
+                return
     finally:
         state.ghosts -= 1
 

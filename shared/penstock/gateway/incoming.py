@@ -6,16 +6,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from penstock.dialects.surfaces import Surface
+from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.access import Access
 from penstock.gateway.answer import ClientAnswer, Headers
-from penstock.gateway.body import read_body
+from penstock.gateway.body import read_body, too_large
+from penstock.gateway.cycle import Connection
 from penstock.gateway.exchange import Exchange
-from penstock.gateway.protocol import Connection
 from penstock.gateway.routes import Route
 from penstock.settings import Settings
 
+_WISHES = frozenset(
+    {
+        "penstock-priority", "penstock-deadline", "penstock-explain", "penstock-strategy",
+        "penstock-conversation",
+    }
+)  # fmt: skip
 _PRIORITIES = ("high", "normal", "low")
+_LONGEST_CONVERSATION = 128
 _SHARE_OF_CLIENT_TIMEOUT = 0.5
 """A heartbeat goes out after this share of the read time-out that the client announced."""
 
@@ -32,6 +40,7 @@ class Incoming:
         access: who it is and what they may.
         route: where it goes.
         deadline_s: seconds from arrival to the first token that the client asked for, None for none.
+        strategy: how the client wants its conversation to be made to fit, None when it does not say.
         client_timeout_s: read time-out that the client announced, None for none.
     """
 
@@ -48,6 +57,7 @@ class Incoming:
         "query",
         "raw_headers",
         "route",
+        "strategy",
         "surface",
     )
 
@@ -78,16 +88,23 @@ class Incoming:
         self.route = route
         self.access = access
         self.deadline_s: float | None = None
-        self.client_timeout_s = _seconds(headers.get("x-stainless-read-timeout"))
+        self.strategy: Strategy | None = None
+        timeout = headers.get("x-stainless-read-timeout")
+        self.client_timeout_s = None if timeout is None else _seconds(timeout)
 
     async def read_body(self, settings: Settings) -> bytes:
         """The whole body, within the bounds of the settings."""
+        if self.connection.body_complete:
+            body = self.connection.cycle.take_body()
+            if body is not None and len(body) <= settings.listen.max_body_bytes:
+                return body
+            if body is not None:
+                raise too_large(settings.listen.max_body_bytes, self.headers)
         return await read_body(
             self._receive,
             self.headers,
             max_bytes=settings.listen.max_body_bytes,
             timeout_s=settings.listen.body_timeout_s,
-            is_complete=self.connection.body_complete,
         )
 
     def read_wishes(self, body: Mapping[str, Any]) -> None:
@@ -98,6 +115,8 @@ class Incoming:
             RequestError: a wish that cannot be understood.
         """
         wishes = body.get("penstock")
+        if wishes is None and _WISHES.isdisjoint(self.headers):
+            return
         if wishes is None:
             wishes = {}
         if not isinstance(wishes, Mapping):
@@ -121,6 +140,24 @@ class Incoming:
                     "penstock-deadline: expected a number of seconds above 0.",
                     param="penstock.deadline_s",
                 )
+        strategy = self.headers.get("penstock-strategy") or wishes.get("strategy")
+        if strategy is not None:
+            if strategy not in tuple(Strategy):
+                raise RequestError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"penstock-strategy: expected one of {', '.join(Strategy)}.",
+                    param="penstock.strategy",
+                )
+            self.strategy = Strategy(strategy)
+        conversation = self.headers.get("penstock-conversation") or wishes.get("conversation")
+        if conversation is not None:
+            if not isinstance(conversation, str) or len(conversation) > _LONGEST_CONVERSATION:
+                raise RequestError(
+                    ErrorCode.INVALID_REQUEST,
+                    f"penstock-conversation: expected at most {_LONGEST_CONVERSATION} characters.",
+                    param="penstock.conversation",
+                )
+            self.exchange.conversation = conversation
         explain = self.headers.get("penstock-explain", "").lower() == "true"
         self.exchange.explain = explain or wishes.get("explain") is True
 

@@ -128,6 +128,10 @@ class Limiter:
             now_s = 0.0
         self._granted(self._line.resize(limit, now_s))
 
+    def set_options(self, options: ConcurrencyOptions) -> None:
+        """Other bounds of the queue; who waits already stays."""
+        self._line.options = options
+
     def _expire(self) -> None:
         expired, granted = self._line.expire(asyncio.get_running_loop().time() + 1e-6)
         self._granted(expired)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from typing import Any
 
 import orjson
@@ -24,6 +26,7 @@ from penstock.gateway.listing_shapes import (
 )
 from penstock.gateway.runtime import Runtime
 
+_GLANCE_S = 0.25
 _LARGEST_SHOW_BYTES = 32 * 1024 * 1024
 
 
@@ -37,9 +40,7 @@ async def answer_listing(
         RequestError: the model asked for does not exist.
     """
     exchange = incoming.exchange
-    for state in runtime.fleet:
-        if state.is_local and state.looked_at is None:
-            await runtime.keeper.first_contact(state)
+    await _glance(runtime, incoming.route.upstream)
     entries = entries_of(runtime, incoming.route.upstream)
     path = incoming.route.upstream_path
     if path == "/api/show":
@@ -64,6 +65,28 @@ async def answer_listing(
     ]
     body = b"" if incoming.method == "HEAD" else orjson.dumps(value)
     await incoming.answer.whole(200, headers, body)
+
+
+async def _glance(runtime: Runtime, upstream: str | None) -> None:
+    """
+    Look at the upstreams that never told what they have: a first contact is waited for, one that failed
+    before may be back and gets a moment. Whoever does not answer costs each listing no more than that.
+    """
+    unseen = [
+        state
+        for state in runtime.fleet
+        if state.is_local and state.looked_at is None and upstream in (None, state.name)
+    ]
+    if not unseen:
+        return
+    looks = [asyncio.ensure_future(runtime.keeper.first_contact(state)) for state in unseen]
+    try:
+        is_first = any(not state.first_look.is_set() for state in unseen)
+        await asyncio.wait(looks, timeout=None if is_first else _GLANCE_S)
+    finally:
+        for look in looks:
+            look.cancel()  # the look itself goes on, others share it
+        await asyncio.gather(*looks, return_exceptions=True)
 
 
 def entries_of(runtime: Runtime, upstream: str | None) -> list[Entry]:
@@ -101,11 +124,20 @@ def _split(path: str) -> tuple[str, str, str]:
     return path, "", ""
 
 
+def _one_slash(name: str) -> str:
+    return re.sub("/{2,}", "/", name).rstrip("/")
+
+
 def _entry(entries: list[Entry], model: str) -> Entry:
     for name in (model, f"{model}:latest"):
         for entry in entries:
             if entry.id == name or f"{entry.upstream}/{entry.id}" == name:
                 return entry
+    # In the path of a request doubled slashes have become one: an id may be a file's whole path.
+    wanted = _one_slash(f"/{model}")
+    for entry in entries:
+        if wanted in (_one_slash(f"/{entry.id}"), _one_slash(f"/{entry.upstream}/{entry.id}")):
+            return entry
     raise RequestError(
         ErrorCode.MODEL_NOT_FOUND,
         f"No upstream has the model {model[:200]!r}.",

@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -44,6 +45,11 @@ class JsonFormat(logging.Formatter):
         if record.exc_info:
             value["traceback"] = self.formatException(record.exc_info)
         return orjson.dumps(value, default=str).decode()
+
+
+@lru_cache(maxsize=4)
+def _clock(second: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(second))
 
 
 def _shown(value: Any) -> str:
@@ -93,9 +99,10 @@ class RequestLog:
             head = {"time": round(now_s, 3), "level": "info", "logger": "penstock.requests"}
             value = {**head, "message": "request", **pairs}
             return orjson.dumps(value, default=str).decode() + "\n"
-        at = time.strftime("%H:%M:%S", time.localtime(now_s))
-        told = "".join([f" {name}={_shown(value)}" for name, value in pairs.items()])
-        return f"{at} request{told}\n"
+        told = "".join([f" {name}={value}" for name, value in pairs.items()])
+        if told.count(" ") != len(pairs):  # a value holds a space
+            told = "".join([f" {name}={_shown(value)}" for name, value in pairs.items()])
+        return f"{_clock(int(now_s))} request{told}\n"
 
 
 def configure(options: LogOptions) -> None:

@@ -41,9 +41,20 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_retries": ("counter", "Attempts that were repeated, by what failed.", ("upstream", "code")),
     "penstock_heartbeats": ("counter", "Heartbeats sent to waiting clients.", ("upstream",)),
     "penstock_changes": ("counter", "Changes made to requests.", ("step", "action")),
+    "penstock_toolcall_repairs": (
+        "counter", "Tool calls that were repaired, recovered from text, renumbered, flagged or cut off.",
+        ("upstream", "model", "verdict")),
+    "penstock_loops_ended": (
+        "counter", "Answers that repeated themselves without end and were ended.", ("upstream", "model")),
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
+    "penstock_cloud_window_advice": (
+        "counter", "Requests to a cloud that filled 0.9 of the model's documented window.", ("upstream",)),
+    "penstock_prefix_breaks": (
+        "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
+    "penstock_silent_truncations": (
+        "counter", "Prompts that a server cut without a word.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),
@@ -65,11 +76,6 @@ class Histogram:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative, as Prometheus wants them."""
@@ -117,20 +123,22 @@ class Metrics(Collector):
         if histogram is None:
             bounds = _TOKENS if name == "gen_ai_client_token_usage" else _SECONDS
             histogram = self._histograms[key] = Histogram(bounds)
-        histogram.add(value)
+        histogram.counts[bisect_left(histogram.bounds, value)] += 1
+        histogram.total += value
 
     def request_ended(self, exchange: Exchange) -> None:
         """Take in a request that has ended."""
         upstream = exchange.upstream or "none"
-        outcome = exchange.outcome.value if exchange.outcome is not None else "ignored"
+        outcome = exchange.outcome._value_ if exchange.outcome is not None else "ignored"
         self.count(
             "penstock_requests", (upstream, exchange.operation, outcome, exchange.error_code)
         )
         if exchange.attempts:
             self.count("penstock_attempts", (upstream,), len(exchange.attempts))
-            for attempt in exchange.attempts[:-1]:
-                code = attempt.fault.code.value if attempt.fault is not None else ""
-                self.count("penstock_retries", (upstream, code))
+            if len(exchange.attempts) > 1:
+                for attempt in exchange.attempts[:-1]:
+                    code = attempt.fault.code.value if attempt.fault is not None else ""
+                    self.count("penstock_retries", (upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
         if exchange.client_gone:
@@ -143,10 +151,14 @@ class Metrics(Collector):
             return
         model = self._model(exchange.upstream_model)
         labels = (upstream, model, exchange.operation)
-        if exchange.duration_s is not None:
-            self.observe("gen_ai_server_request_duration_seconds", labels, exchange.duration_s)
-        if exchange.ttft_s is not None:
-            self.observe("gen_ai_server_time_to_first_token_seconds", labels, exchange.ttft_s)
+        for verdict in exchange.tool_calls_mended:
+            self.count("penstock_toolcall_repairs", (upstream, model, verdict))
+        if exchange.loop_ended:
+            self.count("penstock_loops_ended", (upstream, model))
+        if (duration_s := exchange.duration_s) is not None:
+            self.observe("gen_ai_server_request_duration_seconds", labels, duration_s)
+        if (ttft_s := exchange.ttft_s) is not None:
+            self.observe("gen_ai_server_time_to_first_token_seconds", labels, ttft_s)
         if exchange.prompt_tokens is not None:
             self.observe(
                 "gen_ai_client_token_usage", (upstream, model, "input"), exchange.prompt_tokens

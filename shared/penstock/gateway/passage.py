@@ -14,7 +14,7 @@ from penstock.gateway.cloud import pass_through
 from penstock.gateway.exchange import Attempt
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.incoming import Incoming
-from penstock.gateway.routes import allowed_for_cloud
+from penstock.gateway.routes import allowed_for_cloud, wire_path
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstream_headers import local_headers
 
@@ -83,7 +83,7 @@ async def _local(
     path = incoming.route.upstream_path
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + path + incoming.query).encode("utf-8"),
+        (state.prefix + wire_path(path) + incoming.query).encode("ascii"),
         local_headers(
             incoming.raw_headers,
             state,

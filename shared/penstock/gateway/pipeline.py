@@ -5,7 +5,7 @@ The way of a generating request through the gateway: the one place that knows th
     2. resolve   which upstream, which model, which profile          (resolve, fleet)
     3. cloud?    then nothing is added, removed or renamed           (cloud)
     4. tune      names, sampling, template                           (tune)
-    5. fit       output budget                                       (tune)
+    5. fit       the conversation into the window, output budget     (prepare, context, fitting)
     6. admit     a permit, or a place in the queue                   (limiter)
     7. forward   with separate time limits, retried by policy        (forward)
     8. relay     verbatim, translated or collected                   (relay, answer)
@@ -19,37 +19,50 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from penstock import faults, template
+from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.json_kinds import kind_of
+from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.answer import (
     ClientAnswer,
-    Headers,
+    HeaderFilter,
     announcement_headers,
-    end_to_end,
     explained,
     late_facts,
 )
-from penstock.gateway.body import parse_object
+from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
+from penstock.gateway.cloud_advice import advise
+from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
 from penstock.gateway.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.incoming import Incoming
 from penstock.gateway.limiter import Permit
+from penstock.gateway.mending import mend_plain, mending_rules, tell, tell_mended
+from penstock.gateway.prepare import Preparation
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.tune import Tuned, tune, weight_of
+from penstock.gateway.slots import with_slot
+from penstock.gateway.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.upstream_headers import local_headers
 from penstock.gateway.watch import Clock, Watch
+from penstock.toolcalls.stream import Mended
 
 log = logging.getLogger("penstock.pipeline")
 
-_NOT_RELAYED = frozenset({b"content-length", b"server", b"date", b"content-encoding"})
+_LONGEST_MODEL = 1024  # names are remembered, logged and shown
+# Who may read across origins is ours to say.
+_relayed = HeaderFilter(
+    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    drop_prefix=b"access-control-",
+)
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -69,11 +82,19 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if model is not None and not isinstance(model, str):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"model: expected a string, got {type(model).__name__}.",
+            f"model: expected a string, got {kind_of(model)}.",
+            param="model",
+        )
+    if model is not None and len(model) > _LONGEST_MODEL:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            f"model: expected a name of at most {_LONGEST_MODEL} characters.",
             param="model",
         )
     exchange.model = model or ""
-    exchange.stream = body.get("stream") is True
+    exchange.stream = wants_stream(
+        body, exchange.operation, exchange.dialect, incoming.route.upstream_path
+    )
     incoming.read_wishes(body)
     # 2. Resolve.
     found = await runtime.resolve(exchange.model, explicit=incoming.route.upstream)
@@ -84,19 +105,22 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if exchange.locality is not Locality.LOCAL:
         if found.model != exchange.model and found.model:
             raw = splice_model(raw, body, found.model)
-        await pass_through(incoming, runtime.settings, transport, state, raw)
+        try:
+            await pass_through(incoming, runtime.settings, transport, state, raw)
+        finally:
+            if exchange.operation == "chat" and advise(exchange, body):
+                runtime.recorder.metrics.count("penstock_cloud_window_advice", (state.name,))
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()
 
 
-def _relayed_headers(headers: Headers) -> Headers:
-    """The upstream's headers as the client gets them; who may read across origins is ours to say."""
-    return [
-        (name, value)
-        for name, value in end_to_end(headers, drop=_NOT_RELAYED)
-        if not name.lower().startswith(b"access-control-")
-    ]
+def _is_beyond_belief(exchange: Exchange) -> bool:
+    """Whether a prompt was taken that is longer than the window which the server is believed to have."""
+    if exchange.profile is None or exchange.window is None or exchange.prompt_tokens is None:
+        return False
+    users_word = exchange.profile.window.source in (WindowSource.EXPLICIT, WindowSource.ENV)
+    return not users_word and exchange.prompt_tokens > exchange.window
 
 
 class LocalRun:
@@ -119,10 +143,11 @@ class LocalRun:
         self.state = state
         self.body = body
         self.raw = raw
-        self.tuned: Tuned | None = None
-        self.tuned_for = -1
+        self.weight = weight_of(body)
+        self.ready = Preparation(incoming, runtime, state, body, raw)
         self.job: Job | None = None
         self.permit: Permit | None = None
+        self.slot: int | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -144,6 +169,13 @@ class LocalRun:
     def _expired(self, _: Clock) -> None:
         self._task.cancel()
 
+    @property
+    def tuned(self) -> Tuned:
+        """The request as it was made ready last."""
+        tuned = self.ready.tuned
+        assert tuned is not None
+        return tuned
+
     async def run(self) -> None:
         """Steps 4 to 9; the permit is given back however it ends."""
         exchange, state = self.exchange, self.state
@@ -151,23 +183,24 @@ class LocalRun:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             await self.runtime.keeper.first_contact(state)
             if state.kind is not None:
-                self.prepare()
+                await self.ready.make()
             # 6. Admit.
             exchange.stage = "queued"
             loop = asyncio.get_running_loop()
             exchange.queued_s = loop.time()
             self.permit = await state.limiter.acquire(
-                weight=weight_of(self.body),
+                weight=self.weight,
                 size_bytes=len(self.raw),
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
             exchange.admitted_s = loop.time()
+            self.slot = self.ready.take_slot()
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
                 state=state,
                 prepare=self.request_for_attempt,
-                adapt=self.adapt,
+                adapt=self.ready.adapt,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -176,8 +209,11 @@ class LocalRun:
             # 8. Relay.
             await self._relay(opened)
             exchange.outcome = Outcome.SUCCESS
+            self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
+            elif _is_beyond_belief(exchange):
+                self.runtime.keeper.contradicted(state, "it took more than its window")
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED
@@ -187,23 +223,30 @@ class LocalRun:
             raise
         except asyncio.CancelledError:
             exchange.outcome = Outcome.IGNORED
+            if self.watch.expired is not None:  # while we waited for the client: all else takes it
+                self._task.uncancel()
+                self.answer.give_up_on_client()
+                raise ClientGone from None
             raise
         finally:
             self.watch.stop()
             self._let_go()
             # The clocks and we know each other, so only the collector would free us, and late: what is
             # large goes now.
-            self.body, self.raw, self.tuned, self.job = {}, b"", None, None
+            self.body, self.raw, self.job = {}, b"", None
+            self.ready.forget()
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""
         state = self.state
         if state.kind is None and not await self.runtime.keeper.look(state):
             raise TransportError("refused", "connect", detail=state.error or "connection refused")
-        if self.tuned is None or self.tuned_for != state.generation:
-            self.prepare()
+        if self.ready.wants_to_be_alone:
+            await self._be_alone()
+        if not self.ready.is_current:
+            await self.ready.make()
         tuned = self.tuned
-        assert tuned is not None
+        body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
@@ -214,53 +257,30 @@ class LocalRun:
                 key_is_ours=self.incoming.access.presented_key_is_ours,
                 via=self.runtime.via,
             ),
-            tuned.body,
+            body,
         )
         if not tuned.streams:
             return request, None
-        return request, lambda: make_relay(tuned, self.exchange, self.incoming.surface, self.late)
-
-    def prepare(self) -> None:
-        """Steps 4 and 5, announced."""
-        exchange, state = self.exchange, self.state
-        profile = state.profile(exchange.upstream_model) or self.runtime.unknown_profile(
-            state, exchange.upstream_model
+        rules = mending_rules(self.body, self.exchange, self.runtime.settings)
+        guarded = self.runtime.settings.loop_guard.enabled
+        return request, lambda: make_relay(
+            tuned, self.exchange, self.incoming.surface, self.late, rules=rules, guarded=guarded
         )
-        if self.tuned is not None:
-            for change in self.tuned.changes:
-                exchange.changes.remove(change)
-        exchange.profile = profile
-        exchange.window = profile.window.tokens
-        self.tuned = tune(
-            self.body,
-            self.raw,
-            operation=exchange.operation,
-            path=self.incoming.route.upstream_path,
-            dialect=exchange.dialect,
-            upstream_model=exchange.upstream_model,
-            profile=profile,
-            spec=state.spec,
-            settings=self.runtime.settings,
-            env_max_tokens=self.runtime.env.max_tokens,
-            memory_short=self.runtime.memory_short(state),
-        )
-        self.tuned_for = state.generation
-        exchange.changes.extend(self.tuned.changes)
 
-    def adapt(self, fault: Fault) -> bool:
-        """What a fault teaches of the model; True when the request would be made differently now."""
-        exchange, state = self.exchange, self.state
-        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED and fault.window is not None:
-            self.runtime.note_refusal(state, exchange.upstream_model, fault.window)
-            return False
-        if fault.status is None or exchange.profile is None:
-            return False
-        rules = exchange.profile.reading.template
-        learned = template.learn(rules, fault.message)
-        if learned == rules:
-            return False
-        self.runtime.note_template(state, exchange.upstream_model, learned)
-        return True
+    async def _be_alone(self) -> None:
+        """Wait until the server works on nothing else: what its slots share was too full for this request."""
+        self.ready.wants_to_be_alone = False
+        permit, self.permit = self.permit, None
+        if permit is not None:
+            permit.release()
+        self.watch.run("none")
+        limiter = self.state.limiter
+        self.permit = await limiter.acquire(
+            weight=limiter.limit,
+            size_bytes=len(self.raw),
+            deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
+        )
+        self.watch.run("first_token")
 
     def late(self) -> dict[str, Any] | None:
         """What is announced before the closing event."""
@@ -270,11 +290,17 @@ class LocalRun:
 
     async def _relay(self, opened: Opened) -> None:
         answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = _relayed_headers(response.headers)
-        assert self.tuned is not None
+        headers = _relayed(response.headers)
         assert self.job is not None
+        relay = opened.relay
         if opened.complete:
-            self.job.sent = False
+            self.job.sent = relay is not None and relay.seen.ended_by_us != ""
+        if relay is None and (
+            rules := mending_rules(self.body, self.exchange, self.runtime.settings)
+        ):
+            mended: list[Mended] = []
+            opened.first = mend_plain(opened.first, rules, mended)
+            tell_mended(mended, exchange)
         if opened.relay is None or self.tuned.collects:
             if opened.relay is not None:
                 self._take_counts()
@@ -301,7 +327,7 @@ class LocalRun:
             headers.append((b"content-type", surface.content_type_stream))
             headers.extend(announcement_headers(exchange))
             headers.append((b"server", b"penstock"))
-            await answer.start(response.status, headers)
+            await answer.start(response.status, headers, hold=True)
         await self._stream(opened)
 
     async def _stream(self, opened: Opened) -> None:
@@ -320,7 +346,10 @@ class LocalRun:
                 data = await response.next_chunk()
                 complete = response.complete
                 out = relay.feed(data) if data else b""
-                if complete and seen.error is None:
+                if seen.ended_by_us:
+                    complete = True
+                    self.job.hang_up()
+                elif complete and seen.error is None:
                     out += relay.end()
             except TransportError as exc:
                 self.job.sent = False
@@ -341,7 +370,8 @@ class LocalRun:
             if seen.token and watch.clock == "first_token":
                 watch.run("stall")
             watch.touch()
-        self.job.sent = False
+        # The server may go on for a moment with an answer that we ended.
+        self.job.sent = seen.ended_by_us != ""
         self._take_counts()
         if not (seen.closed or seen.finished):
             if out:
@@ -383,12 +413,15 @@ class LocalRun:
         exchange.completion_tokens = seen.completion_tokens
         exchange.cached_tokens = seen.cached_tokens
         exchange.finish_reason = seen.finish_reason
+        tell(seen, exchange)
         if seen.prefill_tokens_per_s:
             self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
 
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
+        if self.slot is not None:
+            self.ready.give_slot_back(self.slot)
         if permit is None:
             return
         running = job is not None and job.sent
@@ -399,7 +432,7 @@ class LocalRun:
                 grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
                 self.runtime.haunt(permit, let_load(job.sending, grace_s))
                 return
-        if not running or self.tuned is None:
+        if not running or self.ready.tuned is None:
             permit.release()
             return
         work = expect_ghost(
@@ -413,4 +446,5 @@ class LocalRun:
         if work.expected_s <= 0:
             permit.release()
             return
-        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, 0))
+        at_work = partial(self.runtime.at_work, self.state)
+        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, at_work))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import httpx
 
 from penstock.adapters import probe
+from penstock.domain.upstream import Upstream
 from penstock.gateway.fleet import Fleet, UpstreamState
 from penstock.settings import Settings
 
@@ -24,6 +25,7 @@ _READY_POLL_FIRST_S = 0.1
 _READY_POLL_LONGEST_S = 2.0
 _SHORTEST_BETWEEN_LOOKS_S = 0.25
 _TRUSTED_AFTER_RECONNECT_S = 5.0
+_LOOK_AGAIN_WITHIN_S = 2.0
 
 
 class ProfileKeeper:
@@ -51,22 +53,27 @@ class ProfileKeeper:
         self._on_change = on_change
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
-        self._looks: dict[str, asyncio.Task[bool]] = {}
+        self._looks: dict[UpstreamState, asyncio.Task[bool]] = {}
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
-        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._clients: dict[Upstream, httpx.AsyncClient] = {}
 
     def start(self) -> None:
         """Begin (or, after a reload, go on) with the upstreams that the fleet has now."""
         for name in list(self._tasks):
-            if name not in self._fleet.states:
+            state = self._fleet.states.get(name)
+            if state is None or not state.is_local or self._tasks[name].done():
                 self._tasks.pop(name).cancel()
                 self._wake.pop(name, None)
         for state in self._fleet:
-            if state.is_local and state.name not in self._tasks:
+            if not state.is_local:
+                continue
+            if state.name not in self._tasks:
                 self._wake[state.name] = asyncio.Event()
                 self._tasks[state.name] = asyncio.create_task(
                     self._keep(state.name), name=f"profiles of {state.name}"
                 )
+            elif not state.first_look.is_set():
+                self._wake[state.name].set()  # declared anew: another state under the same name
 
     async def stop(self) -> None:
         """End all tasks and close the connections."""
@@ -103,12 +110,26 @@ class ProfileKeeper:
 
     async def look(self, state: UpstreamState) -> bool:
         """Look at *state* now; several callers share one look. Returns whether it was reachable."""
-        running = self._looks.get(state.name)
+        running = self._looks.get(state)
         if running is None:
             running = asyncio.create_task(self._look(state), name=f"look at {state.name}")
-            self._looks[state.name] = running
-            running.add_done_callback(lambda _: self._looks.pop(state.name, None))
+            self._looks[state] = running
+            running.add_done_callback(lambda _: self._looks.pop(state, None))
         return await asyncio.shield(running)
+
+    async def look_again(self, state: UpstreamState) -> None:
+        """
+        Look at *state* once more, and wait for it, though not for long: an answer has just shown that what
+        is believed is wrong. A look that runs already may have begun before that answer.
+        """
+        try:
+            async with asyncio.timeout(_LOOK_AGAIN_WITHIN_S):
+                running = self._looks.get(state)
+                if running is not None:
+                    await asyncio.shield(running)
+                await self.look(state)
+        except TimeoutError:
+            log.debug("a second look took too long", extra={"upstream": state.name})
 
     async def wait_until_ready(self, state: UpstreamState) -> bool:
         """
@@ -123,7 +144,7 @@ class ProfileKeeper:
             ready = await probe.ready(
                 state.upstream.url,
                 state.spec,
-                client=self._http(state),
+                client=self.http(state),
                 api_key=state.upstream.api_key,
             )
             if ready is True:
@@ -143,7 +164,7 @@ class ProfileKeeper:
     async def busy_slots(self, state: UpstreamState) -> int | None:
         """Slots that the server says are working now, None when it does not say."""
         return await probe.busy(
-            state.upstream.url, state.spec, client=self._http(state), api_key=state.upstream.api_key
+            state.upstream.url, state.spec, client=self.http(state), api_key=state.upstream.api_key
         )
 
     async def _keep(self, name: str) -> None:
@@ -172,7 +193,7 @@ class ProfileKeeper:
         settings = self._settings()
         look = await probe.look(
             state.upstream.url,
-            client=self._http(state),
+            client=self.http(state),
             api_key=state.upstream.api_key,
             kind=state.upstream.kind,
             known=state.kind,
@@ -181,6 +202,8 @@ class ProfileKeeper:
         was = (state.reachable, state.kind, state.error, state.verdict.locality)
         state.reachable, state.error = look.reachable, look.error
         changed = False
+        if look.refused:
+            state.forget_loaded()
         if look.reachable:
             if look.kind is not None:
                 state.kind = look.kind
@@ -198,12 +221,12 @@ class ProfileKeeper:
             self._on_change(state)
         return bool(look.reachable)
 
-    def _http(self, state: UpstreamState) -> httpx.AsyncClient:
+    def http(self, state: UpstreamState) -> httpx.AsyncClient:
         """The control-plane client for *state*: one for all plain upstreams, own ones for others."""
         upstream = state.upstream
         if not (upstream.ca_file or not upstream.verify or upstream.url.startswith("unix:")):
             return self._client
-        client = self._clients.get(state.name)
+        client = self._clients.get(upstream)
         if client is None:
-            client = self._clients[state.name] = probe.make_client(upstream)
+            client = self._clients[upstream] = probe.make_client(upstream)
         return client

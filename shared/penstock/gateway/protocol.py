@@ -4,24 +4,33 @@ shape for what cannot be parsed, and a handle on the connection for the request 
 
 Why a subclass: uvicorn's httptools protocol has no header limit at all, and ASGI offers no way to drop a
 connection (a broken stream must not end cleanly) or to hear of a hang-up without a task that waits for it.
+
+What uvicorn does for each request is done anew where it can be had for less: headers are lowered once, the
+time-out of an idle connection is one timer that looks at the clock and not one for each request, and
+requests are started by `Starts`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.errors import ERROR_TABLE, ErrorCode
+from penstock.gateway.cycle import Connection, Cycle
+from penstock.gateway.starts import Starts
 
 _MOST_PIPELINED = 8
 """Requests of one connection that may wait behind one that is being answered (no client needs it)."""
+_first, _second = itemgetter(0), itemgetter(1)
 _REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -45,63 +54,15 @@ class WireLimits:
     header_timeout_s: float = 30.0
 
 
-class Connection:
-    """
-    A request's handle on its client's connection.
-
-    Attributes:
-        raw_headers: as the client sent them, case and order kept.
-        disconnected: the client hung up before its answer was complete.
-        body_complete: the request's last byte has come: reading its body waits for nothing.
-    """
-
-    __slots__ = ("_callbacks", "_transport", "body_complete", "disconnected", "raw_headers")
-
-    def __init__(
-        self, transport: asyncio.Transport, raw_headers: list[tuple[bytes, bytes]]
-    ) -> None:
-        self._transport = transport
-        self._callbacks: list[Callable[[], Any]] = []
-        self.raw_headers = raw_headers
-        self.disconnected = False
-        self.body_complete = False
-
-    def on_disconnect(self, callback: Callable[[], Any]) -> None:
-        """Call *callback* in the event loop when the client hangs up; at once if it did already."""
-        if self.disconnected:
-            callback()
-        else:
-            self._callbacks.append(callback)
-
-    def abort(self) -> None:
-        """Drop the connection now; what is buffered is not sent, so that no end looks clean."""
-        if not self._transport.is_closing():
-            self._transport.abort()
-
-    def write_buffer_size(self) -> int:
-        """Bytes that the client has not taken yet."""
-        return self._transport.get_write_buffer_size()
-
-    def done(self) -> None:
-        """The answer is complete: what happens to the connection no longer concerns the request."""
-        self._callbacks.clear()
-
-    def lost(self) -> None:
-        """The client hung up."""
-        self.disconnected = True
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
-
-
 class _RefusedError(Exception):
     """Stops the parser: the request was refused."""
 
 
 class Protocol(HttpToolsProtocol):
-    """See the module. `limits` is set by `with_limits`."""
+    """See the module. `limits` and `starts` are set by `with_limits`."""
 
     limits = WireLimits()
+    starts: Starts
 
     def connection_made(self, transport: Any) -> None:
         """See asyncio."""
@@ -117,6 +78,7 @@ class Protocol(HttpToolsProtocol):
         self._raw: list[tuple[bytes, bytes]] = []
         self._handles: deque[Connection] = deque()
         self._head_timer: asyncio.TimerHandle | None = None
+        self._resting_since_s: float | None = None
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -131,7 +93,7 @@ class Protocol(HttpToolsProtocol):
         """See asyncio. In place of uvicorn's: upgrades are no reason to stop, errors are ours."""
         if self._refused:
             return
-        self._unset_keepalive_if_required()
+        self._resting_since_s = None
         was_in_head = self._in_head
         self._feed_bytes = len(data)
         self._began = False
@@ -169,7 +131,7 @@ class Protocol(HttpToolsProtocol):
         """See httptools."""
         if self._muted:
             return
-        super().on_message_begin()
+        self.url = b""
         self._began = True
         self._in_head = True
         self._head_bytes = 0
@@ -179,7 +141,6 @@ class Protocol(HttpToolsProtocol):
         """See httptools. Trailers come here too; they are ignored."""
         if self._in_head:
             self._raw.append((name, value))
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """See httptools."""
@@ -205,13 +166,66 @@ class Protocol(HttpToolsProtocol):
                 "The request line must name a path that begins with a slash: this is no proxy.",
             )
             raise _RefusedError
+        hosts = sum([len(name) == 4 and name.lower() == b"host" for name, _ in raw])
+        if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
+            self._in_body = False  # RFC 9112 section 3.2: such a request must be refused
+            self._refuse(
+                ErrorCode.INVALID_REQUEST,
+                f"The request has {hosts or 'no'} Host header{'s' if hosts else ''}; HTTP/1.1 takes one.",
+            )
+            raise _RefusedError
+        self._begin_request(raw)
+
+    def _begin_request(self, raw: list[tuple[bytes, bytes]]) -> None:
+        """The head of a request is complete: let the app answer it, or let it wait for its turn."""
+        parser, url = self.parser, self.url
+        version = parser.get_http_version()
+        path, raw_path, query = _short_target(url) if len(url) <= 256 else _target(url)
+        names = [*map(bytes.lower, map(_first, raw))]
+        headers = [*zip(names, map(_second, raw), strict=True)]
         handle = Connection(self.transport, raw)
-        self.scope["extensions"] = {"penstock": handle}  # type: ignore[dict-item]
-        super().on_headers_complete()
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]
+            "root_path": "",
+            "method": parser.get_method().decode("ascii"),
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": headers,
+            "state": {},
+            "extensions": {"penstock": handle},  # type: ignore[dict-item]
+        }
+        before = self.cycle
+        handle.cycle = self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=b"expect" in names
+            and any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers),
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
         self._handles.append(handle)
-        if self.pipeline and len(self.pipeline) <= _MOST_PIPELINED:
-            # uvicorn stops reading now, and would not notice a hang-up before the answer is complete.
-            self.flow.resume_reading()
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+            return
+        self.pipeline.appendleft((self.cycle, self.app))
+        if len(self.pipeline) > _MOST_PIPELINED:
+            # Not before: who does not read would not notice a hang-up either.
+            self.flow.pause_reading()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.starts.add(self.loop, self.tasks, cycle.run_asgi(app))
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -226,9 +240,32 @@ class Protocol(HttpToolsProtocol):
         """An answer is complete; answers come in the order of their requests."""
         if self._handles:
             self._handles.popleft().done()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._resting_since_s = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._start_rest_timer(self.timeout_keep_alive)
         if self._last_words and self._is_idle:
             self._say_and_close(self._last_words)
+
+    def _start_rest_timer(self, within_s: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(within_s, self._rested)
+
+    def _rested(self) -> None:
+        """Close a connection that has been idle for as long as it may; the timer outlives requests."""
+        self.timeout_keep_alive_task = None
+        if self._resting_since_s is None:
+            return
+        left_s = self._resting_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0.001:
+            self._start_rest_timer(left_s)
+        else:
+            self.transport.close()
 
     def _should_upgrade(self) -> bool:
         """There are no WebSockets here."""
@@ -306,6 +343,17 @@ class Protocol(HttpToolsProtocol):
             self.transport.close()
 
 
+def _target(url: bytes) -> tuple[str, bytes, bytes]:
+    """Path, the same as it was sent, and query."""
+    parsed = httptools.parse_url(url)
+    raw_path: bytes = parsed.path
+    path = raw_path.decode("ascii")
+    return unquote(path) if "%" in path else path, raw_path, parsed.query or b""
+
+
+_short_target = lru_cache(maxsize=256)(_target)
+
+
 def _size(headers: list[tuple[bytes, bytes]]) -> int:
     return sum([len(name) + len(value) + 4 for name, value in headers])
 
@@ -340,4 +388,4 @@ def _answer(code: ErrorCode, message: str) -> bytes:
 
 def with_limits(limits: WireLimits) -> type[Protocol]:
     """A protocol class with these limits, for uvicorn's `http=`."""
-    return type("LimitedProtocol", (Protocol,), {"limits": limits})
+    return type("LimitedProtocol", (Protocol,), {"limits": limits, "starts": Starts()})

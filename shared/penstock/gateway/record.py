@@ -44,13 +44,23 @@ class Recorder:
         """A request has ended."""
         self.metrics.request_ended(exchange)
         if self._most_recent:
-            self._recent[exchange.id] = exchange
-            while len(self._recent) > self._most_recent:
-                self._recent.popitem(last=False)
+            recent = self._recent
+            recent[exchange.id] = exchange
+            while len(recent) > self._most_recent:
+                recent.popitem(last=False)
         if self._log_requests:
             self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
         if self._subscribers:
             self.publish({"event": "request", "request": describe(exchange)})
+
+    def refused(self, exchange: Exchange) -> None:
+        """
+        A request was refused before it was looked at (no key, a foreign page, no such method): a line and
+        a count, but no place among the recent ones, or strangers could push all others out.
+        """
+        self.metrics.request_ended(exchange)
+        if self._log_requests:
+            self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
 
     def recent(self) -> list[Exchange]:
         """Ended requests, newest first."""
@@ -100,25 +110,41 @@ def facts(exchange: Exchange) -> dict[str, Any]:
         "id": exchange.id,
         "client": exchange.client,
         "op": exchange.operation,
-        "model": exchange.model or None,
-        "upstream": exchange.upstream or None,
-        "status": exchange.status,
-        "code": exchange.error_code or None,
-        "outcome": exchange.outcome.value if exchange.outcome is not None else None,
-        "s": _round(exchange.duration_s),
-        "ttft_s": _round(exchange.ttft_s),
-        "waited_s": _round(exchange.waited_s) or None,
-        "attempts": len(exchange.attempts) if len(exchange.attempts) > 1 else None,
-        "delays_s": [round(a.delay_s, 2) for a in exchange.attempts[:-1]] or None,
-        "prompt": exchange.prompt_tokens,
-        "cached": exchange.cached_tokens,
-        "output": exchange.completion_tokens,
-        "changes": len(exchange.changes) or None,
-        "heartbeats": exchange.heartbeats or None,
-        "gone": exchange.client_gone or None,
-        "path": exchange.path if exchange.operation == "other" else None,
     }
-    return {name: value for name, value in pairs.items() if value is not None}
+    if exchange.model:
+        pairs["model"] = exchange.model
+    if exchange.upstream:
+        pairs["upstream"] = exchange.upstream
+    if exchange.status is not None:
+        pairs["status"] = exchange.status
+    if exchange.error_code:
+        pairs["code"] = exchange.error_code
+    if exchange.outcome is not None:
+        pairs["outcome"] = exchange.outcome._value_
+    if exchange.ended_s is not None:
+        pairs["s"] = round(exchange.ended_s - exchange.arrived_s, 4)
+    if exchange.first_token_s is not None and exchange.sent_s is not None:
+        pairs["ttft_s"] = round(exchange.first_token_s - exchange.sent_s, 4)
+    if exchange.queued_s is not None and (waited_s := round(exchange.waited_s, 4)):
+        pairs["waited_s"] = waited_s
+    if len(exchange.attempts) > 1:
+        pairs["attempts"] = len(exchange.attempts)
+        pairs["delays_s"] = [round(a.delay_s, 2) for a in exchange.attempts[:-1]]
+    if exchange.prompt_tokens is not None:
+        pairs["prompt"] = exchange.prompt_tokens
+    if exchange.cached_tokens is not None:
+        pairs["cached"] = exchange.cached_tokens
+    if exchange.completion_tokens is not None:
+        pairs["output"] = exchange.completion_tokens
+    if exchange.changes:
+        pairs["changes"] = len(exchange.changes)
+    if exchange.heartbeats:
+        pairs["heartbeats"] = exchange.heartbeats
+    if exchange.client_gone:
+        pairs["gone"] = True
+    if exchange.operation == "other":
+        pairs["path"] = exchange.path
+    return pairs
 
 
 def describe(exchange: Exchange) -> dict[str, Any]:
@@ -150,6 +176,9 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "answer_bytes": exchange.answer_bytes,
         "chunks": exchange.chunks,
         "window": exchange.window,
+        "fitted": exchange.fitted or None,
+        "prompt_tokens_original": exchange.prompt_tokens_original,
+        "prompt_tokens_planned": exchange.prompt_tokens_planned,
         "prompt_tokens": exchange.prompt_tokens,
         "completion_tokens": exchange.completion_tokens,
         "cached_tokens": exchange.cached_tokens,
@@ -158,6 +187,8 @@ def describe(exchange: Exchange) -> dict[str, Any]:
             if exchange.prefill_total
             else None
         ),
+        "repaired": exchange.repaired,
+        "loop_ended": exchange.loop_ended,
         "attempts": [
             {
                 "upstream": attempt.upstream,

@@ -6,8 +6,12 @@ whole; what the gateway inserts stands between events only. Nothing is parsed th
 scan for a handful of markers decides whether a batch of events is looked at one by one.
 
 There are two here: `VerbatimRelay` (client and server speak the same dialect) and `TranslatingRelay` (they do
-not). Those for clients that did not ask for a stream stand in `collecting`. Cloud
-streams pass through none of them, see `cloud`.
+not). The one that mends tool calls on the way stands in `mending_relay`, those for clients that did not ask
+for a stream in `collecting`. Cloud streams pass through none of them, see `cloud`.
+
+An answer that repeats itself without end is ended here: by a chunk that says so and, this once, by a closing
+event that is ours. The gateway never invents one for an answer that the server broke off (contracts 4); here
+the answer ends properly, and it was the gateway that ended it.
 """
 
 from __future__ import annotations
@@ -29,8 +33,13 @@ from penstock.domain.chat import (
     StreamError,
     UsageReported,
 )
+from penstock.gateway.loop_watch import LoopWatch, closing_chunk
+from penstock.toolcalls.stream import Mended
 
 _LARGEST_EVENT_BYTES = 8 * 1024 * 1024
+_KEEPALIVE = re.compile(rb":\s*keepalive (\d{1,9})/(\d{1,9})")
+"""mlx-lm's comment during prefill: tokens processed and in total."""
+_DATA_LINE = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data:")
 _MARKER = re.compile(rb'"(?:usage|prompt_progress|error|timings|prompt_eval_count)"')
 
 
@@ -50,16 +59,21 @@ class Seen:
         progress: prefill progress since the last look, None when there was none.
         prompt_tokens, completion_tokens, cached_tokens: the server's own counts.
         prefill_tokens_per_s: how quickly it processed the uncached prompt, by its own timings.
+        ended_by_us: why the gateway ended the answer (`loop`), "" when it did not: then the upstream's
+            connection is to be closed, and nothing more is to be fed.
+        mended: what was done with the answer's tool calls and is not announced yet.
     """
 
     __slots__ = (
         "cached_tokens",
         "closed",
         "completion_tokens",
+        "ended_by_us",
         "error",
         "events",
         "finish_reason",
         "finished",
+        "mended",
         "prefill_tokens_per_s",
         "progress",
         "prompt_tokens",
@@ -78,6 +92,8 @@ class Seen:
         self.cached_tokens: int | None = None
         self.prefill_tokens_per_s: float | None = None
         self.events = 0
+        self.ended_by_us = ""
+        self.mended: list[Mended] = []
 
     def usage(self, usage: Mapping[str, Any]) -> None:
         """Take in an OpenAI-shaped usage object."""
@@ -154,6 +170,7 @@ class VerbatimRelay:
         drop_progress: leave out prefill progress, because it was us who asked for it.
         drop_usage: leave out the usage-only chunk, because it was us who asked for it.
         late: called at the closing event; returns what is to be announced before it, None for nothing.
+        watch: ends an answer that repeats itself; None for answers that are not watched.
     """
 
     __slots__ = (
@@ -164,6 +181,7 @@ class VerbatimRelay:
         "_late",
         "_surface",
         "_tail",
+        "_watch",
         "seen",
     )
 
@@ -174,12 +192,14 @@ class VerbatimRelay:
         drop_progress: bool = False,
         drop_usage: bool = False,
         late: Callable[[], dict[str, Any] | None] | None = None,
+        watch: LoopWatch | None = None,
     ) -> None:
         self._surface = surface
         self._closing = surface.closing_marker
         self._drop_progress = drop_progress
         self._drop_usage = drop_usage
         self._late = late
+        self._watch = watch
         self._buffer = b""
         self._tail = b""
         self.seen = Seen()
@@ -199,7 +219,11 @@ class VerbatimRelay:
             data = data[:end]
         else:
             self._buffer = b""
-        return self._pass(data)
+        out = self._pass(data)
+        watch = self._watch
+        if watch is not None and watch.add(data):
+            return out + self._end_here(data)
+        return out
 
     def end(self) -> bytes:
         """See `Relay`."""
@@ -207,6 +231,9 @@ class VerbatimRelay:
         if not rest.strip():
             self._judge_tail()
             return rest
+        if self._surface.value_of(rest) is None and not self._surface.is_closing_event(rest):
+            self._judge_tail()
+            return b""  # half an event: what follows, an error perhaps, must not run into it
         # The last event may lack its blank line: it goes on verbatim, closed for those who need it.
         out = self._look(rest)
         self._judge_tail()
@@ -242,15 +269,29 @@ class VerbatimRelay:
             end_of_event = b"\n" if self._surface.is_ndjson else b"\n\n"
             before = batch.rfind(end_of_event, 0, first)
             start = before + len(end_of_event) if before >= 0 else 0
-            seen.token = seen.token or start > 0
-            out = batch[:start] + self._look(batch[start:])
+            out = batch[:start] if seen.token else self._begin(batch[:start])
+            out += self._look(batch[start:])
         else:
-            out = batch
-            seen.token = True
+            out = batch if seen.token else self._begin(batch)
             seen.events += 1
         if out:
             self._tail = out if len(out) > 600 else (self._tail + out)[-1200:]
         return out
+
+    def _begin(self, batch: bytes) -> bytes:
+        """
+        Whole events that hold no marker, while none with data has come.
+
+        Comments, by which a server keeps a connection alive in prefill, are no output. They stay here, so
+        that an error that follows has a status of its own; heartbeats are ours.
+        """
+        seen = self.seen
+        if self._surface.is_ndjson or _DATA_LINE.search(batch):
+            seen.token = bool(batch)
+            return batch
+        for done, total in _KEEPALIVE.findall(batch):
+            seen.progress = PrefillProgress(processed=int(done), total=int(total), cached=0)
+        return b""
 
     def _look(self, batch: bytes) -> bytes:
         """Go through the events one by one."""
@@ -258,6 +299,7 @@ class VerbatimRelay:
         surface, seen = self._surface, self.seen
         for raw in surface.split(batch):
             if surface.is_closing_event(raw):
+                out.append(self._before_end())
                 seen.closed = True
                 seen.read_value(surface.value_of(raw))
                 late = self._late() if self._late is not None else None
@@ -270,6 +312,7 @@ class VerbatimRelay:
             value = surface.value_of(raw)
             seen.read_value(value)
             if seen.error is not None:
+                out.append(self._before_end(broken=True))
                 break
             if isinstance(value, dict):
                 if self._drop_progress and "prompt_progress" in value:
@@ -281,9 +324,35 @@ class VerbatimRelay:
                 ):
                     continue
                 seen.token = True
+            elif not seen.token:
+                continue  # a comment, see `_begin`
             seen.events += 1
-            out.append(raw)
+            out.append(self._mend(raw, value))
         return b"".join(out)
+
+    def _mend(self, raw: bytes, value: Any) -> bytes:
+        """What goes on in the place of one event."""
+        return raw
+
+    def _before_end(self, *, broken: bool = False) -> bytes:
+        """What is still to go out before the closing event, or before a stream's end without one."""
+        return b""
+
+    def _end_here(self, batch: bytes) -> bytes:
+        """End an answer that repeats itself, unless it has just ended by itself."""
+        seen = self.seen
+        if (
+            seen.closed
+            or seen.error is not None
+            or b'"finish_reason":"' in self._tail.replace(b" ", b"")
+        ):
+            return b""
+        held, self._buffer = self._before_end(broken=True), b""
+        seen.ended_by_us, seen.finish_reason = "loop", "length"
+        seen.closed = seen.finished = True
+        late = self._late() if self._late is not None else None
+        told = self._surface.announcement(orjson.dumps(late)) if late else b""
+        return held + closing_chunk(batch) + told + b"data: [DONE]\n\n"
 
     def _judge_tail(self) -> None:
         """Whether the answer was complete although no closing event came: a finish reason stands in it."""
@@ -301,9 +370,10 @@ class TranslatingRelay:
         write: one neutral event -> bytes in the client's dialect (b"" for none).
         late: see `VerbatimRelay`.
         announce: wraps the late announcement for the client's dialect.
+        at_break: events that were held, for a stream that ends without an end.
     """
 
-    __slots__ = ("_announce", "_framer", "_late", "_read", "_write", "seen")
+    __slots__ = ("_announce", "_at_break", "_framer", "_late", "_read", "_write", "seen")
 
     def __init__(
         self,
@@ -312,11 +382,13 @@ class TranslatingRelay:
         *,
         late: Callable[[], dict[str, Any] | None],
         announce: Callable[[bytes], bytes],
+        at_break: Callable[[], list[Event]] | None = None,
     ) -> None:
         self._read = read
         self._write = write
         self._late = late
         self._announce = announce
+        self._at_break = at_break
         self._framer = NdjsonFramer()
         self.seen = Seen()
 
@@ -327,13 +399,16 @@ class TranslatingRelay:
     def end(self) -> bytes:
         """See `Relay`."""
         rest = self._framer.end()
-        return self._translate([rest]) if rest else b""
+        out = self._translate([rest]) if rest else b""
+        if self._at_break is not None and not self.seen.closed:
+            out += b"".join(self._write(event) for event in self._at_break())
+        return out
 
     def _translate(self, lines: list[bytes]) -> bytes:
         out: list[bytes] = []
         seen = self.seen
         for line in lines:
-            if not line.strip():
+            if not line.strip() or seen.ended_by_us:
                 continue
             for event in self._read(orjson.loads(line)):
                 if not note(seen, event):

@@ -70,7 +70,7 @@ def resolve(
         candidate = by_name[explicit_upstream]
         return _one(candidate, model) or Resolution(candidate.name, model, (), "named")
     return _find(model, upstreams, by_name, aliases) or _last_resort(
-        model, upstreams, by_name, default_upstream
+        model, upstreams, by_name, aliases, default_upstream
     )
 
 
@@ -86,10 +86,7 @@ def _find(
     exact = _best([c for c in upstreams if model in c.models])
     if exact is not None:
         return Resolution(exact.name, model)
-    target = aliases.get(model) or next(
-        (to for pattern, to in aliases.items() if "*" in pattern and fnmatchcase(model, pattern)),
-        None,
-    )
+    target = _alias(model, aliases)
     if target is not None and depth < 4:
         found = _find(target, upstreams, by_name, aliases, depth + 1)
         if found is not None:
@@ -108,10 +105,19 @@ def _find(
     return None
 
 
+def _alias(model: str, aliases: Mapping[str, str]) -> str | None:
+    """What *model* is an alias of: by name, then by pattern; None when it is none."""
+    return aliases.get(model) or next(
+        (to for pattern, to in aliases.items() if "*" in pattern and fnmatchcase(model, pattern)),
+        None,
+    )
+
+
 def _last_resort(
     model: str,
     upstreams: Sequence[Candidate],
     by_name: Mapping[str, Candidate],
+    aliases: Mapping[str, str],
     default: str | None,
 ) -> Resolution:
     local = [c for c in upstreams if c.locality is Locality.LOCAL]
@@ -123,6 +129,11 @@ def _last_resort(
         candidate = by_name[default]
         if not model and len(candidate.models) == 1:
             return Resolution(default, candidate.models[0], (), "default")
+        # An alias holds there too: not every upstream lists what it has (a cloud is never asked).
+        target = _alias(model, aliases) if model else None
+        if target is not None:
+            told = Change("route", "model", "rewritten", f"{model} is an alias of {target}")
+            return Resolution(default, target, (told,), "default")
         return Resolution(default, model, (), "default")
     names = [name for candidate in upstreams for name in candidate.models]
     shown = ", ".join(dict.fromkeys(names[:_MOST_NAMES_SHOWN])) or "none"

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.exchange import Operation
@@ -90,7 +90,8 @@ _ASKING = frozenset(
 # GETs that change something, or start work that nobody asked for.
 _CHANGING = re.compile(
     r"^/(?:api/(?:pull|push|create|copy|delete|blobs|unload)|slots/|lora-adapters|models/(?:load|unload)|"
-    r"api/v\d/models/(?:load|unload|download)|v1/(?:load|unload|pull|delete|internal)|engines/.*configure)"
+    r"api/v\d/models/(?:load|unload|download)|v1/(?:load|unload|pull|delete)|"
+    r"v1/internal/(?:.*/)?(?:load|unload|stop|delete)|engines/.*configure)"
 )
 # Cloud paths that a configured key may be used for; anything else would make an open proxy of it.
 _CLOUD_PATHS = re.compile(
@@ -100,8 +101,34 @@ _CLOUD_PATHS = re.compile(
 )
 
 
-@lru_cache(maxsize=1024)
+# An escape sequence that is itself escaped: whoever decodes twice reads another path than we do.
+_TWICE_ENCODED = re.compile(rb"%25[0-9a-f]{2}")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9/._~:@!$&'()*+,;=-]*")
+_LONGEST_REMEMBERED = 200
+
+
 def normalise_path(raw: bytes) -> str:
+    """
+    The path that all decisions are made on; see `_normalised`. Only short ones are remembered: strangers
+    may send 64 KiB.
+    """
+    if len(raw) <= _LONGEST_REMEMBERED:
+        return _normalised(raw)
+    return _normalised.__wrapped__(raw)
+
+
+def wire_path(path: str) -> str:
+    """
+    A path from `normalise_path` as it goes on: encoded again, so that an upstream reads the very path
+    that was decided on (a `?` or a space in a name ends neither the path nor the request line).
+    """
+    if _PLAIN_PATH.fullmatch(path):
+        return path
+    return quote(path, safe="/._~:@!$&'()*+,;=-")
+
+
+@lru_cache(maxsize=1024)
+def _normalised(raw: bytes) -> str:
     """
     The path that all decisions are made on.
 
@@ -130,13 +157,20 @@ def normalise_path(raw: bytes) -> str:
     if any(part in ("..", ".") for part in path.split("/")):
         raise RequestError(ErrorCode.INVALID_REQUEST, "The path holds '.' or '..'.")
     low = path_bytes.lower()
-    if b"%2e%2e" in low or b"%252" in low or b"%00" in low or b"%5c" in low:
+    if b"%2e%2e" in low or _TWICE_ENCODED.search(low) or b"%00" in low or b"%5c" in low:
         raise RequestError(ErrorCode.INVALID_REQUEST, "The path is encoded twice or ambiguously.")
     return path if len(path) == 1 else path.rstrip("/") or "/"
 
 
-@lru_cache(maxsize=1024)
 def route(method: str, path: str) -> Route:
+    """Where a request goes; see `_routed`. Only short paths are remembered."""
+    if len(path) <= _LONGEST_REMEMBERED:
+        return _routed(method, path)
+    return _routed.__wrapped__(method, path)
+
+
+@lru_cache(maxsize=1024)
+def _routed(method: str, path: str) -> Route:
     """
     Where a request goes.
 
@@ -151,7 +185,9 @@ def route(method: str, path: str) -> Route:
         name, _, rest = path.removeprefix("/upstream/").partition("/")
         inner = route(method, f"/{rest}")
         if inner.kind in ("admin", "health"):
-            inner = Route("read", "other", "openai", f"/{rest}")
+            # Ours by name, not there: what is no question may change something.
+            asks = method in ("GET", "HEAD", "OPTIONS")
+            inner = Route("read" if asks else "change", "other", "openai", f"/{rest}")
         return replace(inner, upstream=name)
     if path in _HEALTH:
         return Route("health", "other", "openai", path)

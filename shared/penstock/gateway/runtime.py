@@ -12,13 +12,15 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock import resources
+from penstock import resources, tokens
 from penstock.adapters import machine
+from penstock.adapters.transport import UpstreamTransport
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway import resolve as routing
+from penstock.gateway.context import Contexts
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import Fleet, UpstreamState
 from penstock.gateway.gauges import gauges
@@ -27,12 +29,15 @@ from penstock.gateway.metrics import Gauge
 from penstock.gateway.profiles import ProfileKeeper
 from penstock.gateway.record import Recorder
 from penstock.gateway.settings_view import settings_view
+from penstock.gateway.summaries import Summaries
 from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
 _MACHINE_EVERY_S = 5.0
+_KV_SHARE = 0.5
+"""Of the memory that is left, what a larger window may take."""
 
 
 class Runtime:
@@ -81,6 +86,16 @@ class Runtime:
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
         )
+        self.contexts = Contexts(self.keeper.http, self._spawn)
+        self.summaries: Summaries | None = None
+
+    def connect(self, transport: UpstreamTransport) -> None:
+        """Give the background work the way to upstreams."""
+        self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
+
+    def _begin(self, exchange: Exchange) -> None:
+        exchange.id = self.request_id()
+        self.in_flight[exchange.id] = exchange
 
     async def start(self) -> None:
         """Begin the background work."""
@@ -90,21 +105,26 @@ class Runtime:
 
     async def stop(self) -> None:
         """End the background work."""
-        self.recorder.log.flush()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.recorder.log.flush()
 
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
         for upstream in upstreams:
+            if upstream.name in states:
+                continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known
             else:
-                states[upstream.name] = UpstreamState(upstream, self._limiter(upstream))
+                limiter = Limiter(self._limit(upstream, None), self.settings.concurrency)
+                states[upstream.name] = UpstreamState(upstream, limiter)
+        for state in states.values():
+            state.limit_is_given = self._given_limit(state.upstream) is not None
         self.fleet.states = states
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
@@ -114,8 +134,9 @@ class Runtime:
         self.set_upstreams(upstreams)
         self.keeper.start()
         for state in self.fleet:
+            state.limiter.set_options(settings.concurrency)
+            state.limiter.resize(self._limit(state.upstream, state.slots))
             if state.reading is not None:
-                state.limiter.resize(self._start_limit(state.upstream))
                 state.learn(
                     state.reading,
                     settings=settings,
@@ -210,37 +231,72 @@ class Runtime:
             model, rules, settings=self.settings, token_limit=self.env.token_limit
         )
 
+    def note_truncation(self, state: UpstreamState, model: str, tokens: int) -> None:
+        """The server cut a prompt silently: its window is no more than what it kept, and some room."""
+        self.recorder.metrics.count("penstock_silent_truncations", (state.name,))
+        state.truncated(model, tokens, settings=self.settings, token_limit=self.env.token_limit)
+        self._changed(state)
+
     # Memory.
 
     def memory_short(self, state: UpstreamState) -> bool:
-        """Whether the machine that *state* runs on is short of memory, as far as we may speak for it."""
-        if self.pressure is Pressure.CALM or self.machine is None:
-            return False
-        return resources.speaks_for(
+        """Whether the machine that *state* runs on is short of memory."""
+        return self.pressure_of(state) is not Pressure.CALM
+
+    def pressure_of(self, state: UpstreamState) -> Pressure:
+        """
+        How short of memory the machine of *state* is: by our own readings as far as we may speak for it,
+        else by what the server said itself.
+        """
+        if self._speaks_for(state):
+            return self.pressure
+        now_s = asyncio.get_running_loop().time()
+        recent = resources.is_recent(state.last_out_of_memory_s, now_s)
+        return Pressure.HEAVY if recent else Pressure.CALM
+
+    def affordable_window(self, state: UpstreamState, profile: ModelProfile) -> int | None:
+        """The largest window of a model that the memory holds; None when nothing is known of it."""
+        if self.machine is None or not self._speaks_for(state):
+            return None
+        shape = tokens.kv_shape(profile.reading.shape)
+        if shape is None:
+            return None
+        return shape.most_tokens(int(self.machine.available_bytes * _KV_SHARE))
+
+    def _speaks_for(self, state: UpstreamState) -> bool:
+        return self.machine is not None and resources.speaks_for(
             state.upstream.url,
             in_container=self.machine.in_container,
             is_child=state.upstream.found_by == "embedded",
         )
 
+    def look_at_memory(self, now_s: float) -> None:
+        """Decide the pressure class anew from the last look at the machine."""
+        assert self.machine is not None
+        before = self.pressure
+        self.pressure, self._pressure_since_s = resources.pressure_class(
+            self.machine.used_share,
+            previous=self.pressure,
+            since_s=self._pressure_since_s,
+            now_s=now_s,
+            last_out_of_memory_s=max(
+                (
+                    state.last_out_of_memory_s
+                    for state in self.fleet
+                    if state.last_out_of_memory_s is not None and self._speaks_for(state)
+                ),
+                default=None,
+            ),
+        )
+        if self.pressure is not before:
+            log.info("memory pressure changed to %s", self.pressure.value)
+            self._changed(None)
+
     async def _watch_machine(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self.machine = await loop.run_in_executor(None, machine.read_machine)
-            now_s = loop.time()
-            before = self.pressure
-            self.pressure, self._pressure_since_s = resources.pressure_class(
-                self.machine.used_share,
-                previous=self.pressure,
-                since_s=self._pressure_since_s,
-                now_s=now_s,
-                last_out_of_memory_s=max(
-                    (s.last_out_of_memory_s for s in self.fleet if s.last_out_of_memory_s),
-                    default=None,
-                ),
-            )
-            if self.pressure is not before:
-                log.info("memory pressure changed to %s", self.pressure.value)
-                self._changed(None)
+            self.look_at_memory(loop.time())
             await asyncio.sleep(_MACHINE_EVERY_S)
 
     # Requests.
@@ -250,6 +306,13 @@ class Runtime:
         task = self._spawn(ghost, "ghost")
         task.add_done_callback(lambda _: permit.release())
 
+    def at_work(self, state: UpstreamState) -> int:
+        """Requests in flight of which *state* has shown that it works on them."""
+        return sum(
+            exchange.upstream == state.name and exchange.stage in ("prefilling", "streaming")
+            for exchange in self.in_flight.values()
+        )
+
     def finish(self, exchange: Exchange) -> None:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
@@ -257,20 +320,26 @@ class Runtime:
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
-        return settings_view(self.settings, self.env, self.origins, self.settings_path)
+        return settings_view(
+            self.settings,
+            self.env,
+            self.origins,
+            self.settings_path,
+            [state.upstream for state in self.fleet],
+            list(self.notices.values()),
+        )
 
     def _gauges(self) -> list[Gauge]:
         return gauges(self.fleet, self.machine)
 
-    def _limiter(self, upstream: Upstream) -> Limiter:
-        options = self.settings.concurrency
-        return Limiter(self._start_limit(upstream), options)
-
-    def _start_limit(self, upstream: Upstream) -> int:
+    def _given_limit(self, upstream: Upstream) -> int | None:
+        """The user's number of requests at a time; None when there is none."""
         for configured in self.settings.upstreams:
             if configured.name == upstream.name and configured.max_concurrency:
                 return int(configured.max_concurrency)
-        options = self.settings.concurrency
+        return self.settings.concurrency.max_concurrency or self.env.max_concurrency
+
+    def _limit(self, upstream: Upstream, slots: int | None) -> int:
         speaks = resources.speaks_for(
             upstream.url,
             in_container=machine.in_container(),
@@ -278,8 +347,8 @@ class Runtime:
         )
         return resources.start_concurrency(
             available_bytes=machine.available_bytes() if speaks else None,
-            slots=None,
-            setting=options.max_concurrency or self.env.max_concurrency,
+            slots=slots,
+            setting=self._given_limit(upstream),
         )
 
     def _changed(self, _: UpstreamState | None) -> None:

@@ -28,23 +28,30 @@ from penstock.adapters import runtime_file
 from penstock.adapters.settings_file import FileWatch, LoadedSettings
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import SettingsError
 from penstock.gateway.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.app import Gateway
+from penstock.gateway.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.logs import configure
 from penstock.gateway.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.settings_view import changed_names
+from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
 EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
-_BACKLOG = 2048
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
+_OBJECTS_BEFORE_COLLECTION = 5000
 
 
-class PortTaken(PenstockError):
-    """Somebody listens there already."""
+_FIXED_AT_START = {
+    "listen": (
+        "host", "port", "unix_socket", "tls_certificate", "tls_key", "max_header_bytes", "header_timeout_s"
+    ),
+    "timeouts": ("drain_s",),
+}  # fmt: skip
 
 
 class GatewayServer:
@@ -69,6 +76,7 @@ class GatewayServer:
         on_listening: Callable[[str], None] | None = None,
     ) -> None:
         self._loaded = loaded
+        self._started_with = loaded.settings
         self._bound_host = loaded.settings.listen.host
         self._upstreams = upstreams
         self._load_again = reload
@@ -112,6 +120,8 @@ class GatewayServer:
     def request_stop(self) -> None:
         """Drain, then exit."""
         if self.runtime is not None:
+            if not self.runtime.draining:
+                log.info("stopping; %d requests are let end", len(self.runtime.in_flight))
             self.runtime.draining = True
             self.runtime.recorder.end_streams()
         if self._server is not None:
@@ -137,6 +147,10 @@ class GatewayServer:
             self.runtime.recorder.changed("settings")
             log.error("the changed settings cannot be used; the old ones stay in force: %s", told)
             raise
+        self._tell_what_waits(loaded.settings)
+        changed = changed_names(self._loaded.settings, loaded.settings)
+        if loaded.client_keys != self._loaded.client_keys:
+            changed.append("the client keys")
         fixed = [u for u in self._upstreams if u.found_by in ("discovered", "embedded")]
         self._loaded = loaded
         self.runtime.notices.pop("settings", None)
@@ -145,7 +159,23 @@ class GatewayServer:
         self.runtime.origins = loaded.origins
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
-        log.info("settings reloaded")
+        log.info("settings reloaded; changed: %s", _enumerated(changed) or "nothing")
+
+    def _tell_what_waits(self, settings: Settings) -> None:
+        """What was bound or handed to the server at the start stays; that must not go unsaid."""
+        assert self.runtime is not None
+        waiting = [
+            f"{group}.{name}"
+            for group, names in _FIXED_AT_START.items()
+            for name in names
+            if getattr(getattr(settings, group), name)
+            != getattr(getattr(self._started_with, group), name)
+        ]
+        self.runtime.notices.pop("start", None)
+        if waiting:
+            told = f"{', '.join(waiting)}: the change takes effect at the next start."
+            self.runtime.notices["start"] = told
+            log.warning(told)
 
     async def _serve(self, sockets: list[socket.socket]) -> int:
         loaded, settings = self._loaded, self._loaded.settings
@@ -156,9 +186,9 @@ class GatewayServer:
         for warning in loaded.warnings:
             log.warning(warning)
             runtime.notices[warning.partition(":")[0]] = warning
-        port = _port(sockets)
+        port = port_of(sockets)
         scheme = "https" if settings.listen.tls_certificate else "http"
-        runtime.url = f"{scheme}://{_shown_host(settings.listen.host)}:{port}"
+        runtime.url = f"{scheme}://{shown_host(settings.listen.host)}:{port}"
         self._rules = LiveRules(runtime, loaded, self._bound_host)
         transport = Transport()
         gateway = Gateway(runtime, transport, self._rules.current, _LazyAdmin(runtime, self))
@@ -184,6 +214,8 @@ class GatewayServer:
             await runtime.stop()
             await transport.aclose()
             await asyncio.gather(watch, return_exceptions=True)
+            runtime.recorder.log.flush()  # of those that were cut off a moment ago
+            log.info("stopped")
         return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
 
     def _config(self, app: Any) -> uvicorn.Config:
@@ -203,7 +235,7 @@ class GatewayServer:
             date_header=False,
             timeout_keep_alive=_IDLE_CLIENT_S,
             timeout_graceful_shutdown=max(1, round(self._loaded.settings.timeouts.drain_s)),
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             ssl_certfile=listen.tls_certificate,
             ssl_keyfile=listen.tls_key,
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
@@ -215,6 +247,8 @@ class GatewayServer:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        # A request leaves hardly anything that only the collector can free, so it need not look so often.
+        gc.set_threshold(_OBJECTS_BEFORE_COLLECTION, 20, 20)
         assert self.runtime is not None
         log.info("listening on %s", self.runtime.url)
         if self._on_listening is not None:
@@ -269,6 +303,12 @@ class GatewayServer:
         self.request_stop()
 
 
+def _enumerated(names: list[str], most: int = 12) -> str:
+    """Names in a sentence, not too many of them."""
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
+
+
 class LiveRules:
     """The access rules in force; a reload replaces them in the gateway."""
 
@@ -310,86 +350,6 @@ class _LazyAdmin:
 
             self._app = make_admin(self._runtime, self._controls)
         await self._app(scope, receive, send)
-
-
-def open_sockets(host: str, port: int, unix_socket: str | None) -> list[socket.socket]:
-    """
-    Bind what is to be listened on.
-
-    Raises:
-        PortTaken: with who has it, when that can be told.
-    """
-    hosts = ["127.0.0.1", "::1"] if host == "localhost" else [host]
-    sockets: list[socket.socket] = []
-    try:
-        for place, address in enumerate(hosts):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            if os.name != "nt":  # on Windows it would let two gateways have one port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                if port == 0 and sockets:
-                    port = sockets[0].getsockname()[1]
-                listener.bind((address.strip("[]"), port))
-            except OSError as exc:
-                listener.close()
-                if place and address == "::1":
-                    continue  # a machine without IPv6
-                raise PortTaken(_why_taken(address, port, exc)) from exc
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-            sockets.append(listener)
-        if unix_socket is not None:
-            sockets.append(_unix(unix_socket))
-    except BaseException:
-        for listener in sockets:
-            listener.close()
-        raise
-    return sockets
-
-
-def _unix(path: str) -> socket.socket:
-    if not hasattr(socket, "AF_UNIX"):
-        raise SettingsError(["listen.unix_socket: this platform has no Unix sockets"])
-    with contextlib.suppress(OSError):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(0.5)
-            probe.connect(path)
-        raise PortTaken(f"Somebody listens on {path} already.")
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _why_taken(host: str, port: int, exc: OSError) -> str:
-    known = runtime_file.read(port)
-    if known is not None and known.is_alive:
-        return (
-            f"Penstock runs on port {port} already (process {known.pid}). "
-            "`penstock status` shows it, `penstock stop` ends it."
-        )
-    return (
-        f"Cannot listen on {host}:{port}: {exc.strerror or exc}. "
-        "Another program may have the port; --port takes another one."
-    )
-
-
-def _port(sockets: list[socket.socket]) -> int:
-    for listener in sockets:
-        name = listener.getsockname()
-        if isinstance(name, tuple):
-            return int(name[1])
-    return 0
-
-
-def _shown_host(host: str) -> str:
-    if host in ("0.0.0.0", "::", "localhost"):  # noqa: S104 - shown, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
 
 
 def run(

@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 from penstock import __version__
+from penstock.gateway.context import Contexts
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.record import describe
 from penstock.gateway.runtime import Runtime
@@ -55,7 +56,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
                 for gpu in machine.gpus
             ],
         },
-        "upstreams": [_upstream(state, now_s) for state in runtime.fleet],
+        "upstreams": [_upstream(state, now_s, runtime.contexts) for state in runtime.fleet],
         "requests": {
             "in_flight": [
                 {**describe(e), "age_s": round(now_s - e.arrived_s, 2)}
@@ -66,7 +67,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     }
 
 
-def _upstream(state: UpstreamState, now_s: float) -> dict[str, Any]:
+def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[str, Any]:
     kind = state.kind
     return {
         "name": state.name,
@@ -98,6 +99,7 @@ def _upstream(state: UpstreamState, now_s: float) -> dict[str, Any]:
                 "slots": profile.reading.slots,
                 "loaded": profile.reading.loaded,
                 "remote": profile.is_remote,
+                "context": contexts.status_of(state.name, profile.model),
             }
             for profile in state.profiles.values()
         ]

@@ -1,8 +1,9 @@
 """
-What is changed in a request for a local upstream, and why: the steps "tune" and "fit" of the pipeline.
+What is changed in a request for a local upstream, and why: the step "tune" of the pipeline.
 
 Pure: body, profile and settings in, the body to send and the list of changes out. The gateway runs it on
-every generating request to a local upstream; `penstock explain` runs the very same dry.
+every generating request to a local upstream, with the conversation that `fitting` made; `penstock explain`
+runs the very same dry.
 
 A body that stays in its dialect is edited, not rebuilt: unknown fields survive, and when fields are only
 added, the client's own bytes go on with the new ones spliced in before the last brace.
@@ -17,14 +18,16 @@ from typing import Any
 
 import orjson
 
-from penstock import limits, sampling, template
+from penstock import limits, sampling, template, toolcalls
 from penstock.dialects import ollama, openai_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
+from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.exchange import Operation
+from penstock.gateway.fitting import Prepared
 from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -78,6 +81,10 @@ class Edit:
             self.set_fields[name] = value
             self.drop_fields.discard(name)
 
+    def replace(self, name: str, value: Any) -> None:
+        """Give *name* a value that is known to differ (comparing long conversations costs)."""
+        self.set_fields[name] = value
+
     def drop(self, name: str) -> None:
         """Take *name* out."""
         if name in self.body:
@@ -121,8 +128,11 @@ def tune(
     profile: ModelProfile,
     spec: ServerSpec,
     settings: Settings,
+    counted_tokens: int = 0,
     env_max_tokens: int | None = None,
     memory_short: bool = False,
+    prepared: Prepared | None = None,
+    project: bool = False,
 ) -> Tuned:
     """
     Make a request ready for a local upstream.
@@ -135,8 +145,12 @@ def tune(
         profile: what is known of that model there.
         spec: the file of its server kind.
         settings: in force.
+        counted_tokens: of the prompt, as the server counted them when it refused the request's output
+            budget; 0 when it did not.
         env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
         memory_short: whether the machine is short of memory.
+        prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
+        project: schemas are reduced to what the server's grammar can take, not only kept from hanging it.
 
     Raises:
         RequestError: the request cannot work.
@@ -165,12 +179,11 @@ def tune(
 
     at_least = limits.prompt_lower_bound(body)
     if operation == "chat":
-        _validate_messages(body)
-        valid = template.make_valid(body["messages"], profile.reading.template)
-        if valid.changes:
-            edit.set("messages", list(valid.messages))
-            edit.changes.extend(valid.changes)
-        _rename_reasoning(edit, spec)
+        at_least = _conversation(edit, profile, spec, prepared)
+        fields, changes = toolcalls.project_request(body, only_harmful=not project)
+        for name, value in fields.items():
+            edit.replace(name, value)
+        edit.changes.extend(changes)
 
     if operation == "chat" and spec.behaviour.chat_dialect == "ollama":
         return _to_ollama(
@@ -183,8 +196,10 @@ def tune(
             memory_short,
             wants_stream,
             at_least,
+            None if prepared is None or prepared.num_ctx is None else prepared.num_ctx.send,
         )
 
+    at_least = max(at_least, counted_tokens)
     plan = _sampling(body, profile, spec, settings)
     for name in plan.drop_fields:
         edit.drop(name)
@@ -238,6 +253,11 @@ def _path_there(operation: Operation, spec: ServerSpec) -> str | None:
     }.get(operation)
 
 
+def wants_stream(body: Mapping[str, Any], operation: Operation, dialect: str, path: str) -> bool:
+    """Whether the client of this request gets a stream."""
+    return operation != "embeddings" and _streams_by_default(body, dialect, path)
+
+
 def _streams_by_default(body: Mapping[str, Any], dialect: str, path: str) -> bool:
     stream = body.get("stream")
     if dialect == "ollama" and path != "/api/embed":
@@ -252,16 +272,29 @@ def _collectable(body: Mapping[str, Any], operation: Operation, spec: ServerSpec
     return not (operation == "completions" and isinstance(body.get("prompt"), list))
 
 
-def _validate_messages(body: Mapping[str, Any]) -> None:
-    openai_chat.validate(body)
+def _conversation(
+    edit: Edit, profile: ModelProfile, spec: ServerSpec, prepared: Prepared | None
+) -> int:
+    """Messages that are fitted, that the template takes, and whose thinking has the server's name.
 
-
-def _rename_reasoning(edit: Edit, spec: ServerSpec) -> None:
-    messages = edit.set_fields.get("messages", edit.body["messages"])
-    renamed = template.rename_reasoning(messages, spec.behaviour.reasoning_field)
-    if renamed.changes:
-        edit.set("messages", list(renamed.messages))
-        edit.changes.extend(renamed.changes)
+    Returns:
+        tokens that the prompt has for certain.
+    """
+    given = edit.body.get("messages")
+    if prepared is None:
+        openai_chat.validate(edit.body)
+        messages: Any = given
+    else:
+        messages = prepared.messages
+        edit.changes.extend(prepared.changes)
+    valid = template.make_valid(messages, profile.reading.template)
+    renamed = template.rename_reasoning(valid.messages, spec.behaviour.reasoning_field)
+    edit.changes.extend((*valid.changes, *renamed.changes))
+    if renamed.messages is not given:
+        edit.replace("messages", list(renamed.messages))
+    if prepared is not None and prepared.certain_tokens:
+        return prepared.certain_tokens
+    return limits.prompt_lower_bound({"messages": messages})
 
 
 def _sampling(
@@ -317,7 +350,7 @@ def _output(
     if requested is not None and (isinstance(requested, bool) or not isinstance(requested, int)):
         raise RequestError(
             ErrorCode.INVALID_REQUEST,
-            f"max_tokens: expected a whole number, got {type(requested).__name__}.",
+            f"max_tokens: expected a whole number, got {kind_of(requested)}.",
             param="max_tokens",
         )
     if requested is not None and requested < -1:
@@ -347,6 +380,7 @@ def _to_ollama(
     memory_short: bool,
     wants_stream: bool,
     at_least: int,
+    num_ctx: int | None,
 ) -> Tuned:
     """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
     merged = {**edit.body, **edit.set_fields}
@@ -370,6 +404,8 @@ def _to_ollama(
             if name in spec.parameters.names
         },
         max_output_tokens=budget.tokens,
+        num_ctx=num_ctx,
+        keep_alive=_keep_alive(edit, chat.keep_alive),
     )
     edit.changes.extend(rendered.changes)
     return Tuned(
@@ -382,3 +418,17 @@ def _to_ollama(
         prompt_at_least=at_least,
         changes=tuple(edit.changes),
     )
+
+
+def _keep_alive(edit: Edit, wish: Any) -> Any:
+    """A client's `keep_alive` is a wish: rounded up, so that it throws no conversation's cache away."""
+    if wish is None:
+        return None
+    sent = limits.keep_alive_class(wish)
+    if sent is None:
+        return wish  # Ollama says what is wrong with it
+    if limits.keep_alive_s(wish) != sent:
+        edit.changes.append(
+            Change("sampling", "keep_alive", "rewritten", f"a wish, rounded up to {sent} s")
+        )
+    return sent

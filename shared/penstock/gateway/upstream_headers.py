@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from penstock.gateway.answer import Headers, end_to_end
+from operator import itemgetter
+
+from penstock.gateway.answer import HeaderFilter, Headers
 from penstock.gateway.fleet import UpstreamState
 
 # Ours, or made anew for each hop. `expect` is answered by our own server.
@@ -23,6 +25,11 @@ _LOCAL_DROPS = _NEVER_SENT | frozenset(
         b"cookie",
     }
 )
+
+_LOCAL, _LOCAL_OWN_KEY = HeaderFilter(_LOCAL_DROPS), HeaderFilter(_LOCAL_DROPS | _CREDENTIALS)
+_CLOUD, _CLOUD_OWN_KEY = HeaderFilter(_NEVER_SENT), HeaderFilter(_NEVER_SENT | _CREDENTIALS)
+
+_first = itemgetter(0)
 
 
 def credential(path: str, key: str) -> tuple[bytes, bytes]:
@@ -51,13 +58,14 @@ def local_headers(
         via: our own `Via` entry, by which a loop is noticed.
     """
     own = state.upstream.api_key
-    drop = _LOCAL_DROPS | _CREDENTIALS if (own is not None or key_is_ours) else _LOCAL_DROPS
-    headers: Headers = [(b"host", state.host)]
-    headers.extend(end_to_end(client, drop=drop))
+    keep = _LOCAL_OWN_KEY if own is not None or key_is_ours else _LOCAL
+    headers: Headers = [(b"host", state.host), *keep(client)]
     if own is not None:
         headers.append(credential(path, own))
-    earlier = [value for name, value in client if name.lower() == b"via"]
-    headers.append((b"via", b", ".join([*earlier, via])))
+    if 3 in map(len, map(_first, client)):
+        earlier = [value for name, value in client if name.lower() == b"via"]
+        via = b", ".join([*earlier, via])
+    headers.append((b"via", via))
     return headers
 
 
@@ -66,9 +74,8 @@ def cloud_headers(
 ) -> Headers:
     """Headers for a cloud upstream: the client's own, only hop-by-hop ones and credentials differ."""
     own = state.upstream.api_key
-    drop = _NEVER_SENT | _CREDENTIALS if (own is not None or key_is_ours) else _NEVER_SENT
-    headers: Headers = [(b"Host", state.host)]
-    headers.extend(end_to_end(client, drop=drop))
+    keep = _CLOUD_OWN_KEY if own is not None or key_is_ours else _CLOUD
+    headers: Headers = [(b"Host", state.host), *keep(client)]
     if own is not None:
         headers.append(credential(path, own))
     return headers

@@ -6,6 +6,8 @@ parses what people write, `cloud` knows documented windows, `text_size` bounds a
 """
 
 from penstock.limits.cloud import CloudWindow, cloud_window
+from penstock.limits.keep_alive import keep_alive_class, keep_alive_s
+from penstock.limits.num_ctx import NumCtx, choose_num_ctx
 from penstock.limits.options import LimitOptions
 from penstock.limits.output import OutputBudget, output_budget
 from penstock.limits.overrides import LocalModelEnvironment, parse_tokens
@@ -17,10 +19,14 @@ __all__ = [
     "CloudWindow",
     "LimitOptions",
     "LocalModelEnvironment",
+    "NumCtx",
     "OutputBudget",
+    "choose_num_ctx",
     "cloud_window",
     "decide_window",
     "explicit_window",
+    "keep_alive_class",
+    "keep_alive_s",
     "output_budget",
     "parameter_count",
     "parse_tokens",

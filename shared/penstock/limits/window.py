@@ -24,6 +24,7 @@ def decide_window(
     model: str,
     explicit: int | None = None,
     env: int | None = None,
+    last: int | None = None,
     running: int | None = None,
     running_origin: str = "",
     learned: int | None = None,
@@ -38,12 +39,13 @@ def decide_window(
         env: from `LOCAL_MODEL_TOKEN_LIMIT`.
         running: what the server says it runs with, per slot; *running_origin* names where it says so.
         learned: from an error or a truncation.
+        last: what the same server process ran the model with before it put it out of memory.
         refused: named by a refusal for length; it caps all others until the server restarts.
         fallback: windows by size; the defaults when None.
 
     All counts are tokens of prompt and output together.
     """
-    window = _first(model, explicit, env, running, running_origin, learned, fallback)
+    window = _first(model, explicit, env, running, running_origin, learned, last, fallback)
     if refused is not None and refused < window.tokens:
         return Window(
             refused,
@@ -61,6 +63,7 @@ def _first(
     running: int | None,
     running_origin: str,
     learned: int | None,
+    last: int | None,
     fallback: FallbackWindows | None,
 ) -> Window:
     if explicit is not None:
@@ -71,6 +74,8 @@ def _first(
         return Window(running, WindowSource.RUNNING, running_origin or "the server says so")
     if learned is not None:
         return Window(learned, WindowSource.LEARNED, "learned from an answer")
+    if last is not None:
+        return Window(last, WindowSource.LEARNED, "not loaded now; it ran with this last")
     windows = fallback or FallbackWindows()
     billions = parameter_count(model)
     name = size_class(billions)

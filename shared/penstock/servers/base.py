@@ -9,7 +9,7 @@ stands, how its parameters are called, what its errors look like, what it does w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -109,6 +109,7 @@ class FaultRule:
             Named groups `window` and `prompt` are read as token counts.
         error_type: value of the error object's `type`, `error_type` or `code`; None for any.
         transient: for `upstream_error`: whether it may pass by itself.
+        shared_kv: for a refusal for length: requests in other slots had a part in it.
         source: where it was read (the server's source file, or "recorded").
     """
 
@@ -117,6 +118,7 @@ class FaultRule:
     pattern: re.Pattern[str] | None = None
     error_type: str | None = None
     transient: bool = True
+    shared_kv: bool = False
     source: str = ""
 
 
@@ -127,6 +129,7 @@ def rule(
     status: tuple[int, ...] | int = (),
     error_type: str | None = None,
     transient: bool = True,
+    shared_kv: bool = False,
     source: str = "",
 ) -> FaultRule:
     """Shorthand for `FaultRule` that compiles the pattern."""
@@ -136,6 +139,7 @@ def rule(
         pattern=None if pattern is None else re.compile(pattern, re.IGNORECASE),
         error_type=error_type,
         transient=transient,
+        shared_kv=shared_kv,
         source=source,
     )
 
@@ -163,6 +167,7 @@ class Behaviour:
         applies_model_defaults: it applies what the model publishes by itself, unseen; nothing is to be
             sent in place of missing sampling parameters.
         not_found_means_model: a 404 on a generating path means that the model is missing.
+        takes_slot: `id_slot` chooses the slot of a chat request.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
     """
 
@@ -185,6 +190,46 @@ class Behaviour:
     applies_model_defaults: bool = False
     not_found_means_model: bool = True
     reasoning_field: str = "reasoning_content"
+    takes_slot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatCount:
+    """
+    One way to have a whole conversation counted as the server would render it.
+
+    Attributes:
+        path: where a POST goes.
+        body: (model, request with `messages` and perhaps `tools`) -> JSON value.
+        read: the JSON value of the answer -> tokens; or the rendered text, which is then counted as
+            one; None when it says neither.
+    """
+
+    path: str
+    body: Callable[[str, Mapping[str, Any]], Any]
+    read: Callable[[Any], int | str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """
+    How a kind of server counts tokens.
+
+    Attributes:
+        path: where a POST goes.
+        body: (model, texts) -> JSON value.
+        read: (JSON value of the answer, number of texts) -> tokens of each, None when it does not say.
+        at_once: texts that one question may hold.
+        chats: ways to have a whole conversation counted, best first.
+        knowledge: see `ServerSpec`.
+    """
+
+    path: str
+    body: Callable[[str, Sequence[str]], Any]
+    read: Callable[[Any, int], list[int] | None]
+    at_once: int = 1
+    chats: tuple[ChatCount, ...] = ()
+    knowledge: Literal["recorded", "documented"] = "documented"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +276,7 @@ class ServerSpec:
         read: the answers -> what the server says of itself and its models.
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
+        counting: how it counts tokens, None where it cannot.
     """
 
     kind: ServerKind
@@ -246,3 +292,4 @@ class ServerSpec:
     parameters: Parameters
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
+    counting: Counting | None = None

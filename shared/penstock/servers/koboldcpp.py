@@ -10,8 +10,18 @@ from __future__ import annotations
 from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, listed, obj, owners, text, whole
+from penstock.servers.counting import number_in
 
 SERVICE = Probe("/.well-known/serviceinfo")
 VERSION = Probe("/api/extra/version")
@@ -66,6 +76,12 @@ SPEC = ServerSpec(
         # Its streams fake tool calls, so a request with tools is sent plain.
         plain_only_fields=Behaviour().plain_only_fields | {"tools"},
         plain_ignores_hangup=False,
+    ),
+    # `koboldcpp.py`: without `special: false` a start-of-text token is counted with each text.
+    counting=Counting(
+        "/api/extra/tokencount",
+        lambda _, texts: {"prompt": texts[0], "special": False},
+        number_in("value"),
     ),
     parameters=Parameters(
         names={

@@ -17,6 +17,8 @@ from penstock.servers.base import (
     Answer,
     Answers,
     Behaviour,
+    ChatCount,
+    Counting,
     Match,
     Parameters,
     Probe,
@@ -33,6 +35,7 @@ from penstock.servers.common import (
     told,
     whole,
 )
+from penstock.servers.counting import chat_number, field, rendered, separated, with_separators
 
 PROPS = Probe("/props")
 SLOTS = Probe("/slots")
@@ -180,6 +183,21 @@ SPEC = ServerSpec(
         plain_ignores_hangup=True,
         readiness=HEALTH,
         busy_probe=SLOTS,
+        takes_slot=True,
+    ),
+    counting=Counting(
+        "/tokenize",
+        with_separators,
+        separated,
+        at_once=512,
+        chats=(
+            chat_number("/v1/chat/completions/input_tokens", "input_tokens"),
+            # Servers of 2025 have no path that counts a conversation, but one that renders it.
+            ChatCount(
+                "/apply-template", rendered, lambda value: text(field(value, "prompt")) or None
+            ),
+        ),
+        knowledge="recorded",
     ),
     parameters=Parameters(
         names={name: name for name in _OWN_NAMES},
@@ -197,7 +215,13 @@ SPEC = ServerSpec(
         rule(E.CONTEXT_LENGTH_EXCEEDED, error_type="exceed_context_size_error", source="recorded"),
         rule(
             E.CONTEXT_LENGTH_EXCEEDED,
-            r"context size has been exceeded|context shift is disabled",
+            r"context size has been exceeded",
+            shared_kv=True,
+            source="server-context.cpp",
+        ),
+        rule(
+            E.CONTEXT_LENGTH_EXCEEDED,
+            r"context shift is disabled",
             source="server-context.cpp",
         ),
         rule(

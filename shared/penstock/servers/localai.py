@@ -7,8 +7,18 @@ from __future__ import annotations
 from penstock.domain.profile import ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, answers_everything, obj, plain_models
+from penstock.servers.counting import length_of
 
 WELL_KNOWN = Probe("/.well-known/localai.json")
 MODELS = Probe("/v1/models")
@@ -39,6 +49,12 @@ SPEC = ServerSpec(
     reading_probes=lambda _: (MODELS,),
     read=_read,
     behaviour=Behaviour(plain_ignores_hangup=False, readiness=Probe("/readyz")),
+    # `core/http/endpoints/localai/tokenize.go`
+    counting=Counting(
+        "/v1/tokenize",
+        lambda model, texts: {"model": model, "content": texts[0]},
+        length_of("tokens"),
+    ),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

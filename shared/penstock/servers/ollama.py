@@ -125,13 +125,22 @@ def _model(
             or text(shown.get("remote_host"))
             or name.endswith((":cloud", "-cloud"))
         ),
+        shape=_shape(info),
         parameter_count=_billions(text(details.get("parameter_size"))),
         details=told(
             quantization=text(details.get("quantization_level")),
             family=text(details.get("family")),
             size_bytes=whole(tag.get("size")),
+            digest=text(tag.get("digest"))[:12],
         ),
     )
+
+
+def _shape(info: object) -> dict[str, object]:
+    """The model's shape, without its vocabulary (`verbose` lists that, and it is large)."""
+    if not isinstance(info, Mapping):
+        return {}
+    return {key: value for key, value in info.items() if not str(key).startswith("tokenizer.")}
 
 
 def _billions(size: str) -> float | None:

@@ -6,11 +6,23 @@ It answers parts of Ollama's API and can even say "Ollama is running"; it has no
 
 from __future__ import annotations
 
+from typing import Any
+
 from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, obj, owners, plain_models, text, whole
+from penstock.servers.counting import amount, field
 
 MODELS = Probe("/v1/models")
 SERVER_INFO = Probe("/server_info")
@@ -51,6 +63,14 @@ def _read(answers: Answers) -> ServerReading:
     return ServerReading(models=models, version=text(info.get("version")) or None)
 
 
+def _counts(value: Any, texts: int) -> list[int] | None:
+    counts = field(value, "count")
+    if not isinstance(counts, list):
+        counts = [counts]
+    found = [n for n in map(amount, counts) if n is not None]
+    return found if len(found) == len(counts) == texts else None
+
+
 SPEC = ServerSpec(
     kind=ServerKind.SGLANG,
     title="SGLang",
@@ -66,6 +86,13 @@ SPEC = ServerSpec(
         notices_hangup_prefill=True,
         readiness=Probe("/health"),
         applies_model_defaults=True,
+    ),
+    # `entrypoints/openai/protocol.py`: TokenizeRequest takes one prompt or a list of them.
+    counting=Counting(
+        "/v1/tokenize",
+        lambda model, texts: {"model": model, "prompt": list(texts), "add_special_tokens": False},
+        _counts,
+        at_once=128,
     ),
     parameters=Parameters(
         names={

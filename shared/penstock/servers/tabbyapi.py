@@ -7,8 +7,19 @@ from __future__ import annotations
 from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    ChatCount,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, listed, obj, owners, text, whole
+from penstock.servers.counting import amount, field, number_in
 
 SERVICE = Probe("/.well-known/serviceinfo")
 MODEL = Probe("/v1/model")
@@ -58,6 +69,19 @@ SPEC = ServerSpec(
     reading_probes=lambda _: (MODEL, MODELS),
     read=_read,
     behaviour=Behaviour(plain_ignores_hangup=False),
+    # `endpoints/core/types/token.py`: `text` is one text or the messages of a conversation.
+    counting=Counting(
+        "/v1/token/encode",
+        lambda _, texts: {"text": texts[0], "add_bos_token": False, "encode_special_tokens": True},
+        number_in("length"),
+        chats=(
+            ChatCount(
+                "/v1/token/encode",
+                lambda _, request: {"text": request.get("messages"), "add_bos_token": True},
+                lambda value: amount(field(value, "length")),
+            ),
+        ),
+    ),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

@@ -7,8 +7,18 @@ from __future__ import annotations
 from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, listed, obj, owners, text
+from penstock.servers.counting import number_in
 
 INFO = Probe("/v1/internal/model/info")
 MODELS = Probe("/v1/models")
@@ -45,6 +55,10 @@ SPEC = ServerSpec(
     reading_probes=lambda _: (INFO, MODELS),
     read=_read,
     behaviour=Behaviour(plain_ignores_hangup=False, not_found_means_model=False),
+    # `extensions/openai/script.py`; it may count a start-of-text token with each text.
+    counting=Counting(
+        "/v1/internal/token-count", lambda _, texts: {"text": texts[0]}, number_in("length")
+    ),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

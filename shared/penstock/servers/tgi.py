@@ -6,11 +6,24 @@ In maintenance mode. It insists on top_k above 0 and top_p strictly between 0 an
 
 from __future__ import annotations
 
+from typing import Any
+
 from penstock.domain.profile import ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    ChatCount,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, OUT_OF_MEMORY, obj, text, whole
+from penstock.servers.counting import field, rendered
 
 INFO = Probe("/info")
 
@@ -43,6 +56,11 @@ def _read(answers: Answers) -> ServerReading:
     )
 
 
+def _chat_tokens(value: Any) -> int | None:
+    tokens = field(value, "tokenize_response")
+    return len(tokens) if isinstance(tokens, list) else None
+
+
 SPEC = ServerSpec(
     kind=ServerKind.TGI,
     title="Text Generation Inference",
@@ -54,7 +72,16 @@ SPEC = ServerSpec(
     reading_probes=lambda _: (INFO,),
     read=_read,
     behaviour=Behaviour(
-        plain_ignores_hangup=False, readiness=Probe("/health"), not_found_means_model=False
+        plain_ignores_hangup=False,
+        readiness=Probe("/health"),
+        not_found_means_model=False,
+    ),
+    # `router/src/server.rs`: /tokenize answers a list of tokens, /chat_tokenize one beside the text.
+    counting=Counting(
+        "/tokenize",
+        lambda _, texts: {"inputs": texts[0], "add_special_tokens": False},
+        lambda value, _: [len(value)] if isinstance(value, list) else None,
+        chats=(ChatCount("/chat_tokenize", rendered, _chat_tokens),),
     ),
     parameters=Parameters(
         names={**OPENAI_NAMES, "top_k": "top_k", "repeat_penalty": "repetition_penalty"},

@@ -10,8 +10,18 @@ from __future__ import annotations
 from penstock.domain.profile import ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
-from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
+from penstock.servers.base import (
+    Answers,
+    Behaviour,
+    Counting,
+    Match,
+    Parameters,
+    Probe,
+    ServerSpec,
+    rule,
+)
 from penstock.servers.common import OPENAI_NAMES, listed, obj, owners, plain_models, text, whole
+from penstock.servers.counting import chat_number, number_in
 
 MODELS = Probe("/v1/models")
 VERSION = Probe("/version")
@@ -53,6 +63,13 @@ SPEC = ServerSpec(
         readiness=Probe("/health"),
         applies_model_defaults=True,
         reasoning_field="reasoning",
+    ),
+    # `entrypoints/serve/tokenize/protocol.py`: TokenizeCompletionRequest, TokenizeChatRequest.
+    counting=Counting(
+        "/tokenize",
+        lambda model, texts: {"model": model, "prompt": texts[0], "add_special_tokens": False},
+        number_in("count"),
+        chats=(chat_number("/tokenize", "count", add_generation_prompt=True),),
     ),
     parameters=Parameters(
         names={

@@ -3,6 +3,8 @@ Tool calls that are right: arguments repaired by the tool's own JSON Schema, cal
 text, schemas that a server's grammar can take (behaviours E).
 """
 
+from penstock.toolcalls.history import mend_history
 from penstock.toolcalls.options import ToolCallOptions
+from penstock.toolcalls.project import project_request
 
-__all__ = ["ToolCallOptions"]
+__all__ = ["ToolCallOptions", "mend_history", "project_request"]

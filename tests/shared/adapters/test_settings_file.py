@@ -67,6 +67,7 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
         pytest.param("upstreams: [{name: a, url: x, api_key: s3cret, api_key_env: B}]", ["expected one of api_key, api_key_env"], id="two credentials"),
         pytest.param("upstreams: [{name: a, url: x, api_key_env: NOT_SET}]", ["NOT_SET is not set"], id="a variable that is not set"),
         pytest.param("upstreams: [{name: a, url: x, api_key_file: /nowhere}]", ["/nowhere cannot be read"], id="a file that is not there"),
+        pytest.param('upstreams: [{name: a, url: x, api_key: "s3cret\\nX-More: 1"}]', ["upstreams[0].api_key: expected a key of one line"], id="a key that would begin another header"),
         pytest.param("upstreams: [{name: a, url: x, api_key: [s3cret]}]", ["upstreams[0].api_key: expected"], id="a key of another type"),
         pytest.param("listen: {client_keys: [{name: a, key: {x: s3cret}}]}", ["listen.client_keys[0].key"], id="a client key of another type"),
         pytest.param("limits: {window: lots}", ["limits.window: expected a count of tokens"], id="a window"),
@@ -102,6 +103,19 @@ def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml", environ={})
 
 
+def test_kubernetes_own_variables_are_no_settings(tmp_path: Path) -> None:
+    """A Service called penstock or penstock-gateway puts these into every pod of its namespace."""
+    links = {
+        "PENSTOCK_PORT": "tcp://10.96.0.7:7367", "PENSTOCK_SERVICE_HOST": "10.96.0.7",
+        "PENSTOCK_SERVICE_PORT": "7367", "PENSTOCK_SERVICE_PORT_HTTP": "7367",
+        "PENSTOCK_PORT_7367_TCP": "tcp://10.96.0.7:7367", "PENSTOCK_PORT_7367_TCP_ADDR": "10.96.0.7",
+        "PENSTOCK_GATEWAY_PORT": "tcp://10.96.0.8:7367", "PENSTOCK_GATEWAY_SERVICE_HOST": "10.96.0.8",
+        "PENSTOCK_LISTEN__HOST": "::1",
+    }  # fmt: skip
+    found = loaded(tmp_path, "", links)
+    assert (found.settings.listen.port, found.settings.listen.host) == (7367, "::1")
+
+
 def test_secrets_and_urls(tmp_path: Path) -> None:
     """From the file, a variable or a file; the URL without `/v1`; never shown."""
     (tmp_path / "key").write_text("from-file\n")
@@ -111,7 +125,7 @@ def test_secrets_and_urls(tmp_path: Path) -> None:
         "  - {name: b, url: 'localhost:2', api_key_env: B_KEY}\n"
         f"  - {{name: c, url: 'http://x', api_key_file: '{tmp_path / 'key'}'}}\n"
     )
-    found = loaded(tmp_path, text, {"B_KEY": "from-env"})
+    found = loaded(tmp_path, text, {"B_KEY": "from-env\n"})
     assert [u.api_key for u in found.upstreams] == ["written", "from-env", "from-file"]
     assert [u.url for u in found.upstreams] == [
         "http://localhost:1",

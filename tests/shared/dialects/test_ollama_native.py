@@ -47,7 +47,6 @@ def test_the_plain_request() -> None:
         ({"reasoning_effort": "high"}, "think", "high"),
         ({"reasoning_effort": "none"}, "think", False),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "think", True),
-        ({"keep_alive": "5m"}, "keep_alive", "5m"),
         ({"logprobs": True, "top_logprobs": 2}, "top_logprobs", 2),
         ({"tools": [TOOL]}, "tools", [TOOL]),
     ],

@@ -70,6 +70,7 @@ async def still_works(gateway: Here) -> None:
         pytest.param({**GOOD, "n": 0}, 400, "invalid_request", "n: expected", id="n of zero"),
         pytest.param({**GOOD, "tools": {}}, 400, "invalid_request", "tools: expected an array", id="tools no array"),
         pytest.param({**GOOD, "model": 5}, 400, "invalid_request", "model: expected a string", id="model a number"),
+        pytest.param({**GOOD, "model": "m" * 1025}, 400, "invalid_request", "model: expected a name of at most", id="a model's name without end"),
         pytest.param({**GOOD, "penstock": 5}, 400, "invalid_request", "penstock: expected an object", id="penstock a number"),
         pytest.param({**GOOD, "penstock": {"priority": "urgent"}}, 400, "invalid_request", "penstock-priority", id="unknown priority"),
     ],
@@ -121,10 +122,14 @@ def test_a_very_long_conversation_passes() -> None:
         messages = [
             {"role": "user" if i % 2 == 0 else "assistant", "content": "x"} for i in range(100_000)
         ]
-        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+        async with ScriptedLlama(window=2**21) as llama, gateway_here(llama.url) as gateway:
             response = await gateway.chat(messages=messages)
             assert response.status_code == 200
             assert len(json.loads(llama.requests[0].body)["messages"]) == 100_000
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(messages=messages)
+            assert response.status_code == 200
+            assert response.headers["penstock-fitted"] == "window"
 
     asyncio.run(main())
 

@@ -210,6 +210,25 @@ def test_paths_that_are_no_api_are_not_passed_on_with_the_key() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/files/a%20b?x=%20", "/v1/files/%E6%97%A5", "/v1/files/f%C3%BC", "/v1/files/x%3Fy"]
+)
+@pytest.mark.parametrize("local", [False, True], ids=["cloud", "local"])
+def test_a_paths_encoding_survives(path: str, local: bool) -> None:
+    """What stands for one name stays one name; the request line is never broken by it."""
+
+    async def main() -> None:
+        script = [REQUEST, answer(b"{}", b"200 OK", b"content-type: application/json")] * 40
+        async with RawServer(script) as server:
+            upstreams = (Upstream("cloud", server.url, local=local),)
+            async with gateway_here(upstreams) as gateway:
+                assert (await gateway.http.get(path)).status_code == 200
+            lines = [request.line for peer in server.peers for request in peer.requests]
+            assert b"GET %b HTTP/1.1" % path.encode() in lines
+
+    asyncio.run(main())
+
+
 def test_an_alias_splices_the_model_and_nothing_else() -> None:
     """Every other byte stays, also where `"model"` stands deeper in the body."""
 

@@ -12,7 +12,7 @@ from penstock.domain.upstream import Locality
 from penstock.errors import RequestError
 from penstock.gateway.access import AccessRules, check_bind, decide_access
 from penstock.gateway.resolve import Candidate, resolve
-from penstock.gateway.routes import allowed_for_cloud, normalise_path, route
+from penstock.gateway.routes import allowed_for_cloud, normalise_path, route, wire_path
 
 # Routes
 
@@ -32,7 +32,7 @@ def test_paths_are_normalised(raw: bytes, path: str) -> None:
 @pytest.mark.parametrize(
     "raw",
     [b"", b"*", b"http://x/", b"/..", b"/v1/../x", b"/v1/%2e%2e/x", b"/%2E./x", b"/a/./b", b"/%00", b"/%0d%0a", b"/\x01",
-     b"/a%5cb", b"/a\\b", b"/%252e", b"/%ff", b"/v1/%2e/models"],
+     b"/a%5cb", b"/a\\b", b"/%252e", b"/%ff", b"/v1/%2e/models", b"/api/%2575nload", b"/api%2570ull"],
 )  # fmt: skip
 def test_paths_that_some_would_read_otherwise(raw: bytes) -> None:
     """Refused, not guessed at."""
@@ -63,6 +63,9 @@ def test_no_path_raises_anything_else(raw: bytes) -> None:
         ("GET", "/v1/models", "models", "other", "openai"), ("GET", "/v1/models/a/b:c", "models", "other", "openai"),
         ("GET", "/api/tags", "models", "other", "ollama"), ("POST", "/api/show", "models", "other", "ollama"),
         ("GET", "/api/ps", "models", "other", "ollama"), ("GET", "/api/v0/models", "models", "other", "openai"),
+        ("GET", "/v1/internal/model/info", "read", "other", "openai"), ("GET", "/v1/internal/lora/list", "read", "other", "openai"),
+        ("POST", "/v1/internal/model/load", "change", "other", "openai"), ("GET", "/v1/internal/model/unload", "change", "other", "openai"),
+        ("GET", "/v1/internal/stop-generation", "change", "other", "openai"), ("POST", "/v1/internal/logits", "change", "other", "openai"),
         ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "read", "other", "ollama"),
         ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "read", "other", "openai"),
         ("POST", "/props", "change", "other", "openai"), ("POST", "/api/pull", "change", "other", "ollama"), ("GET", "/api/pull", "change", "other", "ollama"),
@@ -91,6 +94,19 @@ def test_an_upstreams_own_paths() -> None:
     )
     assert route("POST", "/upstream/box/api/pull").kind == "change"
     assert route("GET", "/upstream/box/penstock/status").kind == "read"
+    assert route("POST", "/upstream/box/penstock/stop").kind == "change"
+    assert route("POST", "/upstream/box/metrics").kind == "change"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/files/a b", "/f?x=1", "/f#a", "/caf\xe9", "/v1/models/\u65e5", "/100%", "/a/b:c", "/"],
+)
+def test_a_path_goes_on_as_it_was_decided_on(path: str) -> None:
+    """Encoded again: whoever decodes once reads the same path, and the request line stays whole."""
+    sent = wire_path(path)
+    assert normalise_path(sent.encode("ascii")) == path
+    assert not set(sent) & set(" ?#")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +204,14 @@ def test_who_may_do_what(
         assert access.presented_key_is_ours == (expected != "anonymous")
 
 
+def test_a_client_may_be_called_anonymous() -> None:
+    """A name is a name: its key is ours like any other."""
+    rules = AccessRules({"anonymous": "sk-a"}, "token", (), (), True, False)
+    headers = {**JSON, "authorization": "Bearer sk-a"}
+    access = decide_access(method="POST", route=route(*CHAT), headers=headers, rules=rules)
+    assert access.presented_key_is_ours
+
+
 @pytest.mark.parametrize(
     ("host", "keys", "anonymous", "fine"),
     [
@@ -257,6 +281,14 @@ def test_names_that_lead_nowhere(model: str) -> None:
         resolve(model, upstreams=[A, B, C], aliases={})
     assert missing.value.status == 404
     assert "m:7b" in missing.value.message
+
+
+def test_an_alias_holds_at_the_default_upstream_too() -> None:
+    """Also for a model that nobody lists: a cloud is never asked what it has."""
+    given: dict[str, Any] = {"upstreams": [A, cloud("c")], "default_upstream": "c"}
+    found = resolve("small", aliases={"sm*": "gpt-5-mini"}, **given)
+    assert (found.upstream, found.model, found.how) == ("c", "gpt-5-mini", "default")
+    assert found.changes
 
 
 def test_aliases_in_a_circle_end() -> None:

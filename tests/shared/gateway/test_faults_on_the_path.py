@@ -475,3 +475,125 @@ def test_a_server_that_dies_and_comes_back_has_all_its_attempts() -> None:
                 assert int(response.headers["penstock-attempts"]) <= 3
 
     asyncio.run(main())
+
+
+def test_an_error_behind_a_comment_has_its_own_status() -> None:
+    """A server that says `: ping` while it prefills has not begun to answer."""
+
+    async def main() -> None:
+        said = {"error": {"message": "request (9000 tokens) exceeds the available context size "
+                          "(4096 tokens)", "type": "exceed_context_size_error", "code": 400}}  # fmt: skip
+        gate = asyncio.Event()
+        script = [CHUNKED_HEAD, chunk(b": ping\n\n"), gate, event(said), chunk(b"")]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            asked = asyncio.create_task(gateway.chat(stream=True))
+            await until(lambda: len(llama.requests) == 1)
+            await asyncio.sleep(0.1)
+            (exchange,) = gateway.runtime.in_flight.values()
+            assert exchange.first_token_s is None
+            gate.set()
+            assert (await asked).status_code == 400
+
+    asyncio.run(main())
+
+
+def test_an_attempt_that_broke_leaves_no_time_behind() -> None:
+    """The time to the first token is that of the answer which the client got."""
+
+    async def main() -> None:
+        broken = [CHUNKED_HEAD, event(delta("a")), CLOSE]
+        async with ScriptedLlama(broken, stream("ok")) as llama, gateway_here(llama.url) as gateway:
+            assert (await gateway.chat()).status_code == 200
+            (exchange,) = gateway.runtime.recorder.recent()
+            assert len(exchange.attempts) == 2
+            assert exchange.ttft_s is not None
+            assert exchange.ttft_s >= 0
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["local", "cloud"])
+def test_a_client_that_stops_reading_is_let_go(local: bool, caplog: Any) -> None:
+    """After the stall limit; that is a hang-up, and speaks neither against the server nor against us."""
+
+    async def main() -> None:
+        async def flood(peer: Peer) -> None:
+            while True:
+                await peer.send(event(delta("x" * 60_000)))
+
+        settings = {"timeouts": {"stall_s": 0.5}, "loop_guard": {"enabled": False}}
+        async with (
+            ScriptedLlama([CHUNKED_HEAD, flood]) as llama,
+            gateway_here(llama.url, settings=settings, local=local) as gateway,
+        ):
+            body = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"x"}]}'
+            head = (
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
+                b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+            )
+            _, writer = await asyncio.open_connection("127.0.0.1", gateway.port, limit=1024)
+            writer.write(head + body)
+            await until(lambda: gateway.runtime.recorder.recent())
+            (exchange,) = gateway.runtime.recorder.recent()
+            assert exchange.client_gone
+            assert (exchange.error_code, exchange.warnings) == ("", ["the client stopped reading"])
+            assert exchange.outcome is None or exchange.outcome.value == "ignored"
+            await until(lambda: gateway.runtime.fleet.get("box").limiter.running == 0)
+            writer.transport.abort()
+        assert "Exception in ASGI" not in caplog.text
+
+    asyncio.run(main())
+
+
+def test_a_ghost_is_told_from_those_who_work() -> None:
+    """A slot that a hang-up freed is given on, although another request keeps its own busy."""
+
+    class Slots(ScriptedLlama):
+        working = 2
+
+        def _probe(self, target: str) -> bytes:
+            if target == "/slots":
+                return reply([{"id": n, "is_processing": n < self.working} for n in range(2)])
+            return super()._probe(target)
+
+    async def main() -> None:
+        gate = asyncio.Event()
+        progress = {"choices": [], "prompt_progress": {"total": 9, "cache": 0, "processed": 1}}
+        works = [CHUNKED_HEAD, event(delta("a")), gate, *stream("b")[1:]]
+        leaves = [CHUNKED_HEAD, event(progress), GONE]
+        async with Slots(works, leaves) as llama, gateway_here(llama.url) as gateway:
+            state = gateway.runtime.fleet.get("box")
+            running = asyncio.create_task(gateway.chat(stream=True))
+            await until(lambda: gateway.runtime.at_work(state) == 1)
+            leaving = asyncio.create_task(gateway.chat(stream=True))
+            await until(lambda: gateway.runtime.at_work(state) == 2)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            await until(lambda: state.ghosts == 1)
+            await asyncio.sleep(0.3)
+            assert state.limiter.running == 2
+            llama.working = 1
+            await until(lambda: state.limiter.running == 1, within_s=2.0)
+            gate.set()
+            await running
+
+    asyncio.run(main())
+
+
+def test_ollamas_clients_get_heartbeats_without_asking_for_a_stream() -> None:
+    """Its native paths stream unless told not to."""
+
+    async def main() -> None:
+        settings = {"timeouts": {"heartbeat_s": 0.1}}
+        script = [asyncio.Event()]
+        async with (
+            ScriptedLlama(script) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+            gateway.http.stream("POST", "/api/generate", json={"model": "m"}) as response,
+        ):
+            async with asyncio.timeout(5):
+                async for line in response.aiter_lines():
+                    assert json.loads(line)["done"] is False
+                    break
+
+    asyncio.run(main())

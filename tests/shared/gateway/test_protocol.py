@@ -226,6 +226,10 @@ SMALL = WireLimits(header_bytes=1000, header_count=10, header_timeout_s=5.0)
         ),
         pytest.param(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 400, "invalid_request", id="star"),
         pytest.param(b"GET /\xff HTTP/1.1\r\n\r\n", 400, "invalid_request", id="raw bytes in path"),
+        pytest.param(b"GET / HTTP/1.1\r\nX: y\r\n\r\n", 400, "invalid_request", id="no Host"),
+        pytest.param(
+            b"GET / HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n", 400, "invalid_request", id="two Hosts"
+        ),
     ],
 )
 @on_both_loops
@@ -269,7 +273,11 @@ def test_limits_are_of_each_request(run: Run) -> None:
     async def main() -> None:
         async with serving(limits=SMALL) as connect:
             client = await connect()
-            head = b"POST / HTTP/1.1\r\nX: " + b"a" * 600 + b"\r\nContent-Length: 5000\r\n\r\n"
+            head = (
+                b"POST / HTTP/1.1\r\nHost: a\r\nX: "
+                + b"a" * 600
+                + b"\r\nContent-Length: 5000\r\n\r\n"
+            )
             request = head + b"b" * 5000
             client.say(request * 10)
             for _ in range(10):
@@ -332,7 +340,7 @@ def test_a_slow_answer_is_not_a_slow_client(run: Run) -> None:
 
         async with serving(slow, QUICK) as connect:
             client = await connect()
-            client.say(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\na")
+            client.say(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
             await asyncio.sleep(0.2)
             client.say(b"b")
             assert await client.answer() == (200, b"at last")
@@ -392,7 +400,7 @@ def test_a_body_that_breaks_while_it_is_answered(run: Run) -> None:
 
         async with serving(early) as connect:
             client = await connect()
-            client.say(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+            client.say(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
             assert (await client.reader.readuntil(b"half")).endswith(b"half")
             client.say(b"zz\r\n")
             assert await client.is_closed()

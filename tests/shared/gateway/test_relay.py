@@ -260,3 +260,23 @@ def test_the_announcement_stands_before_the_data_line_also_of_named_events() -> 
     closing = b'event: response.completed\ndata: {"type": "response.completed", "response": {}}\n\n'
     expected = closing.replace(b"data:", b': penstock {"attempts":2}\ndata:', 1)
     assert relay.feed(closing) == expected
+
+
+def test_comments_before_the_first_event_are_no_output() -> None:
+    """They stay here; mlx-lm's tell how far its prefill is. Behind it they go on as they came."""
+    relay = VerbatimRelay(OPENAI)
+    assert relay.feed(b": ping\n\n: keepalive 512/2048\n\n") == b""
+    assert not relay.seen.token
+    assert relay.seen.progress is not None
+    assert (relay.seen.progress.processed, relay.seen.progress.total) == (512, 2048)
+    first = b": ping\n" + sse(chunk("a"))
+    assert relay.feed(first) == first
+    assert relay.seen.token
+    assert relay.feed(b": ping\n\n") == b": ping\n\n"
+
+
+def test_a_byte_order_mark_hides_no_event() -> None:
+    """Some servers begin with one."""
+    relay = VerbatimRelay(OPENAI)
+    whole = b"\xef\xbb\xbf" + sse(chunk("a"))
+    assert relay.feed(whole) == whole

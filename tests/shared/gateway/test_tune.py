@@ -19,7 +19,13 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 EVERYTHING = {"temperature": 0.3, "top_p": 0.9, "top_k": 40, "repeat_penalty": 1.1}
 
 
-def tuned(kind: str, raw: bytes, path: str = "/v1/chat/completions", **settings: Any) -> Tuned:
+def tuned(
+    kind: str,
+    raw: bytes,
+    path: str = "/v1/chat/completions",
+    counted_tokens: int = 0,
+    **settings: Any,
+) -> Tuned:
     """A request made ready for one kind of server."""
     where = route("POST", path)
     server = spec(ServerKind(kind))
@@ -29,6 +35,7 @@ def tuned(kind: str, raw: bytes, path: str = "/v1/chat/completions", **settings:
     return tune(
         json.loads(raw), raw, operation=where.operation, path=where.upstream_path, dialect=where.dialect,
         upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
+        counted_tokens=counted_tokens,
     )  # fmt: skip
 
 
@@ -148,6 +155,23 @@ def test_options_of_a_request_are_the_requests_word() -> None:
     raw = json.dumps({"model": "m", "messages": MESSAGES, "options": options}).encode()
     found = sent(tuned("ollama", raw, limits={"default_output_tokens": 1024}))["options"]
     assert {name: found[name] for name in options} == options
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("asked", "counted", "expected"),
+    [(4090, 0, 4090), (4090, 20, 4076), (4076, 20, 4076), (100, 20, 100), (4090, 5000, 4090)],
+)
+def test_an_output_budget_is_reduced_to_what_the_server_has_room_for(
+    field: str, asked: int, counted: int, expected: int
+) -> None:
+    """By the server's own count of the prompt, announced; a prompt that does not fit alone is its to refuse."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], field: asked}
+    found = tuned("vllm", json.dumps(body).encode(), counted_tokens=counted)
+    assert sent(found)[field] == expected
+    told = [change for change in found.changes if change.step == "output"]
+    assert bool(told) is (expected != asked)
+    assert all(change.action == "reduced" for change in told)
 
 
 def test_a_null_field_does_not_take_the_limit() -> None:

@@ -8,6 +8,7 @@ when the connection already serves somebody else.
 from __future__ import annotations
 
 import asyncio
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import httptools
@@ -19,6 +20,7 @@ from penstock.adapters.transport.pool import idle_limit_s
 if TYPE_CHECKING:
     from penstock.adapters.transport.connection import Connection
 
+_first = itemgetter(0)
 _LARGEST_HEAD_BYTES = 64 * 1024
 
 
@@ -103,7 +105,9 @@ class Answer:
             connection = self._connection
             if connection is not None and self._buffered > connection.pause_above_bytes:
                 self._pause(connection)
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def ended(self) -> None:
         """The other side sends no more."""
@@ -142,7 +146,9 @@ class Answer:
         while not self.head_done:
             if self.error is not None:
                 raise self.error
-            await self._wait()
+            assert self._connection is not None
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
 
     # What httptools calls. Once the answer is complete, what follows is of no interest.
 
@@ -166,10 +172,12 @@ class Answer:
         if status < 200:
             self._interim = True
             return
-        size = sum([len(name) + len(value) + 4 for name, value in self.headers])
-        if size > _LARGEST_HEAD_BYTES:
-            self.fail("protocol", f"the answer's headers exceed {_LARGEST_HEAD_BYTES} bytes")
-            return
+        # A line has one or two bytes between name and value: nobody need add up what is small as a whole.
+        if self._received > _LARGEST_HEAD_BYTES // 2:
+            size = sum([len(name) + len(value) + 4 for name, value in self.headers])
+            if size > _LARGEST_HEAD_BYTES:
+                self.fail("protocol", f"the answer's headers exceed {_LARGEST_HEAD_BYTES} bytes")
+                return
         self.status = status
         self.head_done = True
         self._keep_alive = parser.should_keep_alive()
@@ -196,6 +204,11 @@ class Answer:
 
     # What the reader calls.
 
+    @property
+    def ready(self) -> bool:
+        """See `UpstreamResponse`."""
+        return self.complete or bool(self._buffer)
+
     async def next_chunk(self) -> bytes:
         """See `UpstreamResponse`."""
         buffer = self._buffer
@@ -205,8 +218,10 @@ class Answer:
                 return b""
             if self.error is not None:
                 raise self.error
+            assert self._connection is not None
+            self._waiter = self._connection.loop.create_future()
             try:
-                await self._wait()
+                await self._waiter
             except asyncio.CancelledError:
                 self.close()
                 raise
@@ -238,8 +253,9 @@ class Answer:
     def close(self) -> None:
         """See `UpstreamResponse`."""
         if self.complete:
-            self._buffer.clear()
-            self._finish()
+            if self._connection is not None:
+                self._buffer.clear()
+                self._finish()
             return
         self.fail("closed", "the answer was closed before it was complete")
 
@@ -258,9 +274,10 @@ class Answer:
             self._paused = False
             connection.resume_reading()
         keep_alive = None
-        for name, value in self.headers:
-            if len(name) == 10 and name.lower() == b"keep-alive":
-                keep_alive = value
+        if 10 in map(len, map(_first, self.headers)):
+            for name, value in self.headers:
+                if len(name) == 10 and name.lower() == b"keep-alive":
+                    keep_alive = value
         limit_s = idle_limit_s(keep_alive)
         if limit_s > 0:
             connection.rest(limit_s)
@@ -287,14 +304,6 @@ class Answer:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    async def _wait(self) -> None:
-        assert self._connection is not None
-        self._waiter = self._connection.loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 def _is_delimited(headers: Headers) -> bool:

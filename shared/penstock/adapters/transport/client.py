@@ -65,7 +65,8 @@ class Transport:
         if self._reaper is not None:
             self._reaper.cancel()
             self._reaper = None
-        self._idle.clear()
+        for idle in self._idle.values():
+            idle.clear()
         for connection in list(self._open):
             connection.drop()
         # An aborted transport closes its socket in the next round of the loop.
@@ -88,8 +89,7 @@ class Transport:
             connection.drop()
         return found
 
-    def _give_back(self, origin: Origin, connection: Connection) -> None:
-        idle = self._idle.setdefault(origin, [])
+    def _give_back(self, idle: list[Connection], connection: Connection) -> None:
         if self._closed or len(idle) >= self._most_idle:
             connection.drop()
             return
@@ -108,15 +108,11 @@ class Transport:
         """Close idle connections whose time is up, so that none is kept for ever."""
         self._reaper = None
         loop = asyncio.get_running_loop()
-        for origin, idle in list(self._idle.items()):
-            stay, gone = expired(idle, loop.time())
-            if stay:
-                self._idle[origin] = stay
-            else:
-                del self._idle[origin]
+        for idle in list(self._idle.values()):
+            idle[:], gone = expired(idle, loop.time())
             for connection in gone:
                 connection.drop()
-        if self._idle:
+        if any(self._idle.values()):
             self._reaper = loop.call_later(_REAP_EVERY_S, self._reap)
 
     async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
@@ -124,7 +120,7 @@ class Transport:
         made = partial(
             Connection,
             loop,
-            partial(self._give_back, origin),
+            partial(self._give_back, self._idle.setdefault(origin, [])),
             partial(self._forget, origin),
             self._pause_above_bytes,
         )

@@ -14,6 +14,7 @@ from penstock.adapters.transport.answer import Answer
 from penstock.adapters.transport.errors import TransportError
 from penstock.adapters.transport.interface import UpstreamRequest
 
+_LINE = b"%b: %b\r\n"
 _LARGE_BODY_BYTES = 64 * 1024
 _PIECE_BYTES = 256 * 1024
 
@@ -74,7 +75,7 @@ class Connection(asyncio.Protocol):
             self.drop()
             return
         answer.feed(data)
-        if answer.head_done or answer.error is not None:
+        if self._can_write is not None and (answer.head_done or answer.error is not None):
             self._release_writer()  # an early answer ends the sending
 
     def eof_received(self) -> bool | None:
@@ -155,8 +156,10 @@ class Connection(asyncio.Protocol):
                 "closed", "send", detail="the connection was closed", reused=self.served > 1
             )
         body = request.body
-        lines = [b"%b %b HTTP/1.1\r\n" % (request.method, request.target)]
-        lines.extend([b"%b: %b\r\n" % header for header in request.headers])
+        lines = [
+            b"%b %b HTTP/1.1\r\n" % (request.method, request.target),
+            *map(_LINE.__mod__, request.headers),
+        ]
         if body is None:
             lines.append(b"\r\n")
         else:

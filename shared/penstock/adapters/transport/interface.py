@@ -54,12 +54,17 @@ class UpstreamResponse(Protocol):
     Attributes:
         reused: the connection had served a request before.
         complete: the last byte has come; `next_chunk` returns all that is left at once.
+        ready: `next_chunk` returns at once.
     """
 
     status: int
     headers: Headers
     reused: bool
     complete: bool
+
+    @property
+    def ready(self) -> bool:
+        """See above."""
 
     async def next_chunk(self) -> bytes:
         """

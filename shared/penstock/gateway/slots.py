@@ -1,0 +1,68 @@
+"""
+Which slot of the server a conversation gets (`id_slot`), where this gateway is its only client (contracts 13).
+
+A slot keeps the prefix of whatever it worked on last. A conversation that comes back to its slot is
+prefilled by its new messages only; one that is given somebody else's throws two prefixes away.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+_MOST_CONVERSATIONS = 4096
+
+
+class Slots:
+    """
+    The slots of one model at one server. Plain bookkeeping; a wrong guess costs a prefill, nothing else.
+    """
+
+    __slots__ = ("_busy", "_owners", "_used")
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[int, int] = OrderedDict()
+        self._busy: set[int] = set()
+        self._used: dict[int, int] = {}
+
+    def take(self, conversation: int, slots: int) -> int | None:
+        """
+        A slot for a request of *conversation*; None leaves the choice to the server.
+
+        Args:
+            conversation: what tells it from others.
+            slots: how many the server has, counted from 0.
+        """
+        slot = self._owners.get(conversation)
+        if slot is not None and slot < slots:
+            if slot in self._busy:
+                return (
+                    None  # two requests of one conversation side by side: the second one is a guest
+                )
+            return self._taken(conversation, slot)
+        free = [number for number in range(slots) if number not in self._busy]
+        if not free:
+            return None
+        return self._taken(conversation, min(free, key=lambda number: self._used.get(number, -1)))
+
+    def give_back(self, slot: int) -> None:
+        """The request has ended."""
+        self._busy.discard(slot)
+
+    def _taken(self, conversation: int, slot: int) -> int:
+        self._busy.add(slot)
+        # Higher is later; the slot that was used longest ago is the first to be given away.
+        self._used[slot] = max(self._used.values(), default=-1) + 1
+        for other in [
+            key for key, owned in self._owners.items() if owned == slot and key != conversation
+        ]:
+            del self._owners[other]
+        self._owners[conversation] = slot
+        self._owners.move_to_end(conversation)
+        while len(self._owners) > _MOST_CONVERSATIONS:
+            self._owners.popitem(last=False)
+        return slot
+
+
+def with_slot(body: bytes, slot: int) -> bytes:
+    """A JSON object's bytes with `id_slot` in it, spliced in before the last brace."""
+    return b'%b,"id_slot":%d}' % (body.rstrip()[:-1], slot)
