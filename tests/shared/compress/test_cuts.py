@@ -212,26 +212,24 @@ def test_a_summary_is_prepared_before_the_cut(kind: str) -> None:
     prepared: dict[str, str] = {}
     used: list[str | None] = []
     before: Sequence[Mapping[str, Any]] = ()
-    for number in range(150):
+    for number in range(250):
         if kind == "chat":
             messages += [m("assistant", "yes " * 30), m("user", f"{number} " * 30)]
         else:
-            if kind == "turns of many rounds" and number % 17 == 16:
+            if kind == "turns of many rounds" and number % 11 == 10:
                 messages += [m("assistant", "done"), m("user", f"next {number}")]
             messages += call(number, more="x" * 100)
         plan = fitted(messages, Strategy.SUMMARY, size, by_bytes, prepared.get)
-        if plan.tokens > 0.9 * size.high and not prepared:
-            left_out = foresee(messages, weights(messages, by_bytes), budget=size, weigh=by_bytes)
-            prepared[cut_key(left_out)] = "They talked."
         if plan.cut_key is not None:
             used.append(plan.summary_key)
-            if plan.summary_key is None:
-                break  # the second cut: nothing was prepared for it
-            assert "They talked." in plan.messages[1]["content"]
-            assert len(used) == 1 or list(plan.messages[: len(before)]) == list(before)
+            if len(used) > 1 and used[-2] == used[-1]:
+                assert list(plan.messages[: len(before)]) == list(before)
             before = plan.messages
-    assert len(used) > 3
-    assert set(used[:-1]) == set(prepared)
+        if plan.tokens > 0.9 * size.high:
+            left_out = foresee(messages, weights(messages, by_bytes), budget=size, weigh=by_bytes)
+            prepared[cut_key(left_out)] = "They talked."
+    assert None not in used
+    assert len(set(used)) > 5
 
 
 def test_a_summary_is_never_longer_than_its_room() -> None:
@@ -294,18 +292,25 @@ def test_old_images_go_before_turns() -> None:
 
 
 def weigh_images(message: Mapping[str, Any]) -> int:
-    """Ten tokens a message, and thirty an image."""
+    """Ten tokens a message, thirty an image, a tenth of its signs."""
     content = message["content"]
-    return 10 + 30 * (isinstance(content, list) and IMAGE in content)
+    if isinstance(content, list):
+        return 10 + 30 * (IMAGE in content)
+    return 10 + len(content or "") // 10
 
 
-@pytest.mark.parametrize("high", [150, 115], ids=["at a cut", "when nothing else helps"])
+@pytest.mark.parametrize("high", [185, 135], ids=["at a cut", "when texts must be shortened too"])
 def test_the_images_that_are_asked_about_stay(high: int) -> None:
     """That of the last question and those of the last round."""
     seen = {"content": [IMAGE]}
-    messages = [m("system", [IMAGE]), m("user", "task"), m("assistant", "yes"), m("user", [IMAGE])]
+    messages = [
+        m("system", [IMAGE]),
+        m("user", "task " * 60),
+        m("assistant", "yes"),
+        m("user", [IMAGE]),
+    ]
     messages += [*call(1)[:1], {**call(1)[1], **seen}, *call(2)[:1], {**call(2)[1], **seen}]
-    size = Budget(window=260, high=high, low=high - 1, most=high + 35)
+    size = Budget(window=260, high=high, low=high - 1, most=high + 40)
     plan = fitted(messages, size=size, weigh=weigh_images)
     left = [message["role"] for message in plan.messages if IMAGE in (message["content"] or ())]
     assert left == ["system", "user", "tool"]
