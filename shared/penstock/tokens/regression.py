@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import sqrt
 
 from penstock.tokens.families import Factors
-from penstock.tokens.mix import MOST, Lane, Mix
+from penstock.tokens.mix import MOST, SCRIPTS, Lane, Mix
 
 _SHARE, _SHARE_COUNTED = 0.03, 0.002
 """
@@ -57,7 +57,7 @@ class View:
     @property
     def deviation(self) -> float:
         """Standard deviation of the expectation."""
-        return sqrt((self.variance + self.noise) * self.excess)
+        return sqrt(self.variance * max(1.0, self.excess) + self.noise * self.excess)
 
 
 class Regression:
@@ -187,9 +187,12 @@ def _priors(
     What is believed before any evidence: tokens per unit of each lane, and the standard deviation.
 
     A vocabulary as a whole may be finer or coarser than the frozen factors (lane of tokens, 1 +- 1); each
-    kind of sign may deviate from that by some two fifths, which is what known vocabularies do.
+    kind of sign may deviate from that by some two fifths, which is what known vocabularies do, and a script
+    that the vocabulary hardly has may fall back to bytes.
     """
     text = {lane: (0.0, 0.05 + 0.4 * factor) for lane, factor in frozen.items()}
+    for lane in SCRIPTS:
+        text[lane] = (0.0, max(text[lane][1], (MOST[lane] - frozen[lane]) / 3))
     guessed = {
         Lane.MESSAGES: (5.0, 4.0),
         Lane.CALLS: (16.0, 12.0),
