@@ -76,13 +76,13 @@ class Gateway:
         )
         method = scope["method"]
         exchange = Exchange(
-            id=self.runtime.request_id(),
-            arrived_s=asyncio.get_running_loop().time(),
-            arrived_at=time.time(),
-            method=method,
-            path=scope["path"][:200],
-            user_agent=headers.get("user-agent", "")[:120],
+            self.runtime.request_id(),
+            asyncio.get_running_loop().time(),
+            time.time(),
+            method,
+            scope["path"][:200],
         )
+        exchange.user_agent = headers.get("user-agent", "")[:120]
         answer = ClientAnswer(connection, OPENAI, exchange)
         try:
             path = normalise_path(scope["raw_path"])
@@ -126,17 +126,14 @@ class Gateway:
         exchange.operation, exchange.dialect = found.operation, found.dialect
         query = scope["query_string"]
         incoming = Incoming(
-            method=exchange.method,
-            query=f"?{query.decode('latin-1')}" if query else "",
-            headers=headers,
-            raw_headers=connection.raw_headers,
-            receive=receive,
-            connection=connection,
-            exchange=exchange,
-            surface=answer.surface,
-            answer=answer,
-            route=found,
-            access=access,
+            exchange,
+            answer,
+            connection,
+            receive,
+            headers,
+            f"?{query.decode('latin-1')}" if query else "",
+            found,
+            access,
         )
         self.runtime.in_flight[exchange.id] = exchange
         try:

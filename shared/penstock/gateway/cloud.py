@@ -71,9 +71,9 @@ class _CloudRun:
                 "first_token": times.first_token_s,
                 "stall": times.stall_s,
             },
-            heartbeat_s=None,
-            on_expired=self._expired,
-            on_silence=_nothing,
+            None,
+            self._expired,
+            _nothing,
         )
 
     def _expired(self, _: Clock) -> None:

@@ -63,28 +63,24 @@ class Incoming:
 
     def __init__(
         self,
-        *,
-        method: str,
-        query: str,
-        headers: Mapping[str, str],
-        raw_headers: Headers,
-        receive: Callable[[], Awaitable[Any]],
-        connection: Connection,
         exchange: Exchange,
-        surface: Surface,
         answer: ClientAnswer,
+        connection: Connection,
+        receive: Callable[[], Awaitable[Any]],
+        headers: Mapping[str, str],
+        query: str,
         route: Route,
         access: Access,
     ) -> None:
-        self.method = method
-        self.query = query
-        self.headers = headers
-        self.raw_headers = raw_headers
-        self._receive = receive
-        self.connection = connection
         self.exchange = exchange
-        self.surface = surface
         self.answer = answer
+        self.connection = connection
+        self._receive = receive
+        self.headers = headers
+        self.query = query
+        self.method = exchange.method
+        self.raw_headers: Headers = connection.raw_headers
+        self.surface: Surface = answer.surface
         self.route = route
         self.access = access
         self.deadline_s: float | None = None

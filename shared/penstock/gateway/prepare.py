@@ -199,7 +199,7 @@ class Preparation:
         return None if summaries is None else summaries.text(self._exchange.client, cut_key, folder)
 
     def _want_summaries(self) -> None:
-        """Have what this cut left out summarised, and what the next one will, outside the request."""
+        """Have what lies behind this cut summarised, and what will behind the next, outside the request."""
         prepared, summaries, profile = (
             self.prepared,
             self._runtime.summaries,
@@ -209,10 +209,12 @@ class Preparation:
             return
         if prepared.task.strategy is not Strategy.SUMMARY or summaries is None:
             return
-        for dropped in (prepared.plan.dropped, goes_next(prepared.task, prepared.plan)):
-            if dropped:
+        # A summary that is in use is not replaced by a fuller one: that would move the prefix.
+        now = prepared.plan.behind if prepared.plan.summary_key is None else ()
+        for behind in (now, goes_next(prepared.task, prepared.plan)):
+            if behind:
                 summaries.want(
-                    self._exchange.client, compress.cut_key(dropped), dropped, self._state, profile,
+                    self._exchange.client, compress.cut_key(behind), behind, self._state, profile,
                     self._runtime.settings,
                 )  # fmt: skip
 

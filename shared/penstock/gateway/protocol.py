@@ -201,19 +201,20 @@ class Protocol(HttpToolsProtocol):
             "extensions": {"penstock": handle},  # type: ignore[dict-item]
         }
         before = self.cycle
+        # By position: a class that is called with names makes a dictionary of them first.
         handle.cycle = self.cycle = Cycle(
-            scope=self.scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=b"expect" in names
+            self.scope,
+            self.transport,
+            self.flow,
+            self.logger,
+            self.access_logger,
+            False,
+            self.server_state.default_headers,
+            asyncio.Event(),
+            b"expect" in names
             and any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers),
-            keep_alive=version != "1.0" and parser.should_keep_alive(),
-            on_response=self.on_response_complete,
+            version != "1.0" and parser.should_keep_alive(),
+            self.on_response_complete,
         )
         self._handles.append(handle)
         if before is None or before.response_complete:

@@ -46,7 +46,6 @@ class Watch:
         self,
         loop: asyncio.AbstractEventLoop,
         limits_s: dict[Clock, float],
-        *,
         heartbeat_s: float | None,
         on_expired: Callable[[Clock], None],
         on_silence: Callable[[], None],
