@@ -23,7 +23,7 @@ _NO_REUSE_AFTER = 3
 @dataclass(frozen=True, slots=True)
 class _Sent:
     tokens: int
-    cut_key: str | None
+    cut_at: int
 
 
 class PrefixGuard:
@@ -72,27 +72,27 @@ class PrefixGuard:
         return report
 
     def answered(
-        self, report: PrefixReport, *, tokens: int, cut_key: str | None, cached: int | None
+        self, report: PrefixReport, *, tokens: int, cut_at: int, cached: int | None
     ) -> None:
         """
         Note what the server took from its cache.
 
         Args:
             tokens: of the prompt, as the server counted it.
-            cut_key: what was left out of it.
+            cut_at: place of the last message that had a part in a cut, -1 for none.
             cached: tokens that it had in its cache, None when it does not say.
         """
         number = report.conversation
         before = self._previous.get(number)
         in_a_row, self._latest = self._latest == number, number
-        self._previous[number] = _Sent(tokens, cut_key)
+        self._previous[number] = _Sent(tokens, cut_at)
         self._previous.move_to_end(number)
         while len(self._previous) > _MOST_PREVIOUS:
             self._previous.popitem(last=False)
         goes_on = report.first_difference is None and report.previous_messages > 0
         if before is None or cached is None or not goes_on or not in_a_row:
             return
-        if before.cut_key != cut_key or before.tokens < _WORTH_TOKENS:
+        if before.cut_at != cut_at or before.tokens < _WORTH_TOKENS:
             return
         if cached >= _REUSED_FROM * before.tokens:
             self.reused += 1

@@ -120,7 +120,7 @@ class Preparation:
             self.context.prefix.answered(
                 self._report,
                 tokens=actual,
-                cut_key=prepared.plan.cut_key if prepared is not None and prepared.plan else None,
+                cut_at=prepared.plan.decided_at if prepared is not None and prepared.plan else -1,
                 cached=exchange.cached_tokens,
             )
         if prepared is None or profile is None or not actual:
