@@ -304,11 +304,19 @@ class Contexts:
             weigh=weigh,
             pressure=request.pressure,
             budget_class=request.squeeze
-            * (context.exact_class if context.is_certain else calibration.class_for(whole)),
+            * (context.exact_class if context.is_certain else self._class(context, whole, window)),
             told=told_key in context.told,
             summary=request.summary,
         )
         return task, num_ctx
+
+    def _class(self, context: ModelContext, whole: tokens.Mix, window: int) -> float:
+        """By how much the window is divided for what was estimated."""
+        if whole.most * 4 <= window:
+            return (
+                1.0  # whatever it is made of, no mark is reached: the calibration need not be asked
+            )
+        return context.calibration.class_for(whole)
 
     def _refusal(
         self,
