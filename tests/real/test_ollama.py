@@ -182,7 +182,7 @@ def test_a_window_that_only_the_server_knows(tmp_path: Path) -> None:
             until(lambda: listed() == (1536, "learned"), 15.0, "the unloaded model")
             # Another model of the same name, with another window, that only the next answer shows.
             server.create("tiny", parts.model("tiny"), num_ctx=4096)
-            fits = gateway.chat("hello the world " * 450, model="tiny", max_tokens=2)
+            fits = gateway.chat("hello the world " * 250, model="tiny", max_tokens=2)
             assert fits.status_code == 200, fits.text
             until(lambda: listed() == (4096, "running"), 10.0, "the new window")
 
