@@ -5,6 +5,10 @@
     python3 benchmarks --write    and put it into benchmarks/README.md
     python3 benchmarks --quick    few requests; fails when a ratio is three times its aim
 
+    python3 benchmarks prefix       how warm the prefix stays over long conversations (prefix.py)
+    python3 benchmarks marks        which watermarks are best (marks.py)
+    python3 benchmarks soak_context whether memory stays flat (soak_context.py)
+
 The gateways run on one core, the load and the upstream (both C, `load/`) on another. Compare ratios within a
 run, never microseconds between runs: machines differ and are noisy.
 """
@@ -21,5 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if __name__ == "__main__":
     bootstrap = runpy.run_path(str(ROOT / ".ci" / "bootstrap.py"))
     python = bootstrap["ensure_environment"]()
-    measure = Path(__file__).with_name("measure.py")
-    sys.exit(subprocess.call([str(python), str(measure), *sys.argv[1:]]))
+    words = sys.argv[1:]
+    name = words.pop(0) if words and not words[0].startswith("-") else "measure"
+    script = Path(__file__).with_name(f"{name}.py")
+    if not script.is_file():
+        sys.exit(f"benchmarks: there is no {script.name}")
+    sys.exit(subprocess.call([str(python), str(script), *words]))

@@ -113,7 +113,8 @@ def model(
     shape = {"tiny": tiny_model.TINY, "slow": tiny_model.SLOW}[kind]
     if trained_window is not None:
         shape = replace(shape, trained_window=trained_window)
-    recipe = repr((Path(tiny_model.__file__).read_text("utf-8"), shape, says, template))
+    sources = sorted(Path(tiny_model.__file__).parent.glob("tiny_*.py"))
+    recipe = repr(([source.read_text("utf-8") for source in sources], shape, says, template))
     folder = CACHE / "models"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.gguf"

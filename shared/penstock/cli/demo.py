@@ -31,6 +31,7 @@ from penstock.cli.output import fail, json_option, note, print_json, program, ta
 
 _ASCII = {"grammar": "root ::= [a-z ]+"}
 _WINDOW, _SLOTS = 4096, 2
+_TURNS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ def demo(as_json: bool) -> int:
         note(f"llama.cpp at {stage.server.url}, Penstock at {stage.gateway}")
         for title, scene in (
             ("Reading the window", _window),
+            (f"Having a conversation of {_TURNS} turns", _long_conversation),
             ("Sending a conversation that does not fit", _too_long),
             ("Asking six at once", _many),
             ("Restarting the server under a request", _restart),
@@ -192,15 +194,60 @@ def _window(stage: Stage) -> Scene:
     )
 
 
-def _too_long(stage: Stage) -> Scene:
-    """The error of a conversation that does not fit."""
-    text = "hello the world " * 400
-    answers = [stage.chat(base, text, max_tokens=4) for base in (stage.server.url, stage.gateway)]
-    errors = [answer.json()["error"] for answer in answers]
+def _long_conversation(stage: Stage) -> Scene:
+    """A conversation that outgrows the window, as a client sends it: whole, with every turn."""
+    told = []
+    answered = []
+    for base in (stage.server.url, stage.gateway):
+        messages: list[dict[str, str]] = [
+            {"role": "system", "content": "You answer shortly, in the words of the theatre."}
+        ]
+        count = tokens = 0
+        refused = ""
+        started = time.monotonic()
+        for turn in range(1, _TURNS + 1):
+            messages.append(
+                {"role": "user", "content": f"On the other hand, what of {turn} others?"}
+            )
+            answer = stage.chat(base, messages=messages, max_tokens=4, temperature=0, **_ASCII)
+            if answer.status_code == 200:
+                count += 1
+                tokens += answer.json()["timings"]["prompt_n"]
+            else:
+                error = answer.json()["error"]
+                refused = f"; then {answer.status_code} {error.get('type')} to each"
+            # Not what the model babbles: both ways are to have the same conversation.
+            messages.append(
+                {"role": "assistant", "content": f"There are {turn} on the other hand."}
+            )
+        took_s = time.monotonic() - started
+        answered.append(count)
+        told.append(
+            f"{count} answered{refused} ({tokens:,} prompt tokens worked on, {took_s:.1f} s)"
+        )
+    direct, through = told
     return Scene(
-        "a conversation that is too long",
-        f"{answers[0].status_code} {errors[0].get('type')}: {errors[0]['message']}",
-        f"{answers[1].status_code} {errors[1]['code']}: {errors[1]['message']}",
+        f"a conversation of {_TURNS} turns",
+        direct,
+        through,
+        better=answered[1] == _TURNS and answered[0] < _TURNS,
+    )
+
+
+def _too_long(stage: Stage) -> Scene:
+    """The error that an agent gets which compacts its conversation by itself."""
+    text = "hello the world " * 400
+    direct = stage.chat(stage.server.url, text, max_tokens=4)
+    through = stage.http.post(
+        f"{stage.gateway}/v1/chat/completions",
+        json={"model": "demo", "messages": [{"role": "user", "content": text}], "max_tokens": 4},
+        headers={"penstock-strategy": "client"},
+    )
+    errors = [answer.json()["error"] for answer in (direct, through)]
+    return Scene(
+        "one that is too long, of an agent that compacts by itself",
+        f"{direct.status_code} {errors[0].get('type')}: {errors[0]['message']}",
+        f"{through.status_code} {errors[1]['code']}: {errors[1]['message']}",
         errors[1]["code"] == "context_length_exceeded",
     )
 

@@ -49,6 +49,8 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
+    "penstock_cloud_window_advice": (
+        "counter", "Requests to a cloud that filled 0.9 of the model's documented window.", ("upstream",)),
     "penstock_prefix_breaks": (
         "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
     "penstock_silent_truncations": (

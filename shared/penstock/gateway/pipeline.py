@@ -39,6 +39,7 @@ from penstock.gateway.answer import (
 from penstock.gateway.body import ClientGone, parse_object
 from penstock.gateway.choose_relay import make_relay
 from penstock.gateway.cloud import pass_through, splice_model
+from penstock.gateway.cloud_advice import advise
 from penstock.gateway.exchange import Exchange
 from penstock.gateway.fleet import UpstreamState
 from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
@@ -104,7 +105,11 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if exchange.locality is not Locality.LOCAL:
         if found.model != exchange.model and found.model:
             raw = splice_model(raw, body, found.model)
-        await pass_through(incoming, runtime.settings, transport, state, raw)
+        try:
+            await pass_through(incoming, runtime.settings, transport, state, raw)
+        finally:
+            if exchange.operation == "chat" and advise(exchange, body):
+                runtime.recorder.metrics.count("penstock_cloud_window_advice", (state.name,))
         return
     exchange.changes.extend(found.changes)
     await LocalRun(incoming, runtime, transport, state, body, raw).run()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock import compress, template, toolcalls
+from penstock import compress, template
 from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
@@ -23,6 +23,7 @@ from penstock.gateway.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.tune import Tuned, tune
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
+from penstock.toolcalls.history import mend_history
 
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
@@ -340,9 +341,7 @@ def shape(
 ) -> tuple[Any, tuple[Change, ...]]:
     """Messages as they are weighed and fitted: without nonces, and without what no server takes."""
     cleaned = compress.without_nonces(body["messages"], nonce_patterns)
-    messages, mended = toolcalls.mend_history(
-        cleaned.messages, vision=profile.reading.capabilities.vision
-    )
+    messages, mended = mend_history(cleaned.messages, vision=profile.reading.capabilities.vision)
     return messages, (*cleaned.changes, *mended)
 
 

@@ -28,9 +28,10 @@ from penstock.adapters import runtime_file
 from penstock.adapters.settings_file import FileWatch, LoadedSettings
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
-from penstock.errors import PenstockError, SettingsError
+from penstock.errors import SettingsError
 from penstock.gateway.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.app import Gateway
+from penstock.gateway.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.logs import configure
 from penstock.gateway.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
@@ -40,7 +41,6 @@ from penstock.settings import Settings
 log = logging.getLogger("penstock.gateway")
 
 EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
-_BACKLOG = 2048
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
 _OBJECTS_BEFORE_COLLECTION = 5000
@@ -52,10 +52,6 @@ _FIXED_AT_START = {
     ),
     "timeouts": ("drain_s",),
 }  # fmt: skip
-
-
-class PortTaken(PenstockError):
-    """Somebody listens there already."""
 
 
 class GatewayServer:
@@ -190,9 +186,9 @@ class GatewayServer:
         for warning in loaded.warnings:
             log.warning(warning)
             runtime.notices[warning.partition(":")[0]] = warning
-        port = _port(sockets)
+        port = port_of(sockets)
         scheme = "https" if settings.listen.tls_certificate else "http"
-        runtime.url = f"{scheme}://{_shown_host(settings.listen.host)}:{port}"
+        runtime.url = f"{scheme}://{shown_host(settings.listen.host)}:{port}"
         self._rules = LiveRules(runtime, loaded, self._bound_host)
         transport = Transport()
         gateway = Gateway(runtime, transport, self._rules.current, _LazyAdmin(runtime, self))
@@ -239,7 +235,7 @@ class GatewayServer:
             date_header=False,
             timeout_keep_alive=_IDLE_CLIENT_S,
             timeout_graceful_shutdown=max(1, round(self._loaded.settings.timeouts.drain_s)),
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             ssl_certfile=listen.tls_certificate,
             ssl_keyfile=listen.tls_key,
             ssl_version=ssl.PROTOCOL_TLS_SERVER,
@@ -354,88 +350,6 @@ class _LazyAdmin:
 
             self._app = make_admin(self._runtime, self._controls)
         await self._app(scope, receive, send)
-
-
-def open_sockets(host: str, port: int, unix_socket: str | None) -> list[socket.socket]:
-    """
-    Bind what is to be listened on.
-
-    Raises:
-        PortTaken: with who has it, when that can be told.
-    """
-    hosts = ["127.0.0.1", "::1"] if host == "localhost" else [host]
-    sockets: list[socket.socket] = []
-    try:
-        for place, address in enumerate(hosts):
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            if os.name != "nt":  # on Windows it would let two gateways have one port
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                if port == 0 and sockets:
-                    port = sockets[0].getsockname()[1]
-                listener.bind((address.strip("[]"), port))
-            except OSError as exc:
-                listener.close()
-                if place and address == "::1":
-                    continue  # a machine without IPv6
-                raise PortTaken(_why_taken(address, port, exc)) from exc
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
-            sockets.append(listener)
-        if unix_socket is not None:
-            sockets.append(_unix(unix_socket))
-    except BaseException:
-        for listener in sockets:
-            listener.close()
-        raise
-    return sockets
-
-
-def _unix(path: str) -> socket.socket:
-    if not hasattr(socket, "AF_UNIX"):
-        raise SettingsError(["listen.unix_socket: this platform has no Unix sockets"])
-    with contextlib.suppress(OSError):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.settimeout(0.5)
-            probe.connect(path)
-        raise PortTaken(f"Somebody listens on {path} already.")
-    if Path(path).exists() and not Path(path).is_socket():
-        raise SettingsError([f"listen.unix_socket: {path} exists and is no socket"])
-    Path(path).unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(path)
-    os.chmod(path, 0o600)
-    listener.listen(_BACKLOG)
-    listener.setblocking(False)
-    return listener
-
-
-def _why_taken(host: str, port: int, exc: OSError) -> str:
-    known = runtime_file.read(port)
-    if known is not None and known.is_alive:
-        return (
-            f"Penstock runs on port {port} already (process {known.pid}). "
-            "`penstock status` shows it, `penstock stop` ends it."
-        )
-    return (
-        f"Cannot listen on {host}:{port}: {exc.strerror or exc}. "
-        "Another program may have the port; --port takes another one."
-    )
-
-
-def _port(sockets: list[socket.socket]) -> int:
-    for listener in sockets:
-        name = listener.getsockname()
-        if isinstance(name, tuple):
-            return int(name[1])
-    return 0
-
-
-def _shown_host(host: str) -> str:
-    if host in ("0.0.0.0", "::", "localhost"):  # noqa: S104 - shown, not bound
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
 
 
 def run(

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from penstock import limits, sampling, template, toolcalls
+from penstock import limits, sampling, template
 from penstock.dialects import ollama, openai_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
@@ -31,6 +31,7 @@ from penstock.gateway.fitting import Prepared
 from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
+from penstock.toolcalls.project import project_request
 
 _ABSENT = object()
 
@@ -180,7 +181,7 @@ def tune(
     at_least = limits.prompt_lower_bound(body)
     if operation == "chat":
         at_least = _conversation(edit, profile, spec, prepared)
-        fields, changes = toolcalls.project_request(body, only_harmful=not project)
+        fields, changes = project_request(body, only_harmful=not project)
         for name, value in fields.items():
             edit.replace(name, value)
         edit.changes.extend(changes)

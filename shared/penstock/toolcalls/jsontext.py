@@ -7,6 +7,7 @@ recurses: how deep a text nests is up to a model.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ _STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _TOKEN = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
 _ANY_TOKEN = re.compile(rf"{_STRING}|[\[\]{{}},:]|[^\s\[\]{{}},:\"]++", re.DOTALL)
 _VALUE_END = re.compile(r"[^\s,\[\]{}:\"]*+")
+_HALF = re.compile("[\ud800-\udfff]")
 _SPACE = re.compile(r"[ \t\n\r]*+")
 _STRING_AT = re.compile(_STRING, re.DOTALL)
 _OPEN_STRICT = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
@@ -148,9 +150,11 @@ def write(value: Any) -> str:
         ValueError: it holds what JSON does not (not a number, infinity).
     """
     try:
-        return orjson.dumps(value).decode()
-    except TypeError:  # deeper than 254, or whole numbers above 64 bits
+        text = orjson.dumps(value).decode()
+    except TypeError:  # deeper than 254, whole numbers above 64 bits, halves of characters
         return "".join(_pieces(value))
+    # What is no number it writes as null.
+    return "".join(_pieces(value)) if "null" in text else text
 
 
 def _pieces(value: Any) -> Iterator[str]:
@@ -184,7 +188,9 @@ def _scalar(value: Any) -> str:
         return str(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("JSON has no such number")
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError as exc:  # half of a surrogate pair
-        raise ValueError("JSON has no such text") from exc
+    # A pair of halves, which json_repair makes of escapes, becomes one character again when it is read.
+    return json.dumps(value, ensure_ascii=not _is_whole(value))
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, str) or value.isascii() or not _HALF.search(value)

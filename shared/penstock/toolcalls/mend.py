@@ -12,8 +12,6 @@ cost their sum, not their product, and a schema that refers to itself comes to a
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -21,20 +19,25 @@ from urllib.parse import unquote
 from penstock.toolcalls.broken import read_exactly, read_loosely
 from penstock.toolcalls.jsontext import is_unterminated
 from penstock.toolcalls.schema import Validator, compile_schema
+from penstock.toolcalls.spelling import (
+    CONVERT,
+    GUESS,
+    RESHAPE,
+    is_of,
+    is_same,
+    json_type,
+    types_of,
+    words,
+)
 
 WRAPPERS = frozenset({"input", "arguments", "args", "params", "parameters", "kwargs"})
 """Keys under which models put the whole of the arguments once more."""
 _BESIDE_WRAPPER = frozenset({"name", "tool", "tool_name", "function", "type", "id"})
-_TRUE, _FALSE = frozenset({"true", "yes", "on"}), frozenset({"false", "no", "off"})
-_NULL = frozenset({"null", "none", "nil"})
-_NUMBER = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _FACETS = (
     "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
     "multipleOf",
 )  # fmt: skip
 _COMBINING = ("$ref", "allOf", "anyOf", "oneOf")
-_CONVERT, _GUESS, _RESHAPE = 1, 2, 3
-"""Costs: another spelling of the same; a spelling with a second meaning; another shape."""
 _LOOSE_CHARS = 65_536
 """So much almost-JSON inside strings is tried in one value, all strings together."""
 
@@ -123,7 +126,7 @@ class Mender:
                 return None
             if first is None:
                 first = Mended(candidate, True, cost)
-            if first.cost <= _CONVERT:
+            if first.cost <= CONVERT:
                 break
         return first or Mended(value, False, 0)
 
@@ -147,7 +150,7 @@ class Mender:
             if inner is not None:
                 found = yield inner, schema
                 if found.fits and isinstance(found.value, dict):
-                    return found._replace(cost=found.cost + _RESHAPE)
+                    return found._replace(cost=found.cost + RESHAPE)
         return best
 
     def _combined(self, mended: Mended, schema: Mapping[str, Any]) -> Step:
@@ -233,8 +236,8 @@ class Mender:
     def _candidates(self, value: Any, schema: Mapping[str, Any]) -> Iterator[tuple[Any, int]]:
         """What *value* can be read as where the schema's `type`, `enum` and `const` allow it, with costs."""
         types, values, facets, _ = self._wanted(schema)
-        if types is None or (_is_of(value, types) and self._is_whole(value, types)):
-            if values is None or any(_same(value, item) for item in values):
+        if types is None or (is_of(value, types) and self._is_whole(value, types)):
+            if values is None or any(is_same(value, item) for item in values):
                 if not facets or self._facets_fit(value, schema):
                     yield value, 0
                 return
@@ -242,11 +245,11 @@ class Mender:
                 spelt = value.strip().casefold()
                 alike = [v for v in values if isinstance(v, str) and v.strip().casefold() == spelt]
                 if len(alike) == 1:
-                    yield alike[0], _CONVERT
+                    yield alike[0], CONVERT
             if types is None:
                 return
         for candidate, cost in self._coerced(value, types):
-            allowed = values is None or any(_same(candidate, item) for item in values)
+            allowed = values is None or any(is_same(candidate, item) for item in values)
             if allowed and (not facets or self._facets_fit(candidate, schema)):
                 yield candidate, cost
 
@@ -260,7 +263,7 @@ class Mender:
             values = [schema["const"]] if "const" in schema else schema.get("enum")
             if not isinstance(values, list):
                 values = None
-            types = _types(schema)
+            types = types_of(schema)
             if types is None and values is not None:
                 types = frozenset(json_type(item) for item in values)
             facets = any(name in schema for name in _FACETS)
@@ -271,20 +274,20 @@ class Mender:
     def _coerced(self, value: Any, types: frozenset[str]) -> Iterator[tuple[Any, int]]:
         """*value* as one of *types*, the surest reading first."""
         if isinstance(value, str):
-            yield from _words(value.strip(), types)
+            yield from words(value.strip(), types)
             if "object" in types or "array" in types:
                 decoded = self._decoded(value.strip())
-                if decoded is not None and _is_of(decoded, types):
-                    yield decoded, _CONVERT
+                if decoded is not None and is_of(decoded, types):
+                    yield decoded, CONVERT
                     return
                 if value.lstrip()[:1] in ("[", "{"):
                     return  # an array or object that was not understood is no single value
         elif isinstance(value, float) and value.is_integer() and "integer" in types:
-            yield int(value), _CONVERT
+            yield int(value), CONVERT
         elif type(value) is int and value in (0, 1) and "boolean" in types:
-            yield bool(value), _GUESS
+            yield bool(value), GUESS
         if "array" in types and not isinstance(value, list) and value is not None:
-            yield [value], _RESHAPE
+            yield [value], RESHAPE
 
     def _decoded(self, text: str) -> Any:
         """The array or object that *text* spells, None when it is none or was cut off."""
@@ -339,71 +342,6 @@ class Mender:
             else:
                 return True
         return node
-
-
-def json_type(value: Any) -> str:
-    """The name of *value*'s type in JSON Schema."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    if isinstance(value, int):
-        return "integer"
-    if isinstance(value, float):
-        return "number"
-    if isinstance(value, str):
-        return "string"
-    return "array" if isinstance(value, list) else "object"
-
-
-def _types(schema: Mapping[str, Any]) -> frozenset[str] | None:
-    wanted = schema.get("type")
-    if isinstance(wanted, str):
-        return frozenset((wanted,))
-    if isinstance(wanted, list):
-        return frozenset(item for item in wanted if isinstance(item, str))
-    return None
-
-
-def _is_of(value: Any, types: frozenset[str]) -> bool:
-    kind = json_type(value)
-    if kind in types or (kind == "integer" and "number" in types):
-        return True
-    return kind == "number" and "integer" in types and value.is_integer()
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON: true is not 1."""
-    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
-
-
-def _words(text: str, types: frozenset[str]) -> Iterator[tuple[Any, int]]:
-    """The number, boolean or null that a text spells."""
-    if len(text) > 64:
-        return
-    if ("integer" in types or "number" in types) and _NUMBER.fullmatch(text):
-        number = _number(text, whole="number" not in types)
-        if number is not None:
-            yield number, _CONVERT
-    word = text.casefold()
-    if "boolean" in types and word in _TRUE | _FALSE:
-        yield word in _TRUE, _CONVERT
-    if "null" in types and word in _NULL:
-        yield None, _CONVERT
-    if "boolean" in types and word in ("1", "0"):
-        yield word == "1", _GUESS
-    if "null" in types and not word:
-        yield None, _GUESS
-
-
-def _number(text: str, *, whole: bool) -> int | float | None:
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-    if whole:
-        return int(number) if number.is_integer() and abs(number) < 2**53 else None
-    return number if math.isfinite(number) else None
 
 
 def _length_fits(value: list[Any], schema: Mapping[str, Any]) -> bool:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from penstock.toolcalls.jsontext import parse, tokens, write
-from penstock.toolcalls.mend import Mended, Mender, json_type
+from penstock.toolcalls.mend import Mended, Mender
 from penstock.toolcalls.schema import ToolSchema
+from penstock.toolcalls.spelling import json_type
 
 _MOST_TOLD = 20
 """Repairs that are told one by one; further ones are counted."""

@@ -15,82 +15,22 @@ without a delta is that token unchanged, so a relay can send the very bytes that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 import orjson
 
-from penstock.domain.chat import TextDelta, ToolCallDelta
+from penstock.domain.chat import ToolCallDelta
 from penstock.toolcalls.arguments import Checked, Verdict, check_arguments, is_unterminated
-from penstock.toolcalls.recover import may_become_call, recover_calls
+from penstock.toolcalls.mended import Became, Mended, Out, Rules
 from penstock.toolcalls.resume import ending
 from penstock.toolcalls.scan import ArgumentScanner
-from penstock.toolcalls.schema import ToolSet
+from penstock.toolcalls.spoken import SpokenText
 
-_LONGEST_HELD_TEXT = 4 * 1024 * 1024
-_VIEW, _VIEW_BEGIN, _VIEW_END = 16_384, 512, 4_096
-"""Of a long text its beginning and its end tell whether it may be a call."""
-_THINK, _THOUGHT = "<think>", "</think>"
+__all__ = ["AnswerMender", "Became", "Mended", "Out", "Rules"]
+
 _WRONG = "the arguments are not what the tool's schema asks for and could not be repaired"
 _WHOLE_REASONS = frozenset({"stop", "tool_calls", "function_call", "", None})
-
-
-class Became(StrEnum):
-    """What became of a call that was not simply right."""
-
-    REPAIRED = "repaired"
-    RECOVERED = "recovered"
-    RENUMBERED = "renumbered"
-    FLAGGED = "flagged"
-    CUT_OFF = "cut_off"
-
-
-@dataclass(frozen=True, slots=True)
-class Mended:
-    """
-    Something about a call that is announced.
-
-    Attributes:
-        call: its number, counted from 0.
-        name: the tool's.
-        detail: a sentence without the arguments' own words.
-        choice: which of several answers it is in.
-    """
-
-    became: Became
-    call: int
-    name: str
-    detail: str
-    choice: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """
-    What to go by for one request.
-
-    Attributes:
-        tools: those that it offers; asked for when the first call is looked at.
-        repair, recover: see `ToolCallOptions`.
-        earlier: all texts of its messages, where markup of calls must not come from.
-        seed: makes ids for calls that have none, the same on every try.
-    """
-
-    tools: Callable[[], ToolSet]
-    repair: bool
-    recover: bool
-    earlier: Callable[[], Iterable[str]]
-    seed: str
-
-
-@dataclass(frozen=True, slots=True)
-class Out:
-    """Goes to the client: the token as it came, or *delta* in its place."""
-
-    token: Any
-    delta: TextDelta | ToolCallDelta | None = None
 
 
 @dataclass(slots=True)
@@ -129,11 +69,7 @@ class AnswerMender:
         self._choice = choice
         self._calls: list[_Call] = []
         self._by_index: dict[Any, _Call] = {}
-        self._text = "open" if rules.recover else "closed"  # or "think"
-        self._held_text: list[tuple[Any, str]] = []
-        self._held_size = 0
-        self._view = ""
-        self._tail = ""
+        self._text = SpokenText(rules, choice)
         self._said_renumbered = False
         self._was_cut = False
         self._mended = mended
@@ -141,75 +77,20 @@ class AnswerMender:
     @property
     def is_idle(self) -> bool:
         """Whether only a call could make a difference now: text goes on as it comes."""
-        return self._text == "closed" and not self._calls
-
-    # Text
+        return self._text.is_closed and not self._calls
 
     def text(self, token: Any, text: str) -> list[Out]:
         """A piece of the answer's text."""
-        if self._text == "closed" or not text:
-            return [Out(token)]
-        if self._text == "think":
-            return self._think(token, text)
-        self._held_text.append((token, text))
-        self._held_size += len(text)
-        self._view += text
-        if len(self._view) > _VIEW:
-            self._view = self._view[:_VIEW_BEGIN] + self._view[-_VIEW_END:]
-        begin = self._view[:_VIEW_BEGIN].lstrip()
-        if begin.startswith(_THINK):
-            self._text = "think"
-            held, self._held_text, self._held_size, self._view = self._held_text, [], 0, ""
-            return [out for token, piece in held for out in self.text(token, piece)]
-        if _THINK.startswith(begin):
-            return []
-        tools = self._rules.tools()
-        if self._held_size > _LONGEST_HELD_TEXT or not may_become_call(self._view, tools):
-            return self._let_text_go()
-        return []
+        return self._text.take(token, text)
 
-    def _think(self, token: Any, text: str) -> list[Out]:
-        """Thinking that a model writes into its answer goes on; what stands behind it may be a call."""
-        known = len(self._tail)
-        window = self._tail + text
-        end = window.find(_THOUGHT)
-        if end < 0:
-            self._tail = window[1 - len(_THOUGHT) :]
-            return [Out(token)]
-        end += len(_THOUGHT) - known
-        self._text, self._tail = "open", ""
-        if end == len(text):
-            return [Out(token)]
-        rest = self.text(token, text[end:])
-        if rest and all(out.token is token and out.delta is None for out in rest):
-            return [Out(token)]  # nothing is held: it goes on whole
-        self._held_text = [
-            (token if isinstance(token, _Part) else _Part(token, piece), piece)
-            for token, piece in self._held_text
-        ]
-        return [Out(token, TextDelta(text[:end], self._choice)), *rest]
-
-    def _let_text_go(self) -> list[Out]:
-        self._text = "closed"
-        held, self._held_text = self._held_text, []
-        return [
-            Out(token.token, TextDelta(token.piece, self._choice))
-            if isinstance(token, _Part)
-            else Out(token)
-            for token, _ in held
-        ]
-
-    def _recover(self) -> list[Out] | None:
-        """The calls that the held text is; None when it is none."""
-        text = "".join(piece for _, piece in self._held_text)
-        found = recover_calls(text, self._rules.tools(), earlier=self._rules.earlier)
-        if found is None or not found.calls:
-            return None
-        token = self._held_text[0][0]
-        token = token.token if isinstance(token, _Part) else token
-        self._held_text, self._text = [], "closed"
+    def _recover(self) -> list[Out]:
+        """The calls that the held text is; it goes on as it came when it is none."""
+        found = self._text.recover()
+        if found is None:
+            return self._text.let_go()
+        token, calls = found
         outs: list[Out] = []
-        for call in found.calls:
+        for call in calls:
             number = len(self._calls)
             made = _Call(number, self._new_id(number), call.name, "", token, settled=True)
             self._calls.append(made)
@@ -225,7 +106,7 @@ class AnswerMender:
         self, token: Any, *, index: int | None, id: str = "", name: str = "", arguments: str = ""
     ) -> list[Out]:
         """A piece of a tool call, as the server numbered it."""
-        outs = self._let_text_go() if self._text != "closed" else []
+        outs = self._text.let_go()
         call = self._find(index, id, name)
         if call is None:
             outs += self._begin(token, index, id, name, arguments)
@@ -402,13 +283,12 @@ class AnswerMender:
         """
         is_whole = reason in _WHOLE_REASONS
         outs: list[Out] = []
-        if self._held_text and not self._calls:
-            outs = (self._recover() if is_whole else None) or self._let_text_go()
+        if not self._calls:
+            outs = self._recover() if is_whole else self._text.let_go()
         for call in self._calls:
             # An output limit cuts the last call only.
             may_be_cut = not is_whole and call is self._calls[-1] and not self._has_ended(call)
             outs += self._settle(call, cut_off=may_be_cut)
-        self._text = "closed"
         if not self._calls or not is_whole:
             return outs, reason
         if self._was_cut:
@@ -421,7 +301,7 @@ class AnswerMender:
 
     def broken(self) -> list[Out]:
         """The stream broke, or is ended by us: everything held goes on as it came."""
-        outs = self._let_text_go()
+        outs = self._text.let_go()
         for call in self._calls:
             if not call.settled:
                 call.settled = True
@@ -445,11 +325,3 @@ class AnswerMender:
     def _note(self, became: Became, call: _Call, detail: str) -> None:
         self._was_cut |= became is Became.CUT_OFF
         self._mended.append(Mended(became, call.number, call.name, detail, self._choice))
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The end of a piece of text, whose beginning went on already."""
-
-    token: Any
-    piece: str

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.adapters import tiny_model
 from penstock.adapters.tiny_model import HERMES_TEMPLATE, TINY, write_model
+from penstock.adapters.tiny_vocabulary import byte_names, pieces, vocabulary
 from penstock.errors import MissingPart
 
 
@@ -96,9 +96,9 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 @given(TEXTS)
 def test_pieces_are_the_text_and_all_different(text: str) -> None:
     """The tokens of a scripted text spell it, and none occurs twice or in the vocabulary before."""
-    tokens, _ = tiny_model._vocabulary()
-    names = tiny_model._byte_names()
-    pieces = tiny_model._pieces(text, set(tokens))
-    assert "".join(pieces) == "".join(names[byte] for byte in text.encode())
+    tokens, _ = vocabulary()
+    names = byte_names()
+    cut = pieces(text, set(tokens))
+    assert "".join(cut) == "".join(names[byte] for byte in text.encode())
     if len(text.encode()) > 2:
-        assert len({*pieces, *tokens}) == len(pieces) + len(tokens)
+        assert len({*cut, *tokens}) == len(cut) + len(tokens)

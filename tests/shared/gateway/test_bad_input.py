@@ -122,10 +122,14 @@ def test_a_very_long_conversation_passes() -> None:
         messages = [
             {"role": "user" if i % 2 == 0 else "assistant", "content": "x"} for i in range(100_000)
         ]
-        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+        async with ScriptedLlama(window=2**21) as llama, gateway_here(llama.url) as gateway:
             response = await gateway.chat(messages=messages)
             assert response.status_code == 200
             assert len(json.loads(llama.requests[0].body)["messages"]) == 100_000
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(messages=messages)
+            assert response.status_code == 200
+            assert response.headers["penstock-fitted"] == "window"
 
     asyncio.run(main())
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from generated_arguments import ARGUMENTS, JSON, Sample, steps_of, tool
-from penstock.toolcalls.arguments import Verdict, check_arguments, is_unterminated
+from penstock.toolcalls.arguments import Checked, Verdict, check_arguments, is_unterminated
+from penstock.toolcalls.mend import Mender
 
 VALID, REPAIRED, FLAGGED, CUT_OFF = (
     Verdict.VALID,
@@ -89,6 +90,9 @@ TOOL = tool(
         pytest.param('{"s": "a\nb"}', '{"s":"a\\nb"}', id="bare line break in a string"),
         pytest.param('"{\\"b\\": true}"', '{"b":true}', id="encoded twice"),
         pytest.param("", "{}", id="nothing for a tool that needs nothing"),
+        pytest.param('{"s": "\\ud83d\\ude00",}', '{"s":"\\ud83d\\ude00"}', id="trailing comma after an escaped character"),
+        pytest.param('{"anything": 1e999,}', None, id="a number that is none, in broken JSON"),
+        pytest.param('{"anything": NaN}', '{"anything":"NaN"}', id="not a number"),
         pytest.param('{"i": "five"}', None, id="no integer"),
         pytest.param('{"i": "007"}', None, id="leading zeros may mean something"),
         pytest.param('{"i": "5.5"}', None, id="no whole number"),
@@ -180,6 +184,10 @@ def test_valid_arguments_stay(text: str) -> None:
         pytest.param(
             {"$ref": "#/$defs/loop", "$defs": {"loop": {"allOf": [{"$ref": "#/$defs/loop"}]}}},
             '{"p": "true"}', '{"p": "true"}', id="a schema that only refers to itself",
+        ),
+        pytest.param(
+            properties(p={"type": "boolean"}) | {"allOf": [{"$ref": "#"}]}, '{"p": "true"}', '{"p": true}',
+            id="a schema that refers to itself and says more",
         ),
         pytest.param(properties(p={"$ref": "http://127.0.0.1:9/x.json"}), '{"p": "true"}', '{"p": "true"}', id="a schema elsewhere is never fetched"),
         pytest.param(properties(p={"type": "flag"}), '{"p": "true"}', '{"p": "true"}', id="no schema judges nothing"),
@@ -371,8 +379,8 @@ def test_time_grows_with_size_only() -> None:
         text = chain(count, '"1"')
         return steps_of(lambda: check_arguments(text, tool(CHAIN), cut_off=False))
 
-    assert wide(10_000) < 12 * wide(1_000)
-    assert deep(700) < 12 * deep(70)
+    assert wide(3_000) < 12 * wide(300)
+    assert deep(500) < 12 * deep(50)
 
 
 def test_alternatives_inside_alternatives_cost_their_sum() -> None:
@@ -385,11 +393,30 @@ def test_alternatives_inside_alternatives_cost_their_sum() -> None:
         }
     }
 
+    apart = json.loads(json.dumps(schema))
+
     def steps(depth: int) -> int:
-        text = '{"next": ' + '{"v": "1", "next": ' * depth + '{"v": "1"}' + "}" * (depth + 1)
-        return steps_of(lambda: check_arguments(text, tool(schema), cut_off=False))
+        value = json.loads('{"next": ' * (depth + 1) + '{"v": "1"}' + ', "v": "1"}' * depth + "}")
+        assert Mender(apart).mend(value).fits
+        return steps_of(lambda: Mender(apart).mend(value))
 
     assert steps(12) < 4 * steps(4)
+
+
+def test_texts_that_would_keep_the_library_busy_are_passed_on() -> None:
+    """Its time grows with length times quotes and brackets; what costs too much is flagged unread."""
+    for text in ('{"a": ' + "[{" * 3_000 + "}]" * 3_000 + ",}", "{'a': '" + '[""]' * 3_000 + "'}"):
+        assert check_arguments(text, tool(None), cut_off=False).verdict is FLAGGED
+        assert (
+            steps_of(lambda text=text: check_arguments(text, tool(None), cut_off=False)) < 100_000
+        )
+
+
+def test_what_was_cut_elsewhere_is_not_repaired() -> None:
+    """The end that the server cut may be missing in what looks whole."""
+    text = '{"b": "True"}'
+    assert check_arguments(text, TOOL, cut_off=True) == Checked(text, CUT_OFF)
+    assert check_arguments("", TOOL, cut_off=True) == Checked("", CUT_OFF)
 
 
 @pytest.mark.parametrize(

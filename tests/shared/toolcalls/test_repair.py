@@ -96,8 +96,20 @@ def test_values_nested_without_end_do_no_harm() -> None:
     assert write(value) == "[" * 100_000 + '"1"' + "]" * 100_000
 
 
+@pytest.mark.parametrize("value", [float("inf"), [{"a": float("-inf")}], [None, float("nan")]])
+def test_what_json_cannot_say_is_not_written(value: Any) -> None:
+    """Not as null either."""
+    with pytest.raises(ValueError, match="no such number"):
+        write(value)
+
+
+def test_halves_of_a_character_are_written_as_the_whole() -> None:
+    """A library that reads escapes one by one leaves two halves."""
+    assert json.loads(write({"a": "\ud83d\ude00 ü", "b": "ü"})) == {"a": "😀 ü", "b": "ü"}
+
+
 @given(JSON)
 def test_what_is_written_reads_the_same(value: Any) -> None:
     """Also where the quick writer gives up."""
-    for one in (value, [value, 2**70, {"a\n": value}]):
+    for one in (value, [value, 2**70, {"a\n": value, "ü": "ü"}]):
         assert json.loads(write(one)) == one

@@ -409,6 +409,17 @@ def test_numbers_and_ids(pieces: list[tuple[int | None, str, str, str]], wanted:
     assert run.calls == [(wanted[0], "look", A), (wanted[1], "look", B)]
 
 
+def test_what_only_the_whole_tells_is_flagged() -> None:
+    """Nothing was suspicious on the way, and yet something is missing: it goes on, and is told."""
+    run = Run()
+    run.call("{", id="x", name="must")
+    run.call("}")
+    assert run.arguments == "{"  # the end waits: it might have been repaired
+    assert run.finish() == "tool_calls"
+    assert run.arguments == "{}"
+    assert run.told == ["flagged"]
+
+
 def test_a_held_call_does_not_hold_up_its_neighbour() -> None:
     """Each call is judged by its own tool, and goes on by itself."""
     run = Run()
