@@ -122,7 +122,8 @@ async def _events(runtime: Runtime, request: Request) -> AsyncIterator[bytes]:
         yield _event("snapshot", snapshot(runtime, _now()))
         while not await request.is_disconnected():
             try:
-                event = await asyncio.wait_for(queue.get(), _KEEP_ALIVE_S)
+                async with asyncio.timeout(_KEEP_ALIVE_S):
+                    event = await queue.get()
             except TimeoutError:
                 yield b": still here\n\n"
                 continue

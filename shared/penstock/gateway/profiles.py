@@ -183,7 +183,9 @@ class ProfileKeeper:
             if state.reachable is False or not state.ready:
                 refresh_s = min(refresh_s, 5.0)
             try:
-                await asyncio.wait_for(wake.wait(), refresh_s)
+                # Not `wait_for`: until Python 3.12 it swallows a cancellation that comes with the event.
+                async with asyncio.timeout(refresh_s):
+                    await wake.wait()
             except TimeoutError:
                 continue
             wake.clear()

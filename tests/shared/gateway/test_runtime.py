@@ -19,6 +19,7 @@ from penstock.settings import Settings
 from scripted import ScriptedLlama, gateway_here
 
 GIB = 1024**3
+URL = "http://127.0.0.1:9"
 SPACIOUS = Machine(64 * GIB, 60 * GIB, None, 0.06, 8, (), False, False)
 
 
@@ -119,6 +120,34 @@ def test_a_server_that_does_not_answer_costs_listings_a_moment(deaf: str) -> Non
                 listing = (await gateway.http.get("/v1/models")).json()
                 assert time.monotonic() - started < 0.7
                 assert [model["id"] for model in listing["data"]] == ["m"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("rounds", range(4))
+def test_the_keeper_ends_whatever_it_was_just_told(rounds: int) -> None:
+    """A stop in the very moment in which a profile is contradicted is not lost."""
+
+    async def main() -> None:
+        runtime = Runtime(Settings(), (Upstream("box", URL, local=True),), LocalModelEnvironment())
+        state, keeper = runtime.fleet.get("box"), runtime.keeper
+
+        async def look(_: object) -> bool:
+            state.reachable = True
+            return True
+
+        keeper.look = look  # type: ignore[method-assign]
+        keeper.start()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        keeper.contradicted(state, "test")
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        stopping = asyncio.create_task(keeper.stop())
+        done, _pending = await asyncio.wait({stopping}, timeout=5.0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        assert done
 
     asyncio.run(main())
 
