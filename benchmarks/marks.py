@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from conversations import AGENT, CHAT, Mix, conversation
+from long_conversations import AGENT, CHAT, Mix, conversation
 from penstock.compress import Marks
 from reckoning import Step, Way, steps, watermarks
 from serving import client, llamacpp

@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from conversations import AGENT, CHAT, TOOLS, Message, Mix, conversation
+from long_conversations import AGENT, CHAT, TOOLS, Message, Mix, conversation
 from other_proxy import COMMAND, has_headroom, headroom
 from serving import Kind, client, gateway, llamacpp, processed_tokens
 from ways import ANSWER_TOKENS, Counts, Way, as_ollama, sliding, whole

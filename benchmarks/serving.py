@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import httpx
 
-from conversations import vocabulary_text
+from long_conversations import vocabulary_text
 from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
 from penstock.adapters.runtime_file import alive
 from penstock.adapters.tiny_model import RECURRENT, SLIDING, THINKING_TEMPLATE, TINY, write_model

@@ -23,12 +23,12 @@ from typing import Any
 import orjson
 import psutil
 
-from conversations import TOOLS, WORDS
+from long_conversations import TOOLS, WORDS
 from penstock import tokens
 from penstock.compress import ContextOptions, Conversations, DoesNotFit, head_key
 from penstock.domain.strategy import Strategy
-from penstock.gateway.fitting import FitTask, fit, next_cut
-from penstock.gateway.slots import Slots
+from penstock.gateway.conversations.fitting import FitTask, fit, goes_next
+from penstock.gateway.conversations.slots import Slots
 
 LARGEST_BODY_BYTES = 100_000
 SIDE_BY_SIDE = 8
@@ -76,7 +76,7 @@ class Model:
             if slot is not None:
                 self.slots.give_back(slot)
         if strategy is Strategy.SUMMARY:
-            next_cut(task, plan)
+            goes_next(task, plan)
         if not self.exact:
             sent = self.scale.weigh_request(plan.messages, body)
             self.calibration.learn(sent, round(plan.tokens * 1.07))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import httpx
 
-from conversations import TOOLS
+from long_conversations import TOOLS
 from reckoning import Message, Way, Weights
 
 ANSWER_TOKENS = 8

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "shared")]
 
-from conversations import conversation
+from long_conversations import conversation
 from penstock.compress import ContextOptions
 from reckoning import BytesByFour, Step, steps, watermarks
 from ways import sliding
@@ -32,8 +32,8 @@ def drawing() -> str:
     naive = list(steps(messages, sliding(weights, WINDOW), weights))
     height = TOP + 2 * PANEL + GAP + 58
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="{TEXT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"',
+        f' font-family="system-ui, sans-serif" font-size="12" fill="{TEXT}">',
         f"<title>One conversation of {TURNS} turns in a window of {WINDOW:,} tokens</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
         *_panel(

@@ -219,7 +219,8 @@ def start_llamacpp(
         options: see `penstock.adapters.embedded.LlamaServerOptions`.
     """
     file = options.pop("model", None) or model(kind, says=says, template=template)
-    options.setdefault("threads", 2)
+    # Its threads spin while they wait for each other: on a busy machine two are far slower than one.
+    options.setdefault("threads", 1)
     return LlamaCpp(
         LlamaServerOptions(
             model=str(file), port=port, ctx_size=ctx_size, parallel=parallel, **options

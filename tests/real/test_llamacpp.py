@@ -53,6 +53,9 @@ def serve(
     model: str, *, port: int = 0, ctx: int = 4096, slots: int = 2, **more: Any
 ) -> EmbeddedServer:
     """A real llama.cpp server."""
+    more.setdefault(
+        "threads", 1
+    )  # two spin while they wait for each other, on a busy machine for long
     options = LlamaServerOptions(
         model, port=port, ctx_size=ctx, parallel=slots, alias=Path(model).stem, **more
     )

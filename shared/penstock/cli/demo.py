@@ -112,7 +112,14 @@ def demo(as_json: bool) -> int:
 def _stage(folder: Path, model: str) -> Iterator[Stage]:
     folder.mkdir()
     options = LlamaServerOptions(
-        model, port=0, ctx_size=_WINDOW, parallel=_SLOTS, alias="demo", batch_size=256
+        # One thread: for a model this small a second one would only wait for the first.
+        model,
+        port=0,
+        ctx_size=_WINDOW,
+        parallel=_SLOTS,
+        alias="demo",
+        batch_size=256,
+        threads=1,
     )
     with ExitStack() as stack:
         server = stack.enter_context(EmbeddedServer(options))

@@ -33,6 +33,8 @@ class Kept:
         stays: the same as a set.
         tail: all messages from this place on are kept.
         dropped: places that are left out.
+        behind: the same, and the user message of a turn that was cut in its middle: what a summary covers.
+            From cut to cut it only grows at its end.
         merged: place of the user message that becomes part of the first one, or -1.
     """
 
@@ -40,6 +42,7 @@ class Kept:
     stays: AbstractSet[int]
     tail: int
     dropped: Sequence[int]
+    behind: Sequence[int]
     merged: int = -1
 
     def places(self, count: int) -> list[int]:
@@ -54,22 +57,24 @@ def kept(messages: Sequence[Message], cuts: Cuts) -> Kept:
     """What the cuts leave of the messages."""
     units = cuts.units
     if cuts.first_kept == 0:
-        return Kept((), frozenset(), 0, ())
+        return Kept((), frozenset(), 0, (), ())
     tail = units.start[cuts.first_kept]
     pinned = set(units.pinned)
     stays: set[int] = {place for place in units.pinned if place < tail}
     first = units.unit_of(units.first_user) if units.first_user >= 0 else cuts.first_kept
-    for unit in (first, cuts.anchor):
-        if 0 <= unit < cuts.first_kept:
-            stays.update(units.places(unit))
-    dropped = [place for place in range(tail) if place not in stays]
+    if first < cuts.first_kept:
+        stays.update(units.places(first))
+    behind = [place for place in range(tail) if place not in stays]
+    if cuts.anchor >= 0:
+        stays.update(units.places(cuts.anchor))
+    dropped = [place for place in behind if place not in stays]
     merged = -1
     if dropped and first < cuts.first_kept:
         following = units.start[cuts.anchor] if cuts.anchor >= 0 else tail
         own = [p for p in units.places(first) if p not in pinned]
         if own[-1] == units.first_user and messages[following].get("role") == "user":
             merged = following
-    return Kept(sorted(stays), stays, tail, dropped, merged)
+    return Kept(sorted(stays), stays, tail, dropped, behind, merged)
 
 
 def assembled(

@@ -82,10 +82,10 @@ def fit(
         return fitted
     tokens, key = sent.tokens, None
     if room and summary is not None and sent.left.dropped:
-        dropped = sent.left.dropped
+        behind = sent.left.behind
         ready = found(
-            [messages[place] for place in dropped],
-            [weights[place] for place in dropped],
+            [messages[place] for place in behind],
+            [weights[place] for place in behind],
             (budget.high - budget.low) // 2,
             summary,
         )
@@ -108,9 +108,9 @@ def foresee(
     messages: Sequence[Message], weights: Sequence[int], *, budget: Budget, weigh: Weigh
 ) -> Sequence[Message]:
     """
-    What a cut would leave out if it were made now: for a summary that is ready when the cut comes.
+    What a cut would leave behind if it were made now: for a summary that is ready when the cut comes.
 
-    For conversations that near the mark. The cut itself will leave out a little more; `fit` finds the
+    For conversations that near the mark. The cut itself will leave a little more behind; `fit` finds the
     summary of this beginning by its `cut_key`.
     """
     replay = Replay(
@@ -123,12 +123,7 @@ def foresee(
     )
     replay.run()
     cuts = replay.cut_now()
-    dropped = kept(messages, cuts).dropped
-    if cuts.anchor >= 0 and cuts.anchor != max(cuts.units.latest_user):
-        # The user message of an older turn stays for now and will go, which would change what follows it.
-        end = cuts.units.start[cuts.anchor]
-        dropped = [place for place in dropped if place < end]
-    return [messages[place] for place in dropped]
+    return [messages[place] for place in kept(messages, cuts).behind]
 
 
 class _Sent:

@@ -154,8 +154,16 @@ class Fitted:
 
     @property
     def cut_key(self) -> str | None:
-        """Names what was left out: the same on every replica. None when nothing was."""
-        return cut_key(self.dropped) if self._plan is not None and self._plan.left.dropped else None
+        """Names what lies behind the cut: the same on every replica. None when nothing was left out."""
+        behind = self.behind
+        return cut_key(behind) if behind else None
+
+    @property
+    def behind(self) -> Sequence[Message]:
+        """What a summary is to cover: all that was left out, and a message that ties it to what follows."""
+        if self._plan is None or not self._plan.left.dropped:
+            return ()
+        return [self._plan.messages[place] for place in self._plan.left.behind]
 
     def fates(self, weights: Sequence[int]) -> list[Fate]:
         """What became of each message; *weights* as they were given."""

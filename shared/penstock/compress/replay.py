@@ -145,7 +145,9 @@ class Replay:
         """After the replay: drop everything that may ever be dropped."""
         last = len(self._messages) - 1
         self._cuts.decided_at = last
+        before = self._gone
         self._drop(last, -1, self._room)
+        self._cuts.count += self._gone != before
         self._cuts.tokens = self._sums[last + 1] - self._gone
         return self._cuts
 

@@ -34,31 +34,31 @@ def summary_tokens(window: int) -> int:
     return window // _SHARE
 
 
-def cut_key(dropped: Sequence[Message]) -> str:
-    """Names what was left out: the same on every replica."""
-    return blake2b(_as_bytes(dropped), digest_size=16).hexdigest()
+def cut_key(behind: Sequence[Message]) -> str:
+    """Names what lies behind a cut: the same on every replica."""
+    return blake2b(_as_bytes(behind), digest_size=16).hexdigest()
 
 
 def found(
-    dropped: Sequence[Message],
+    behind: Sequence[Message],
     weights: Sequence[int],
     most_short: int,
     summary: Callable[[str], str | None],
 ) -> tuple[str, str] | None:
     """
-    Key and text of the summary that covers most of *dropped*, or None.
+    Key and text of the summary that covers most of *behind*, or None.
 
     Args:
         weights: tokens of each of these messages.
         most_short: how many tokens at their end it need not cover.
     """
-    enough = len(dropped)
+    enough = len(behind)
     while enough > 1 and most_short >= weights[enough - 1]:
         enough -= 1
         most_short -= weights[enough]
-    digest = blake2b(_as_bytes(dropped[:enough]), digest_size=16)
+    digest = blake2b(_as_bytes(behind[:enough]), digest_size=16)
     keys = [digest.hexdigest()]
-    for message in dropped[enough:]:
+    for message in behind[enough:]:
         digest.update(_as_bytes([message]))
         keys.append(digest.hexdigest())
     for key in reversed(keys):

@@ -22,17 +22,17 @@ from penstock.dialects.surfaces import OPENAI, surface_of
 from penstock.domain.fault import Outcome
 from penstock.domain.upstream import Locality
 from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, RequestError
-from penstock.gateway.access import Access, AccessRules, decide_access
-from penstock.gateway.answer import ClientAnswer
-from penstock.gateway.body import ClientGone
-from penstock.gateway.cycle import Connection
-from penstock.gateway.exchange import Exchange
-from penstock.gateway.incoming import Incoming
-from penstock.gateway.listings import answer_listing
-from penstock.gateway.passage import pass_on
+from penstock.gateway.edge.access import Access, AccessRules, decide_access
+from penstock.gateway.edge.answer import ClientAnswer
+from penstock.gateway.edge.body import ClientGone
+from penstock.gateway.edge.cycle import Connection
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.edge.routes import Route, normalise_path, route
 from penstock.gateway.pipeline import generate
-from penstock.gateway.routes import Route, normalise_path, route
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.passage import pass_on
+from penstock.gateway.views.listings import answer_listing
 
 _first, _second = itemgetter(0), itemgetter(1)
 _LATIN = repeat("latin-1")
@@ -76,13 +76,13 @@ class Gateway:
         )
         method = scope["method"]
         exchange = Exchange(
-            id=self.runtime.request_id(),
-            arrived_s=asyncio.get_running_loop().time(),
-            arrived_at=time.time(),
-            method=method,
-            path=scope["path"][:200],
-            user_agent=headers.get("user-agent", "")[:120],
+            self.runtime.request_id(),
+            asyncio.get_running_loop().time(),
+            time.time(),
+            method,
+            scope["path"][:200],
         )
+        exchange.user_agent = headers.get("user-agent", "")[:120]
         answer = ClientAnswer(connection, OPENAI, exchange)
         try:
             path = normalise_path(scope["raw_path"])
@@ -126,17 +126,14 @@ class Gateway:
         exchange.operation, exchange.dialect = found.operation, found.dialect
         query = scope["query_string"]
         incoming = Incoming(
-            method=exchange.method,
-            query=f"?{query.decode('latin-1')}" if query else "",
-            headers=headers,
-            raw_headers=connection.raw_headers,
-            receive=receive,
-            connection=connection,
-            exchange=exchange,
-            surface=answer.surface,
-            answer=answer,
-            route=found,
-            access=access,
+            exchange,
+            answer,
+            connection,
+            receive,
+            headers,
+            f"?{query.decode('latin-1')}" if query else "",
+            found,
+            access,
         )
         self.runtime.in_flight[exchange.id] = exchange
         try:

@@ -9,6 +9,7 @@ request is in doubt about its newest messages only, and moves the budget class.
 from __future__ import annotations
 
 from collections import deque
+from math import sqrt
 
 from penstock.tokens.families import factors
 from penstock.tokens.mix import Lane, Mix, plain
@@ -19,9 +20,11 @@ STEPS = (1.0, 1.1, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
 
 _START = 5.0
 """Nothing is known: prose has about four and a half bytes for each token of the frozen measure."""
-_LEAST_DEVIATIONS = 3.5
+_LEAST_DEVIATIONS = 4.0
 _SURPRISE = 1.5
-_FEW_DEVIATIONS = 6.0
+_FEW_DEVIATIONS = 8.0
+_SLACK_TOKENS = 64
+"""A class is for large requests: so much (what a template adds once) the output reserve takes."""
 _HAIR = 1.015
 """What is counted exactly moves no class by so little: tokens at seams; the output reserve takes it."""
 _SETTLED_AFTER = 48
@@ -121,7 +124,7 @@ class Calibration:
         depend on that.
         """
         mix = _mix(measured)
-        needed = self._step(self._highest(self._regression.view(mix)) / max(1, mix.tokens))
+        needed = self._needed(mix, 0)
         return max(self._class, needed) if self.evidence or self._exact else needed
 
     # Learning
@@ -160,8 +163,8 @@ class Calibration:
         self._typical = Mix(mix.packed)
         self.evidence += 1
         if self.evidence <= _SETTLED_AFTER or abs(missed_by) > _SETTLED_ERROR * actual:
-            self._regression.learn(rest, view, missed_by)
-        self._move(max(actual, self._highest(self._regression.view(mix))) / mix.tokens)
+            self._regression.learn(rest, view, actual - known)
+        self._move(self._needed(mix, actual))
         self._remember(mix, actual)
         return True
 
@@ -194,7 +197,7 @@ class Calibration:
 
     def _margin(self) -> float:
         """Standard deviations to keep: more where answers were further off than was thought."""
-        few = 0.0 if self._exact else _FEW_DEVIATIONS / (1 + self.evidence)
+        few = 0.0 if self._exact else _FEW_DEVIATIONS / sqrt(1 + self.evidence)
         return max(_LEAST_DEVIATIONS, _SURPRISE * max(self._surprises, default=0.0)) + few
 
     def _is_odd(self, deviations: float, missed_by: float, actual: int) -> bool:
@@ -216,19 +219,20 @@ class Calibration:
         self._class = max(self._class, 1.25 if self._exact else _START)
         self._odd = self.evidence = 0
 
-    def _move(self, need: float) -> None:
-        """Move the budget class: up at once, down when calm."""
-        self._needs.append(need)
-        if self._step(need) > self._class:
-            self._class = self._step(need)
-            return
-        calm = _CALM_FIRST if self.evidence < _FEW else _CALM_LATER
-        if len(self._needs) >= calm:
-            lower = self._step(max(list(self._needs)[-calm:]) * 1.01)
-            self._class = min(self._class, lower)
-
-    def _step(self, need: float) -> float:
+    def _needed(self, mix: Mix, actual: int) -> float:
+        """The class that this request needs."""
+        highest = max(actual, self._highest(self._regression.view(mix)))
+        need = (highest - _SLACK_TOKENS) / max(1, mix.tokens)
         return step(need / _HAIR if self._exact else need)
+
+    def _move(self, needed: float) -> None:
+        """Move the budget class: up at once, down when calm."""
+        self._needs.append(needed)
+        calm = _CALM_FIRST if self.evidence < _FEW else _CALM_LATER
+        if needed > self._class:
+            self._class = needed
+        elif len(self._needs) >= calm:
+            self._class = min(self._class, max(list(self._needs)[-calm:]))
 
 
 def step(need: float) -> float:

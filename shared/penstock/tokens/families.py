@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from penstock.tokens.mix import Lane
+from penstock.tokens.mix import SCRIPTS, Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,8 @@ class Factors:
 def _row(
     letter: int, space: int, line: int, mark: int, digit: int, group: int, dense: int, *foreign: int
 ) -> Factors:
-    lanes = (
-        Lane.LATIN, Lane.HAN, Lane.KANA, Lane.SYMBOLS, Lane.CYRILLIC, Lane.SEMITIC, Lane.INDIC,
-        Lane.HANGUL, Lane.ASTRAL,
-    )  # fmt: skip
     return Factors(
-        letter, space, line, mark, digit, group, dense, dict(zip(lanes, foreign, strict=True))
+        letter, space, line, mark, digit, group, dense, dict(zip(SCRIPTS, foreign, strict=True))
     )
 
 

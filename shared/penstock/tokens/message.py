@@ -117,7 +117,7 @@ def _odd(value: Any) -> bytes:
         item = stack.pop()
         if isinstance(item, _Mark):
             pieces.append(item)
-        elif isinstance(item, Mapping):
+        elif isinstance(item, dict):
             stack.append(_Mark("}"))
             for name, inner in reversed(list(item.items())):
                 stack.extend((_Mark(","), inner, _Mark(f'"{name}":')))

@@ -76,6 +76,12 @@ MOST: Mapping[Lane, int] = {
     Lane.REQUESTS: 160, Lane.PLAIN: 6,
 }  # fmt: skip
 
+SCRIPTS = (
+    Lane.LATIN, Lane.HAN, Lane.KANA, Lane.SYMBOLS, Lane.CYRILLIC, Lane.SEMITIC, Lane.INDIC, Lane.HANGUL,
+    Lane.ASTRAL,
+)  # fmt: skip
+"""Signs beyond ASCII."""
+
 
 def packed(lane: Lane, amount: int) -> int:
     """*amount* (0 to 2**40 - 1) in one lane."""

@@ -19,10 +19,14 @@ from dataclasses import dataclass
 from math import sqrt
 
 from penstock.tokens.families import Factors
-from penstock.tokens.mix import MOST, Lane, Mix
+from penstock.tokens.mix import MOST, SCRIPTS, Lane, Mix
 
-_SHARE, _SHARE_COUNTED = 0.1, 0.002
-"""By how much one message differs from what the factors explain, before any evidence: a guess."""
+_SHARE, _SHARE_COUNTED = 0.03, 0.002
+"""
+By how much one message is taken to differ from what the weights explain. Only its size beside the doubt of
+the beginning matters for what is learned; how far off expectations are is learned apart (`excess`).
+"""
+_LEAST_EXCESS = 0.1
 _NOISE_TOKENS = 1.5
 _PRIOR_SPREADS = 3
 _MEDIAN_OF_SQUARES = 0.455
@@ -35,21 +39,25 @@ class View:
     What the regression thinks of a mix.
 
     Attributes:
-        expected: tokens.
+        expected: tokens, within what is possible.
+        linear: the same by the weights alone, which is what learning must compare with.
         variance: from doubt about the weights, which evidence shrinks.
         noise: variance that no weight explains: texts of one kind differ, and many even out.
+        excess: by how much larger the squares of earlier misses were than these two say.
         most: the most tokens that it can be at all.
     """
 
     expected: float
+    linear: float
     variance: float
     noise: float
+    excess: float
     most: int
 
     @property
     def deviation(self) -> float:
         """Standard deviation of the expectation."""
-        return sqrt(self.variance + self.noise)
+        return sqrt(self.variance * max(1.0, self.excess) + self.noise * self.excess)
 
 
 class Regression:
@@ -65,7 +73,8 @@ class Regression:
     def __init__(self, by: Factors, *, counted: bool, template_known: bool) -> None:
         self._frozen = frozen_weights(by)
         self._priors = _priors(self._frozen, template_known)
-        self._first_share = self._share = _SHARE_COUNTED if counted else _SHARE
+        self._share = _SHARE_COUNTED if counted else _SHARE
+        self._excess = 1.0
         self._spreads: deque[float] = deque(maxlen=48)
         self._weights: dict[Lane, float] = {}
         self._doubts: dict[Lane, dict[Lane, float]] = {}
@@ -75,7 +84,7 @@ class Regression:
         self._weights.clear()
         self._doubts.clear()
         self._spreads.clear()
-        self._share = self._first_share
+        self._excess = 1.0
 
     def view(self, mix: Mix) -> View:
         """What *mix* will cost."""
@@ -104,10 +113,12 @@ class Regression:
         expected = min(max(text, 0.0), float(text_most)) + max(around, 0.0)
         messages = max(1, mix.amount(Lane.MESSAGES))
         noise = (self._share * expected) ** 2 / messages + _NOISE_TOKENS**2
-        return View(expected, max(0.0, variance), noise, text_most + around_most)
+        most = text_most + around_most
+        return View(expected, text + around, max(0.0, variance), noise, self._excess, most)
 
-    def learn(self, mix: Mix, view: View, missed_by: float) -> None:
-        """*mix* cost *missed_by* tokens more than *view* expected."""
+    def learn(self, mix: Mix, view: View, tokens: int) -> None:
+        """*mix*, of which *view* was the expectation, cost so many *tokens*."""
+        missed_by = tokens - view.linear
         total = view.variance + view.noise
         parts = self._parts(mix)
         for lane, _ in parts:
@@ -123,19 +134,17 @@ class Regression:
             for other, other_push in pushed.items():
                 row[other] -= share * other_push
             row[lane] = max(row[lane], 0.0)
-        self._spread(mix, view, missed_by)
+        self._spread(view, missed_by)
 
-    def _spread(self, mix: Mix, view: View, missed_by: float) -> None:
+    def _spread(self, view: View, missed_by: float) -> None:
         """Learn how much texts differ from what the weights explain."""
-        size = max(1.0, view.expected)
-        unexplained = max(0.0, missed_by * missed_by - view.variance - _NOISE_TOKENS**2)
-        messages = max(1, mix.amount(Lane.MESSAGES))
-        self._spreads.append(unexplained / (size * size) * messages)
+        self._spreads.append(missed_by * missed_by / (view.variance + view.noise))
         # The median, because one odd text must not make all others doubtful; as a variance.
         typical = sorted(self._spreads)[len(self._spreads) // 2] / _MEDIAN_OF_SQUARES
         count = len(self._spreads)
-        prior = _PRIOR_SPREADS * self._first_share**2
-        self._share = sqrt((prior + count * typical) / (_PRIOR_SPREADS + count))
+        self._excess = max(
+            _LEAST_EXCESS, (_PRIOR_SPREADS + count * typical) / (_PRIOR_SPREADS + count)
+        )
 
     def _open(self, lane: Lane) -> None:
         """Begin to learn of a lane."""
@@ -178,9 +187,12 @@ def _priors(
     What is believed before any evidence: tokens per unit of each lane, and the standard deviation.
 
     A vocabulary as a whole may be finer or coarser than the frozen factors (lane of tokens, 1 +- 1); each
-    kind of sign may deviate from that by some two fifths, which is what known vocabularies do.
+    kind of sign may deviate from that by some two fifths, which is what known vocabularies do, and a script
+    that the vocabulary hardly has may fall back to bytes.
     """
     text = {lane: (0.0, 0.05 + 0.4 * factor) for lane, factor in frozen.items()}
+    for lane in SCRIPTS:
+        text[lane] = (0.0, max(text[lane][1], (MOST[lane] - frozen[lane]) / 3))
     guessed = {
         Lane.MESSAGES: (5.0, 4.0),
         Lane.CALLS: (16.0, 12.0),

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.adapters.tiny_model import HERMES_TEMPLATE, TINY, write_model
+from penstock.adapters.tiny_model import (
+    HERMES_TEMPLATE,
+    RECURRENT,
+    SLIDING,
+    TINY,
+    Shape,
+    write_model,
+)
 from penstock.adapters.tiny_vocabulary import byte_names, pieces, vocabulary
 from penstock.errors import MissingPart
 
@@ -102,3 +109,44 @@ def test_pieces_are_the_text_and_all_different(text: str) -> None:
     assert "".join(cut) == "".join(names[byte] for byte in text.encode())
     if len(text.encode()) > 2:
         assert len({*cut, *tokens}) == len(cut) + len(tokens)
+
+
+@pytest.mark.parametrize(
+    ("shape", "architecture", "key", "value"),
+    [
+        pytest.param(TINY, "llama", "attention.head_count_kv", 2, id="full attention"),
+        pytest.param(SLIDING, "gemma3", "attention.sliding_window", 128, id="sliding window"),
+        pytest.param(RECURRENT, "mamba", "ssm.state_size", 16, id="recurrent"),
+    ],
+)
+def test_memory_stands_in_the_header(
+    tmp_path: Path, shape: Shape, architecture: str, key: str, value: int
+) -> None:
+    """The architecture and what it can remember are told as real models tell them."""
+    header = fields(write_model(tmp_path / "m.gguf", shape=shape))
+    assert header["general.architecture"] == architecture
+    assert header[f"{architecture}.{key}"] == value
+
+
+def test_a_text_gives_words_of_their_own() -> None:
+    """A vocabulary that read a text spells each of its words, with the space before it, as one token."""
+    text = "several agents write reports: 12 of them, naïve ones"
+    tokens, merges = vocabulary(text)
+    names = byte_names()
+    for word in (" agents", " reports", "several", " 12", " naïve"):
+        assert "".join(names[byte] for byte in word.encode()) in tokens
+    assert len(set(tokens)) == len(tokens) == 256 + len(merges)
+    assert vocabulary(text) == (tokens, merges)
+
+
+@given(TEXTS)
+def test_merges_only_use_what_is_there(text: str) -> None:
+    """Each merge joins two tokens that were made before it, whatever text was read."""
+    tokens, merges = vocabulary(text)
+    made = set(tokens[:256])
+    for merge in merges:
+        left, right = merge.split(" ")
+        assert left in made
+        assert right in made
+        made.add(left + right)
+    assert made == set(tokens)

@@ -11,8 +11,8 @@ import pytest
 from loops import until
 from penstock.domain.profile import ModelReading, ServerReading, WindowSource
 from penstock.domain.upstream import ServerKind, Upstream
-from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.limiter import Limiter
+from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 from scripted import ScriptedLlama, event, gateway_here, reply, stream
 

@@ -55,7 +55,7 @@ class Answer:
         "status",
     )
 
-    def __init__(self, connection: Connection, *, reused: bool, bodiless: bool) -> None:
+    def __init__(self, connection: Connection, reused: bool, bodiless: bool) -> None:
         self._connection: Connection | None = connection
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None

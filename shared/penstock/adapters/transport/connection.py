@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
 
     async def request(self, request: UpstreamRequest, head_timeout_s: float | None) -> Answer:
         """Send *request* and wait for the head of its answer."""
-        answer = Answer(self, reused=self.served > 0, bodiless=request.method == b"HEAD")
+        answer = Answer(self, self.served > 0, request.method == b"HEAD")
         self._answer = answer
         self.served += 1
         timer = None
