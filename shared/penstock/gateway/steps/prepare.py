@@ -13,7 +13,7 @@ from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
-from penstock.domain.profile import ModelProfile
+from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import FitRequest, ModelContext
@@ -57,6 +57,7 @@ class Preparation:
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
+        self._counted = 0
         self._refusal: Fault | None = None
         self._server_room: int | None = None
         self._report: PrefixReport | None = None
@@ -103,6 +104,7 @@ class Preparation:
             profile=profile,
             spec=state.spec,
             settings=runtime.settings,
+            counted_tokens=self._counted,
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
@@ -228,7 +230,7 @@ class Preparation:
                 needed=needed,
                 wish=wished_num_ctx(body),
                 loaded=profile.reading.running_window if profile.reading.loaded else None,
-                configured=None if profile.reading.loaded else profile.reading.running_window,
+                configured=None if profile.reading.loaded else _next_window(profile),
                 assumed=profile.window.tokens,
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
@@ -300,7 +302,10 @@ class Preparation:
             believed = prepared.num_ctx.window
         if fault.window is not None and fault.window < believed:
             runtime.note_refusal(state, exchange.upstream_model, fault.window)
-            return prepared is not None
+            if fault.output_room is None:
+                return prepared is not None
+        if fault.output_room is not None:
+            return self._reduce_output(fault)
         if prepared is None or profile is None or self._squeezed:
             return False
         # The window is what we believed, so the prompt is longer than we took it for.
@@ -313,9 +318,30 @@ class Preparation:
             self._squeeze = _UNEXPLAINED_OVERFLOW
         return self._again()
 
+    def _reduce_output(self, fault: Fault) -> bool:
+        """The prompt fits, by the server's count; what was asked for after it does not, so less is asked for."""
+        assert fault.prompt_tokens is not None
+        assert fault.window is not None
+        exchange, prepared = self._exchange, self.prepared
+        ours = exchange.operation in ("chat", "completions") and exchange.dialect == "openai"
+        if self._counted or not ours:
+            return False
+        self._counted = fault.prompt_tokens
+        if prepared is not None and "at least" in fault.message:
+            # It stopped counting where nothing more would have fitted; our own count may know better.
+            self._counted = max(self._counted, min(prepared.tokens, fault.window - 1))
+        return self._again()
+
     def _again(self) -> bool:
         self._made_for = -1
         return True
+
+
+def _next_window(profile: ModelProfile) -> int | None:
+    """What a model that is not in memory will be loaded with, as far as that is known."""
+    if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
+        return profile.window.tokens
+    return profile.reading.running_window
 
 
 def shape(
