@@ -59,7 +59,6 @@ class Preparation:
         self._squeezed = False
         self._counted = 0
         self._refusal: Fault | None = None
-        self._server_room: int | None = None
         self._report: PrefixReport | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
@@ -108,7 +107,6 @@ class Preparation:
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
-            server_room=self._server_room,
             project=self.context is not None and self.context.projected,
         )
         self._announce(tuned, prepared)
@@ -288,10 +286,6 @@ class Preparation:
     def _adapt_to_overflow(self, fault: Fault) -> bool:
         exchange, state, runtime = self._exchange, self._state, self._runtime
         prepared, profile = self.prepared, exchange.profile
-        if fault.output_room is not None:
-            # The prompt fits; it is the room that was asked for besides.
-            first, self._server_room = self._server_room is None, fault.output_room
-            return first and self._again()
         others = state.limiter.running > 1
         if fault.shared_kv and others and not self._was_alone:
             self.wants_to_be_alone = self._was_alone = True
