@@ -58,6 +58,7 @@ class Preparation:
         self._squeeze = 1.0
         self._squeezed = False
         self._counted = 0
+        self._looked_again = False
         self._refusal: Fault | None = None
         self._report: PrefixReport | None = None
         self.tuned: Tuned | None = None
@@ -91,6 +92,12 @@ class Preparation:
             try:
                 prepared = await self._fit(profile)
             except RequestError as error:
+                if not self._looked_again:
+                    # The server may run with another window by now: what is refused is refused in true numbers.
+                    self._looked_again = True
+                    await runtime.keeper.look_again(state)
+                    if state.generation != generation:
+                        return await self.make()
                 raise self._in_the_servers_numbers(error) from error
             exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
         tuned = tune(
