@@ -27,8 +27,8 @@ from long_conversations import TOOLS, WORDS
 from penstock import tokens
 from penstock.compress import ContextOptions, Conversations, DoesNotFit, head_key
 from penstock.domain.strategy import Strategy
-from penstock.gateway.fitting import FitTask, fit, goes_next
-from penstock.gateway.slots import Slots
+from penstock.gateway.conversations.fitting import FitTask, fit, goes_next
+from penstock.gateway.conversations.slots import Slots
 
 LARGEST_BODY_BYTES = 100_000
 SIDE_BY_SIDE = 8

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from penstock.adapters.settings_file import SHORT_FORMS
 from penstock.cli.main import penstock as command
 from penstock.errors import ERROR_TABLE
-from penstock.gateway.metrics import METRICS
+from penstock.gateway.views.metrics import METRICS
 from penstock.servers import SPECS
 from penstock.settings import Settings, json_schema
 

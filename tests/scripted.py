@@ -16,11 +16,11 @@ import uvicorn
 
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
-from penstock.gateway.access import AccessRules
-from penstock.gateway.admin import make_admin
 from penstock.gateway.app import Gateway
-from penstock.gateway.protocol import WireLimits, with_limits
+from penstock.gateway.edge.access import AccessRules
+from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.views.admin import make_admin
 from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 from rawserver import (

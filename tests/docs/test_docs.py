@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from penstock.errors import ERROR_TABLE
-from penstock.gateway.metrics import METRICS
+from penstock.gateway.views.metrics import METRICS
 from penstock.settings import Settings, json_schema
 from scripted import ScriptedLlama, gateway_here
 
@@ -44,7 +44,7 @@ def test_every_setting_says_what_it_does() -> None:
 
 def headers_in_code() -> set[str]:
     """Every `penstock-*` header that the gateway writes or reads."""
-    source = "".join(p.read_text() for p in (ROOT / "shared/penstock/gateway").glob("*.py"))
+    source = "".join(p.read_text() for p in (ROOT / "shared/penstock/gateway").rglob("*.py"))
     found = set(re.findall(r'b?"(penstock-(?!status)[a-z-]+[a-z])"', source))
     return found - {"penstock-probe"}
 

@@ -132,7 +132,7 @@ def _machine() -> list[Finding]:
 
 
 def _bind(loaded: Any) -> list[Finding]:
-    from penstock.gateway.access import check_bind
+    from penstock.gateway.edge.access import check_bind
 
     listen = loaded.settings.listen
     problem = check_bind(

@@ -47,9 +47,9 @@ def explain(
     from penstock.domain.profile import ModelProfile, ModelReading
     from penstock.domain.upstream import ServerKind
     from penstock.errors import AnswerError
-    from penstock.gateway.body import parse_object
-    from penstock.gateway.routes import route
-    from penstock.gateway.tune import tune
+    from penstock.gateway.edge.body import parse_object
+    from penstock.gateway.edge.routes import route
+    from penstock.gateway.steps.tune import tune
     from penstock.limits import decide_window, explicit_window
     from penstock.servers import spec
 

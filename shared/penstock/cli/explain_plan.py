@@ -15,7 +15,7 @@ from penstock.dialects import openai_chat
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
 from penstock.errors import RequestError
-from penstock.gateway.fitting import (
+from penstock.gateway.conversations.fitting import (
     FitTask,
     Prepared,
     cannot_fit,
@@ -23,7 +23,7 @@ from penstock.gateway.fitting import (
     fit,
     prepared_by,
 )
-from penstock.gateway.prepare import shape
+from penstock.gateway.steps.prepare import shape
 from penstock.servers import spec
 from penstock.settings import Settings
 
@@ -77,7 +77,7 @@ def _scale(
     """Counts by the server at *url*, where there is one that counts; else the frozen measure."""
     from penstock.adapters import probe
     from penstock.domain.upstream import Upstream
-    from penstock.gateway.counts import count_messages, counts_exactly, measure_model
+    from penstock.gateway.conversations.counts import count_messages, counts_exactly, measure_model
 
     family = tokens.family_of(profile.model)
     server = spec(profile.kind)

@@ -72,7 +72,7 @@ def _of_running() -> dict[str, Any]:
 
 def _of_file(path: Path | None) -> dict[str, Any]:
     from penstock.adapters.settings_file import load
-    from penstock.gateway.settings_view import settings_view
+    from penstock.gateway.views.settings_view import settings_view
 
     loaded = load(path)
     return settings_view(

@@ -19,6 +19,16 @@ from typing import Any
 
 CallKey = str | tuple[str, str]
 
+# What a role means here; any other is a round, as the assistant's.
+_SYSTEM, _USER, _RESULT = 1, 2, 3
+_MEANING: dict[Any, int] = {
+    "system": _SYSTEM,
+    "developer": _SYSTEM,
+    "user": _USER,
+    "tool": _RESULT,
+    "function": _RESULT,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Segments:
@@ -66,28 +76,30 @@ def segments(messages: Sequence[Mapping[str, Any]], sums: Sequence[int]) -> Segm
         sums: tokens of the first *n* messages, at *n*, each with the same addend.
     """
     roles = [message.get("role") for message in messages]
-    start = [
-        place
-        for place, role in enumerate(roles)
-        if role not in ("tool", "system", "developer", "function")
-    ]
-    pinned = [place for place, role in enumerate(roles) if role in ("system", "developer")]
-    leading = next((p for p, role in enumerate(roles) if role not in ("system", "developer")), -1)
+    try:
+        kinds = [_MEANING.get(role) for role in roles]
+    except TypeError:  # a role that is a list or an object
+        kinds = [_MEANING.get(str(role)) for role in roles]
+    start = [place for place, kind in enumerate(kinds) if kind is None or kind == _USER]
+    pinned = [place for place, kind in enumerate(kinds) if kind == _SYSTEM]
+    users = [place for place, kind in enumerate(kinds) if kind == _USER]
+    leading = next((place for place, kind in enumerate(kinds) if kind != _SYSTEM), -1)
     if leading >= 0 and (not start or start[0] > leading):
         start.insert(0, leading)
-    if not _in_order(messages, roles):
-        start = _without_gaps(start, _spans(messages, roles), len(roles))
+    in_order = _in_order(messages, kinds)
+    if not in_order:
+        start = _without_gaps(start, _spans(messages, kinds), len(roles))
     ends = [*start[1:], len(roles)] if start else []
     weight = [sums[end] - sums[begin] for begin, end in zip(start, ends, strict=True)]
     for place in pinned:
         unit = bisect_right(start, place) - 1
         if unit >= 0:
             weight[unit] -= sums[place + 1] - sums[place]
-    begins_turn = [roles[place] == "user" for place in start]
-    users = [place for place, role in enumerate(roles) if role == "user"]
-    user_place = [-1] * len(start)
-    for place in users:
-        user_place[bisect_right(start, place) - 1] = place
+    begins_turn = [kinds[place] == _USER for place in start]
+    user_place = [place if turn else -1 for place, turn in zip(start, begins_turn, strict=True)]
+    if not in_order:
+        for place in users:
+            user_place[bisect_right(start, place) - 1] = place
     return Segments(
         roles,
         start,
@@ -106,31 +118,33 @@ def _latest(flags: Sequence[bool]) -> list[int]:
     return list(accumulate((unit if flag else -1 for unit, flag in enumerate(flags)), max))
 
 
-def _in_order(messages: Sequence[Mapping[str, Any]], roles: Sequence[Any]) -> bool:
+def _in_order(messages: Sequence[Mapping[str, Any]], kinds: Sequence[int | None]) -> bool:
     """Whether every result stands in the round of its call."""
     own: Sequence[CallKey] | None = ()
     caller = -1
-    for place, role in enumerate(roles):
-        if role == "tool" or role == "function":
+    for place, kind in enumerate(kinds):
+        if kind == _RESULT:
             if own is None:
                 own = _calls(messages[caller])
             if _answered(messages[place]) not in own:
                 return False
-        elif role != "system" and role != "developer":
+        elif kind != _SYSTEM:
             own, caller = None, place
     return True
 
 
-def _spans(messages: Sequence[Mapping[str, Any]], roles: Sequence[Any]) -> list[tuple[int, int]]:
+def _spans(
+    messages: Sequence[Mapping[str, Any]], kinds: Sequence[int | None]
+) -> list[tuple[int, int]]:
     """Places of calls and their results, wherever these stand."""
     spans: list[tuple[int, int]] = []
     waiting: dict[CallKey, int] = {}  # {call that has no result yet: place of its message}
-    for place, role in enumerate(roles):
-        if role == "tool" or role == "function":
+    for place, kind in enumerate(kinds):
+        if kind == _RESULT:
             key = _answered(messages[place])
             if key is not None and key in waiting:
                 spans.append((waiting.pop(key), place))
-        elif role != "system" and role != "developer" and role != "user":
+        elif kind is None:
             for key in _calls(messages[place]):
                 waiting[key] = place
     return spans

@@ -1,6 +1,6 @@
 """
 How many requests at once, and who waits. `line` is the queue as a pure state machine; the asynchronous
-limiter around it is `penstock.gateway.limiter`.
+limiter around it is `penstock.gateway.steps.limiter`.
 """
 
 from penstock.concurrency.line import (

@@ -22,17 +22,17 @@ from penstock.dialects.surfaces import OPENAI, surface_of
 from penstock.domain.fault import Outcome
 from penstock.domain.upstream import Locality
 from penstock.errors import AnswerError, ErrorCode, PenstockError, Refused, RequestError
-from penstock.gateway.access import Access, AccessRules, decide_access
-from penstock.gateway.answer import ClientAnswer
-from penstock.gateway.body import ClientGone
-from penstock.gateway.cycle import Connection
-from penstock.gateway.exchange import Exchange
-from penstock.gateway.incoming import Incoming
-from penstock.gateway.listings import answer_listing
-from penstock.gateway.passage import pass_on
+from penstock.gateway.edge.access import Access, AccessRules, decide_access
+from penstock.gateway.edge.answer import ClientAnswer
+from penstock.gateway.edge.body import ClientGone
+from penstock.gateway.edge.cycle import Connection
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.edge.routes import Route, normalise_path, route
 from penstock.gateway.pipeline import generate
-from penstock.gateway.routes import Route, normalise_path, route
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.passage import pass_on
+from penstock.gateway.views.listings import answer_listing
 
 _first, _second = itemgetter(0), itemgetter(1)
 _LATIN = repeat("latin-1")

@@ -29,30 +29,30 @@ from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
-from penstock.gateway.answer import (
+from penstock.gateway.conversations.slots import with_slot
+from penstock.gateway.edge.answer import (
     ClientAnswer,
     HeaderFilter,
     announcement_headers,
     explained,
     late_facts,
 )
-from penstock.gateway.body import ClientGone, parse_object
-from penstock.gateway.choose_relay import make_relay
-from penstock.gateway.cloud import pass_through, splice_model
-from penstock.gateway.cloud_advice import advise
-from penstock.gateway.exchange import Exchange
-from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.forward import Job, Opened, broken_stream, note_progress, open_answer
-from penstock.gateway.ghost import expect_ghost, let_load, outlast
-from penstock.gateway.incoming import Incoming
-from penstock.gateway.limiter import Permit
-from penstock.gateway.mending import mend_plain, mending_rules, tell, tell_mended
-from penstock.gateway.prepare import Preparation
+from penstock.gateway.edge.body import ClientGone, parse_object
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.relays.choose_relay import make_relay
+from penstock.gateway.relays.mending import mend_plain, mending_rules, tell, tell_mended
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.slots import with_slot
-from penstock.gateway.tune import Tuned, wants_stream, weight_of
-from penstock.gateway.upstream_headers import local_headers
-from penstock.gateway.watch import Clock, Watch
+from penstock.gateway.steps.cloud import pass_through, splice_model
+from penstock.gateway.steps.cloud_advice import advise
+from penstock.gateway.steps.forward import Job, Opened, broken_stream, note_progress, open_answer
+from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
+from penstock.gateway.steps.limiter import Permit
+from penstock.gateway.steps.prepare import Preparation
+from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
+from penstock.gateway.steps.upstream_headers import local_headers
+from penstock.gateway.steps.watch import Clock, Watch
+from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.toolcalls.stream import Mended
 
 log = logging.getLogger("penstock.pipeline")

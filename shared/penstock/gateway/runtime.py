@@ -19,17 +19,17 @@ from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
-from penstock.gateway import resolve as routing
-from penstock.gateway.context import Contexts
-from penstock.gateway.exchange import Exchange
-from penstock.gateway.fleet import Fleet, UpstreamState
-from penstock.gateway.gauges import gauges
-from penstock.gateway.limiter import Limiter, Permit
-from penstock.gateway.metrics import Gauge
-from penstock.gateway.profiles import ProfileKeeper
-from penstock.gateway.record import Recorder
-from penstock.gateway.settings_view import settings_view
-from penstock.gateway.summaries import Summaries
+from penstock.gateway.conversations.context import Contexts
+from penstock.gateway.conversations.summaries import Summaries
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.steps.limiter import Limiter, Permit
+from penstock.gateway.upstreams import resolve as routing
+from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
+from penstock.gateway.upstreams.profiles import ProfileKeeper
+from penstock.gateway.views.gauges import gauges
+from penstock.gateway.views.metrics import Gauge
+from penstock.gateway.views.record import Recorder
+from penstock.gateway.views.settings_view import settings_view
 from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 

@@ -29,13 +29,13 @@ from penstock.adapters.settings_file import FileWatch, LoadedSettings
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
 from penstock.errors import SettingsError
-from penstock.gateway.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.app import Gateway
-from penstock.gateway.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
-from penstock.gateway.logs import configure
-from penstock.gateway.protocol import WireLimits, with_limits
+from penstock.gateway.edge.access import AccessRules, check_bind, is_loopback
+from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
+from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.settings_view import changed_names
+from penstock.gateway.views.logs import configure
+from penstock.gateway.views.settings_view import changed_names
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
@@ -346,7 +346,7 @@ class _LazyAdmin:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._app is None:
-            from penstock.gateway.admin import make_admin
+            from penstock.gateway.views.admin import make_admin
 
             self._app = make_admin(self._runtime, self._controls)
         await self._app(scope, receive, send)

@@ -394,3 +394,26 @@ def test_marks_never_exceed_what_may_be_sent() -> None:
     """Whatever the settings say, there is room for a prompt and an answer."""
     options = ContextOptions(reserve_tokens=100_000, calm=Marks(high=1.0, low=0.9))
     assert budget(1000, pressure=Pressure.CALM, options=options) == Budget(1000, 500, 500, 500)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param({"role": ["user"], "content": "x"}, id="a role that is a list"),
+        pytest.param({"content": "x"}, id="no role"),
+        pytest.param({"role": "assistant", "tool_calls": {"id": 1}}, id="calls that are no list"),
+        pytest.param({"role": "assistant", "tool_calls": [1, {"id": []}]}, id="calls that are no objects"),
+        pytest.param({"role": "tool", "tool_call_id": ["c"], "content": {"a": 1}}, id="a result for a list"),
+        pytest.param({"role": "function", "name": "f", "content": 7}, id="a number for content"),
+        pytest.param({"role": "user", "content": ["x", 1, {"type": []}, {"text": 5}]}, id="parts of all sorts"),
+    ],
+)  # fmt: skip
+def test_odd_messages_break_nothing(odd: dict[str, Any]) -> None:
+    """What a server would say to them is the server's to say."""
+    for at in (0, 5, len(CHAT)):
+        messages = [*CHAT[:at], odd, *CHAT[at:]]
+        sent = fitted(messages).messages
+        assert fitted(sent).messages is sent
+        assert len(sent) < len(messages)
+        with pytest.raises(DoesNotFit):
+            fitted([{**message, "tokens": 100} for message in messages])

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from loops import until
 from penstock.concurrency import ConcurrencyOptions, Granted, Line, Queued, RefusedEntry, Ticket
 from penstock.errors import ErrorCode, Refused
-from penstock.gateway.limiter import Limiter, Permit
+from penstock.gateway.steps.limiter import Limiter, Permit
 
 
 class Clients(RuleBasedStateMachine):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from penstock.domain.upstream import Upstream
-from penstock.gateway.cloud import splice_model
+from penstock.gateway.steps.cloud import splice_model
 from rawserver import CLOSE, REQUEST, RESET, RawServer, answer, chunk
 from scripted import Here, gateway_here
 

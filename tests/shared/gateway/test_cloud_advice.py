@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock import limits
-from penstock.gateway.cloud_advice import advice
+from penstock.gateway.steps.cloud_advice import advice
 
 WINDOW = limits.cloud_window("gpt-4o")
 assert WINDOW is not None

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from penstock.gateway.answer import HeaderFilter
-from penstock.gateway.cycle import Cycle
-from penstock.gateway.starts import Starts
+from penstock.gateway.edge.answer import HeaderFilter
+from penstock.gateway.edge.cycle import Cycle
+from penstock.gateway.edge.starts import Starts
 
 Headers = list[tuple[bytes, bytes]]
 

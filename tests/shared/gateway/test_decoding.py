@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.adapters.transport import TransportError
-from penstock.gateway.decoding import Decoded, can_decode, content_coding
+from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
 from rawserver import answer, chunk
 from scripted import ScriptedLlama, gateway_here, reply, stream
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from penstock.domain.upstream import Locality
 from penstock.errors import RequestError
-from penstock.gateway.access import AccessRules, check_bind, decide_access
-from penstock.gateway.resolve import Candidate, resolve
-from penstock.gateway.routes import allowed_for_cloud, normalise_path, route, wire_path
+from penstock.gateway.edge.access import AccessRules, check_bind, decide_access
+from penstock.gateway.edge.routes import allowed_for_cloud, normalise_path, route, wire_path
+from penstock.gateway.upstreams.resolve import Candidate, resolve
 
 # Routes
 

@@ -331,3 +331,28 @@ def test_summaries_are_made_outside_the_request() -> None:
                 assert "penstock" in {request["client"] for request in recent}
 
     asyncio.run(main())
+
+
+def test_room_for_the_answer_is_reduced_when_the_prompt_fits() -> None:
+    """vLLM refuses prompt and output together: the output becomes what fits, once, announced."""
+
+    async def main() -> None:
+        message = ("This model's maximum context length is 4096 tokens. However, you requested 4110 tokens "
+                   "(20 in the messages, 4090 in the completion). Please reduce the length.")  # fmt: skip
+        refused = reply({"object": "error", "message": message, "type": "BadRequestError", "code": 400},
+                        b"400 Bad Request")  # fmt: skip
+        async with (
+            ScriptedLlama([refused], stream("ok")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            response = await gateway.chat(max_tokens=4090)
+            assert response.status_code == 200, response.text
+            assert response.headers["penstock-attempts"] == "2"
+            assert "max_tokens reduced" in response.headers["penstock-changed"]
+            assert json.loads(llama.requests[1].body)["max_tokens"] == 4076
+        async with ScriptedLlama([refused]) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(max_tokens=4090)
+            assert response.status_code == 400
+            assert len(llama.requests) == 2
+
+    asyncio.run(main())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from penstock.domain.upstream import Upstream
-from penstock.gateway import ghost
-from penstock.gateway.fleet import UpstreamState
-from penstock.gateway.ghost import GhostWork, outlast
-from penstock.gateway.limiter import Limiter
+from penstock.gateway.steps import ghost
+from penstock.gateway.steps.ghost import GhostWork, outlast
+from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 
 

@@ -15,10 +15,10 @@ from loops import Run, on_both_loops
 from penstock.dialects.sse import parse_event, split_events
 from penstock.dialects.surfaces import OPENAI
 from penstock.domain.chat import Event, Finished, StreamEnd, TextDelta, ToolCallDelta
-from penstock.gateway.loop_watch import EventWatch, LoopWatch, ValueWatch
-from penstock.gateway.mending import EventMender, mend_completion
-from penstock.gateway.mending_relay import MendingRelay
-from penstock.gateway.relay import VerbatimRelay
+from penstock.gateway.relays.loop_watch import EventWatch, LoopWatch, ValueWatch
+from penstock.gateway.relays.mending import EventMender, mend_completion
+from penstock.gateway.relays.mending_relay import MendingRelay
+from penstock.gateway.relays.relay import VerbatimRelay
 from penstock.toolcalls.schema import ToolSet
 from penstock.toolcalls.stream import Mended, Rules
 from rawserver import CHUNKED_HEAD, CLOSE, GONE

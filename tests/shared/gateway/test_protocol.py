@@ -15,8 +15,8 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from loops import Run, on_both_loops, until
-from penstock.gateway.cycle import Connection
-from penstock.gateway.protocol import WireLimits, with_limits
+from penstock.gateway.edge.cycle import Connection
+from penstock.gateway.edge.protocol import WireLimits, with_limits
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

@@ -15,10 +15,10 @@ from penstock.dialects.collect import ChatCollector
 from penstock.dialects.surfaces import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Surface, surface_of
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
-from penstock.gateway.collecting import CollectingRelay
-from penstock.gateway.ghost import expect_ghost
-from penstock.gateway.relay import VerbatimRelay
-from penstock.gateway.watch import Clock, Watch
+from penstock.gateway.relays.collecting import CollectingRelay
+from penstock.gateway.relays.relay import VerbatimRelay
+from penstock.gateway.steps.ghost import expect_ghost
+from penstock.gateway.steps.watch import Clock, Watch
 from penstock.servers import spec
 
 

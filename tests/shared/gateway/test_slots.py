@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.gateway.slots import Slots, with_slot
+from penstock.gateway.conversations.slots import Slots, with_slot
 
 
 def test_a_conversation_comes_back_to_its_slot() -> None:

@@ -10,8 +10,8 @@ import pytest
 from penstock.domain.profile import ModelProfile, ModelReading, Window, WindowSource
 from penstock.domain.upstream import ServerKind
 from penstock.errors import RequestError
-from penstock.gateway.routes import route
-from penstock.gateway.tune import Tuned, tune
+from penstock.gateway.edge.routes import route
+from penstock.gateway.steps.tune import Tuned, tune
 from penstock.servers import spec
 from penstock.settings import Settings
 

@@ -1,0 +1,395 @@
+"""
+What the gateway knows of the conversations of each model: what messages weigh, how far that is off, which
+conversations there were. Counts what must be counted, then lets `fitting` decide.
+
+Nothing here is needed for a right answer; all of it is bounded and can be lost at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from penstock import compress, tokens
+from penstock.compress import DoesNotFit, Fitted
+from penstock.domain.pressure import Pressure
+from penstock.domain.profile import ModelProfile
+from penstock.domain.strategy import Strategy
+from penstock.gateway.conversations.counts import count_messages, counts_exactly, measure_model
+from penstock.gateway.conversations.fitting import (
+    ClientMustCompact,
+    FitTask,
+    Messages,
+    Prepared,
+    cannot_fit,
+    fit,
+    overflow,
+    prepared_by,
+)
+from penstock.gateway.conversations.prefix_guard import PrefixGuard
+from penstock.gateway.conversations.slots import Slots
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.limits.num_ctx import NumCtx
+from penstock.settings import Settings
+
+log = logging.getLogger("penstock.context")
+
+_MOST_MODELS = 64
+_MOST_TOLD = 4096
+_TOLD_FOR_S = 3600.0
+_ROUNDS = 4
+_MOST_FAILURES = 2
+_COUNT_AGAIN_AFTER_S = 300.0
+_MOST_EXACT_CLASS = 1.5
+_CUT_BELOW = 0.75
+"""A prompt that had less than this share of the least that we took it for was cut by its server."""
+_TRY_AGAIN_S = 60.0
+
+
+@dataclass(slots=True)
+class ModelContext:
+    """
+    One model at one upstream.
+
+    Attributes:
+        identity: what it is; another model under the same name starts anew.
+        scale: weights of messages.
+        calibration: how the server's own counts differ from them.
+        slots: which slot of the server each conversation has, where the gateway may choose.
+        prefix: whether its prefix cache can help.
+        told: conversations whose client was told of an overflow, and when (loop time).
+        projected: the server refused a schema, so all of them are reduced from then on: tools are part of
+            the prefix.
+        exact_class: budget class where the server counts: 1 unless it refused what by its own counts
+            should fit (a template that adds more than it showed).
+        truncations: answers whose server had silently cut the prompt.
+        overhead_known: the template's share was measured, or cannot be.
+        failures: counts that were asked for in vain, one after the other.
+        measured_since_s: since when it is measured although its kind counts, because it does not.
+        asked_s: when the server was last asked for it in vain.
+    """
+
+    identity: tuple[Any, ...]
+    scale: tokens.Scale
+    calibration: tokens.Calibration
+    slots: Slots = field(default_factory=Slots)
+    prefix: PrefixGuard = field(default_factory=PrefixGuard)
+    told: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    projected: bool = False
+    exact_class: float = 1.0
+    truncations: int = 0
+    overhead_known: bool = False
+    failures: int = 0
+    measured_since_s: float | None = None
+    asked_s: float | None = None
+    first_look: asyncio.Task[None] | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it is time to see if the server counts by now."""
+        since_s = self.measured_since_s
+        return since_s is not None and (
+            asyncio.get_running_loop().time() - since_s > _COUNT_AGAIN_AFTER_S
+        )
+
+    def measure_only(self, now_s: float) -> None:
+        """The server does not count, whatever its kind can: measure, and learn how far that is off."""
+        self.scale = tokens.Scale(exact=False, family=self.scale.family)
+        self.calibration = tokens.Calibration(self.scale.family)
+        self.measured_since_s, self.overhead_known = now_s, True
+
+    @property
+    def is_certain(self) -> bool:
+        """Texts are counted, and what the template adds was measured: nothing is left to be learned."""
+        return self.scale.exact and self.scale.overhead.measured
+
+    def refused(self, planned: int, actual: int) -> None:
+        """The server refused for its length what should fit: it counted *actual* tokens of *planned*."""
+        if self.is_certain and planned > 0:
+            needed = tokens.step(actual / planned)
+            self.exact_class = max(self.exact_class, min(needed, _MOST_EXACT_CLASS))
+
+    def as_status(self) -> dict[str, Any]:
+        """For `/penstock/status`."""
+        return {
+            "counted": self.scale.exact,
+            "budget_class": self.exact_class if self.is_certain else self.calibration.budget_class,
+            "error_bound": round(self.calibration.bound, 4),
+            "silent_truncations": self.truncations,
+            "prefix": self.prefix.as_status(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FitRequest:
+    """
+    A conversation that is to be made to fit.
+
+    Attributes:
+        body: the request, for its tools.
+        messages: valid OpenAI messages.
+        squeeze: by how much more the window is divided, because the server refused what we thought fits.
+        choose_window: tokens needed -> the window to ask Ollama for; None for other servers.
+        summary: see `FitTask`.
+    """
+
+    body: Mapping[str, Any]
+    messages: Messages
+    state: UpstreamState
+    profile: ModelProfile
+    strategy: Strategy
+    settings: Settings
+    pressure: Pressure
+    squeeze: float = 1.0
+    choose_window: Callable[[int], NumCtx] | None = None
+    summary: Callable[[str], str | None] | None = None
+
+
+class Contexts:
+    """
+    The conversations of all models.
+
+    Args:
+        client_of: the control-plane HTTP client of an upstream.
+        spawn: runs something in the background.
+    """
+
+    def __init__(
+        self,
+        client_of: Callable[[UpstreamState], Any],
+        spawn: Callable[[Any, str], asyncio.Task[Any]],
+    ) -> None:
+        self._client_of = client_of
+        self._spawn = spawn
+        self._known: OrderedDict[tuple[str, str], ModelContext] = OrderedDict()
+
+    def of(self, state: UpstreamState, profile: ModelProfile) -> ModelContext:
+        """What is known of the conversations of *profile*'s model."""
+        key = (state.name, profile.model)
+        reading = profile.reading
+        identity = (
+            profile.kind,
+            reading.trained_window,
+            reading.parameter_count,
+            reading.details.get("size_bytes"),
+        )
+        known = self._known.get(key)
+        if known is not None and known.identity == identity and not known.is_stale:
+            self._known.move_to_end(key)
+            return known
+        exact = state.spec.counting is not None  # a vocabulary makes it exact when it is there
+        family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
+        known = self._known[key] = ModelContext(
+            identity,
+            tokens.Scale(exact=exact, family=family),
+            tokens.Calibration(family, exact=counts_exactly(state.spec)),
+        )
+        while len(self._known) > _MOST_MODELS:
+            self._known.popitem(last=False)
+        return known
+
+    def status_of(self, upstream: str, model: str) -> dict[str, Any] | None:
+        """For `/penstock/status`; None while there was no conversation."""
+        known = self._known.get((upstream, model))
+        return None if known is None else known.as_status()
+
+    async def fit(self, request: FitRequest) -> Prepared:
+        """
+        Make a conversation fit.
+
+        Raises:
+            RequestError: `context_length_exceeded`.
+        """
+        context = self.of(request.state, request.profile)
+        await self._first_look(context, request)
+        scale = context.scale
+        told_key = compress.head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        for _ in range(_ROUNDS):
+            weighed = scale.weigh(request.messages)
+            tools, tools_counted = scale.weigh_tools(request.body)
+            fixed = tools + scale.overhead.base
+            made: list[Mapping[str, Any]] = []
+            task, num_ctx = self._task(context, request, weighed, fixed, told_key, made)
+            plan: Fitted | None = None
+            problem: DoesNotFit | ClientMustCompact | None = None
+            try:
+                plan = fit(task)
+            except (DoesNotFit, ClientMustCompact) as exc:
+                problem = exc
+            decided_at = len(request.messages) if plan is None else plan.decided_at
+            missing = [request.messages[p] for p in weighed.uncounted if p <= decided_at] + made
+            ask_tools = not tools_counted and decided_at >= 0
+            if not missing and not ask_tools:
+                break
+            if not await self._count(context, request, missing, ask_tools):
+                if context.scale is scale:
+                    break  # the upper bounds stand
+                scale = context.scale
+        if problem is not None:
+            raise self._refusal(context, request, task, problem, told_key)
+        assert plan is not None
+        rest = [request.messages[place] for place in weighed.uncounted]
+        if rest or not tools_counted:
+            self._spawn(self._count(context, request, rest, not tools_counted), "count")
+        return prepared_by(task, plan, num_ctx, counted=scale.exact and not rest)
+
+    def answered(
+        self,
+        state: UpstreamState,
+        profile: ModelProfile,
+        *,
+        messages: Messages,
+        body: Mapping[str, Any],
+        actual: int,
+        certain: int,
+    ) -> bool:
+        """
+        The server told how many tokens a prompt had.
+
+        Args:
+            messages, body: what was sent, with its tools.
+            actual: what the server counted.
+            certain: what the prompt has at the very least.
+
+        Returns:
+            whether the server must have cut the prompt.
+        """
+        context = self.of(state, profile)
+        weighed = context.scale.weigh_request(messages, body)
+        if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
+            context.truncations += 1
+            return True
+        if not context.is_certain:
+            context.calibration.learn(weighed, actual)
+        return False
+
+    def _task(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        weighed: tokens.Weighed,
+        fixed: int,
+        told_key: int,
+        made: list[Mapping[str, Any]],
+    ) -> tuple[FitTask, NumCtx | None]:
+        options, calibration = request.settings.context, context.calibration
+        window = request.profile.window.tokens
+        num_ctx = None
+        whole = context.scale.whole(weighed, request.body)
+        if request.choose_window is not None:
+            needed = calibration.at_most(whole)
+            reserve = compress.reserve_tokens(max(window, needed), options)
+            num_ctx = request.choose_window(needed + reserve)
+            window = num_ctx.window
+
+        def weigh(message: Mapping[str, Any]) -> int:
+            weight, counted = context.scale.weigh_one(message)
+            if not counted:
+                made.append(message)
+            return weight
+
+        task = FitTask(
+            messages=request.messages,
+            weights=weighed.tokens,
+            fixed=fixed,
+            window=window,
+            strategy=request.strategy,
+            options=options,
+            weigh=weigh,
+            pressure=request.pressure,
+            budget_class=request.squeeze
+            * (context.exact_class if context.is_certain else self._class(context, whole, window)),
+            told=told_key in context.told,
+            summary=request.summary,
+        )
+        return task, num_ctx
+
+    def _class(self, context: ModelContext, whole: tokens.Mix, window: int) -> float:
+        """By how much the window is divided for what was estimated."""
+        if whole.most * 4 <= window:
+            return (
+                1.0  # whatever it is made of, no mark is reached: the calibration need not be asked
+            )
+        return context.calibration.class_for(whole)
+
+    def _refusal(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        task: FitTask,
+        problem: DoesNotFit | ClientMustCompact,
+        told_key: int,
+    ) -> Exception:
+        if isinstance(problem, DoesNotFit):
+            return cannot_fit(problem, task)
+        now_s = asyncio.get_running_loop().time()
+        context.told[told_key] = now_s
+        context.told.move_to_end(told_key)
+        while len(context.told) > _MOST_TOLD:
+            context.told.popitem(last=False)
+        return overflow(
+            problem.tokens,
+            task.window,
+            hint="Compact the conversation; sent again as it is, its oldest turns are left out.",
+        )
+
+    async def _first_look(self, context: ModelContext, request: FitRequest) -> None:
+        """Measure once what the template adds; whoever comes first waits for it, briefly."""
+        now_s = asyncio.get_running_loop().time()
+        for key, since_s in list(context.told.items()):
+            if now_s - since_s <= _TOLD_FOR_S:
+                break
+            del context.told[key]
+        if context.overhead_known or not counts_exactly(request.state.spec):
+            return
+        if context.asked_s is not None and now_s - context.asked_s < _TRY_AGAIN_S:
+            return
+        if context.first_look is None:
+            context.first_look = self._spawn(self._learn_overhead(context, request), "overhead")
+        await asyncio.shield(context.first_look)
+
+    async def _learn_overhead(self, context: ModelContext, request: FitRequest) -> None:
+        state = request.state
+        context.asked_s = asyncio.get_running_loop().time()
+        try:
+            context.overhead_known = await measure_model(
+                context.scale,
+                state.upstream,
+                state.spec,
+                request.profile.model,
+                self._client_of(state),
+            )
+        except Exception:
+            log.exception("measuring the template failed", extra={"upstream": state.name})
+        finally:
+            context.first_look = None
+
+    async def _count(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        messages: Sequence[Mapping[str, Any]],
+        tools: bool,
+    ) -> bool:
+        """
+        Ask the server for the weights of *messages*. False when it did not tell all; when that happens
+        again and again, also behind requests that fit without, it is asked no more (`measure_only`).
+        """
+        state = request.state
+        told = await count_messages(
+            context.scale,
+            messages,
+            request.body if tools else None,
+            state.upstream,
+            state.spec,
+            request.profile.model,
+            self._client_of(state),
+        )
+        context.failures = 0 if told else context.failures + 1
+        if context.scale.exact and context.failures >= _MOST_FAILURES:
+            context.measure_only(asyncio.get_running_loop().time())
+        return told

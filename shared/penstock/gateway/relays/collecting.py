@@ -1,0 +1,137 @@
+"""
+Relays for clients that did not ask for a stream: events are folded into one body, nothing goes out before
+its end. The relays that stream stand in `relay`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from penstock.dialects.ndjson import NdjsonFramer
+from penstock.dialects.sse import SseFramer, parse_event
+from penstock.domain.chat import Event
+from penstock.gateway.relays.loop_watch import ValueWatch
+from penstock.gateway.relays.relay import Seen, note
+
+
+class CollectingTranslator:
+    """
+    `TranslatingRelay` and `CollectingRelay` in one: neutral events are kept, one body comes at the end.
+
+    Args:
+        read: one line's JSON value -> neutral events.
+        keep: takes each event.
+        body: makes the body when all is there.
+    """
+
+    __slots__ = ("_body", "_framer", "_keep", "_read", "seen")
+
+    def __init__(
+        self,
+        read: Callable[[Any], list[Event]],
+        keep: Callable[[Event], None],
+        body: Callable[[], bytes],
+    ) -> None:
+        self._read = read
+        self._keep = keep
+        self._body = body
+        self._framer = NdjsonFramer()
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`: nothing goes out."""
+        for line in self._framer.feed(data):
+            self._take(line)
+        return b""
+
+    def end(self) -> bytes:
+        """The whole body."""
+        if rest := self._framer.end():
+            self._take(rest)
+        return self._body() if self.seen.error is None else b""
+
+    def _take(self, line: bytes) -> None:
+        if not line.strip() or self.seen.error is not None or self.seen.ended_by_us:
+            return
+        for event in self._read(orjson.loads(line)):
+            if not note(self.seen, event):
+                return
+            self._keep(event)
+            self.seen.events += 1
+
+
+class CollectingRelay:
+    """
+    The client wants one body: events are folded into it, nothing goes out before the end.
+
+    Args:
+        add: takes one event's data (JSON text), folds it in.
+        body: makes the body when all is there.
+        ndjson: lines instead of server-sent events.
+        watch: ends an answer that repeats itself; None for answers that are not watched.
+    """
+
+    __slots__ = ("_add", "_body", "_framer", "_ndjson", "_watch", "seen")
+
+    def __init__(
+        self,
+        add: Callable[[Any], None],
+        body: Callable[[], bytes],
+        *,
+        ndjson: bool = False,
+        watch: ValueWatch | None = None,
+    ) -> None:
+        self._add = add
+        self._body = body
+        self._ndjson = ndjson
+        self._watch = watch
+        self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
+        self.seen = Seen()
+
+    def feed(self, data: bytes) -> bytes:
+        """See `Relay`: nothing goes out."""
+        for raw in self._framer.feed(data):
+            self._take(raw)
+        return b""
+
+    def end(self) -> bytes:
+        """The whole body."""
+        if rest := self._framer.end():
+            self._take(rest)
+        return self._body() if self.seen.error is None else b""
+
+    def _take(self, raw: bytes) -> None:
+        seen = self.seen
+        data = raw.strip() if self._ndjson else parse_event(raw).data
+        if not data or seen.error is not None or seen.ended_by_us:
+            return
+        if data == b"[DONE]":
+            seen.closed = True
+            return
+        value = orjson.loads(data)
+        seen.read_value(value)
+        if seen.error is not None:
+            return
+        if isinstance(value, dict):
+            if "prompt_progress" in value and seen.progress is not None and not _has_output(value):
+                return
+            seen.closed |= value.get("done") is True or value.get("stop") is True
+        seen.token = True
+        seen.events += 1
+        self._add(value)
+        if self._watch is not None and self._watch.add(value):
+            seen.ended_by_us, seen.finish_reason = "loop", "length"
+            seen.closed = True
+            self._add(self._watch.ending)
+
+
+def _has_output(value: Mapping[str, Any]) -> bool:
+    """Whether a chunk with progress carries output as well."""
+    for choice in value.get("choices") or ():
+        delta = choice.get("delta") or {}
+        if delta.get("content") or delta.get("tool_calls") or choice.get("finish_reason"):
+            return True
+    return bool(value.get("content"))

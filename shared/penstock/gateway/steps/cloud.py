@@ -1,0 +1,262 @@
+"""
+Cloud upstreams: bytes pass unchanged in both directions (contracts 3).
+
+Only hop-by-hop headers and the configured credential differ, and an alias splices the value of `model`.
+Nothing is added: no header, no heartbeat, no error event; no decision module runs. A stream that breaks
+aborts the client's connection, it never ends cleanly. Retries by the cloud policy happen before the first
+byte only. What we answer ourselves (the cloud cannot be reached) is an error of ours, marked as such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from typing import Any
+
+import orjson
+
+from penstock import faults, retry
+from penstock.adapters.transport import (
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTransport,
+)
+from penstock.domain.fault import Fault, Outcome
+from penstock.errors import UpstreamFault
+from penstock.gateway.edge.answer import ClientAnswer, end_to_end
+from penstock.gateway.edge.body import ClientGone
+from penstock.gateway.edge.exchange import Attempt, Exchange
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.edge.routes import wire_path
+from penstock.gateway.steps.upstream_headers import cloud_headers
+from penstock.gateway.steps.watch import Clock, Watch
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.settings import Settings
+
+_RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
+_LARGEST_ERROR_BYTES = 1024 * 1024
+_MODEL_FIELD = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def splice_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
+    """
+    *raw* with the value of its top-level `model` replaced and every other byte as it was.
+
+    `"model": "x"` may stand deeper in the body as well, for example in a tool's schema; the right one is
+    the one whose replacement changes exactly the top-level field.
+    """
+    wanted = {**body, "model": model}
+    value = orjson.dumps(model)
+    for found in _MODEL_FIELD.finditer(raw):
+        candidate = raw[: found.start(1)] + value + raw[found.end(1) :]
+        if orjson.loads(candidate) == wanted:
+            return candidate
+    return orjson.dumps(wanted)
+
+
+class _CloudRun:
+    """The clocks of one cloud request: there are no heartbeats, only limits."""
+
+    def __init__(self, settings: Settings) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        times = settings.timeouts
+        self.watch = Watch(
+            asyncio.get_running_loop(),
+            {
+                "first_token": times.first_token_s,
+                "stall": times.stall_s,
+            },
+            None,
+            self._expired,
+            _nothing,
+        )
+
+    def _expired(self, _: Clock) -> None:
+        self._task.cancel()
+
+    def take_expired(self) -> Clock | None:
+        """The clock whose limit passed, if that is why we were cancelled."""
+        expired, self.watch.expired = self.watch.expired, None
+        if expired is not None:
+            self._task.uncancel()
+        return expired
+
+
+def _nothing() -> None:
+    return None
+
+
+async def pass_through(
+    incoming: Incoming,
+    settings: Settings,
+    transport: UpstreamTransport,
+    state: UpstreamState,
+    raw: bytes,
+) -> None:
+    """
+    Send the request on and its answer back.
+
+    Raises:
+        UpstreamFault: there is no answer, and nothing was sent to the client yet.
+        asyncio.CancelledError: the client hung up.
+    """
+    exchange, answer = incoming.exchange, incoming.answer
+    request = UpstreamRequest(
+        incoming.method.encode("ascii"),
+        (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
+        cloud_headers(
+            incoming.raw_headers,
+            state,
+            path=incoming.route.upstream_path,
+            key_is_ours=incoming.access.presented_key_is_ours,
+        ),
+        raw if raw or incoming.method not in ("GET", "HEAD", "OPTIONS") else None,
+    )
+    run = _CloudRun(settings)
+    response: UpstreamResponse | None = None
+    try:
+        response, body = await _open(exchange, state, request, transport, settings, run)
+        headers = end_to_end(response.headers)
+        if body is not None:
+            await answer.start(response.status, headers, hold=True)
+            await answer.end(body)
+        else:
+            if not response.complete:
+                run.watch.run("stall")
+            await answer.start(response.status, headers, hold=response.ready)
+            await _relay(exchange, answer, response, run)
+        failed = exchange.error_code or response.status >= 500
+        exchange.outcome = Outcome.DROPPED if failed else Outcome.SUCCESS
+    except UpstreamFault:
+        exchange.outcome = Outcome.DROPPED
+        raise
+    finally:
+        run.watch.stop()
+        if response is not None:
+            response.close()
+
+
+async def _open(
+    exchange: Exchange,
+    state: UpstreamState,
+    request: UpstreamRequest,
+    transport: UpstreamTransport,
+    settings: Settings,
+    run: _CloudRun,
+) -> tuple[UpstreamResponse, bytes | None]:
+    """
+    An answer to pass on.
+
+    Returns:
+        the answer, and its whole body where it was read already (a failure that was not retried).
+    """
+    loop = asyncio.get_running_loop()
+    policy = settings.retry.cloud
+    attempt = 0
+    while True:
+        attempt += 1
+        record = Attempt(state.name, loop.time())
+        exchange.attempts.append(record)
+        exchange.sent_s = record.started_s
+        exchange.stage = "forwarding"
+        run.watch.run("first_token")
+        response: UpstreamResponse | None = None
+        try:
+            response = await transport.send(
+                state.origin,
+                request,
+                connect_timeout_s=settings.timeouts.connect_s,
+                head_timeout_s=None,
+            )
+            record.status = response.status
+            if response.status not in _RETRIED_STATUSES:
+                return response, None
+            body = await response.read(_LARGEST_ERROR_BYTES)
+            retry_after_s = _retry_after(response)
+            fault = Fault(
+                faults.cloud_code(response.status),
+                f"the cloud answered {response.status}",
+                status=response.status,
+                retry_after_s=retry_after_s,
+            )
+        except TransportError as exc:
+            body = None
+            fault = faults.classify_transport(
+                kind=exc.kind,
+                phase=exc.phase,
+                reused=exc.reused,
+                received_bytes=exc.received_bytes,
+                detail=str(exc),
+                spec=state.spec,
+            )
+        except asyncio.CancelledError:
+            if run.take_expired() is None:
+                raise
+            body = None
+            fault = faults.classify_timeout("first_token")
+        finally:
+            record.ended_s = loop.time()
+            run.watch.run("none")
+        record.fault = fault
+        decision = retry.decide_cloud(
+            fault,
+            attempt=attempt,
+            jitter=random.random(),
+            policy=policy,
+        )
+        if isinstance(decision, retry.Retry):
+            if response is not None:
+                response.close()
+            record.delay_s = decision.after_s
+            await asyncio.sleep(decision.after_s)
+            continue
+        if response is not None and body is not None:
+            return response, body
+        raise faults.to_error(fault, upstream=state.name, attempts=attempt, window=None)
+
+
+async def _relay(
+    exchange: Exchange, answer: ClientAnswer, response: UpstreamResponse, run: _CloudRun
+) -> None:
+    """Pass the body on as it comes. After the first byte a failure can only cut the connection."""
+    exchange.stage = "streaming"
+    writing = False
+    try:
+        while True:
+            data = await response.next_chunk()
+            writing = True
+            if exchange.first_token_s is None:
+                exchange.first_token_s = run.watch.now_s()
+            if response.complete:
+                await answer.end(data)
+                return
+            await answer.write(data)
+            writing = False
+            run.watch.touch()
+    except TransportError as exc:
+        _cut(exchange, answer, f"the stream broke: {exc}")
+    except asyncio.CancelledError:
+        if run.take_expired() is None:
+            raise
+        if writing:
+            answer.give_up_on_client()
+            raise ClientGone from None
+        _cut(exchange, answer, "the stream stalled")
+
+
+def _cut(exchange: Exchange, answer: ClientAnswer, why: str) -> None:
+    exchange.error_code = "broken_stream"
+    exchange.warnings.append(why)
+    answer.abort()
+
+
+def _retry_after(response: UpstreamResponse) -> float | None:
+    for name, value in response.headers:
+        if name.lower() == b"retry-after":
+            return faults.parse_retry_after(value.decode("latin-1"), time.time())
+    return None

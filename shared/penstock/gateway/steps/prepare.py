@@ -1,0 +1,367 @@
+"""
+Steps 4 and 5 of one request to a local upstream: made ready by what is known of the upstream now, and made
+anew when that changes, or when a fault teaches what was not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from penstock import compress, template
+from penstock.compress import PrefixReport
+from penstock.dialects import openai_chat
+from penstock.domain.change import Change
+from penstock.domain.fault import Fault
+from penstock.domain.profile import ModelProfile, WindowSource
+from penstock.domain.strategy import Strategy
+from penstock.errors import ErrorCode, RequestError
+from penstock.gateway.conversations.context import FitRequest, ModelContext
+from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.tune import Tuned, tune
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.limits.num_ctx import NumCtx, choose_num_ctx
+from penstock.toolcalls.history import mend_history
+
+_UNEXPLAINED_OVERFLOW = 1.25
+"""By how much the window is divided when the server refuses for length and names no number."""
+
+
+class Preparation:
+    """
+    One request made ready.
+
+    Attributes:
+        tuned: what is sent; None before the first `make`.
+        prepared: the conversation in it, None for requests that are none.
+        context: what is known of the model's conversations.
+        wants_to_be_alone: the server's shared KV was full: next it gets this request and no other.
+    """
+
+    def __init__(
+        self,
+        incoming: Incoming,
+        runtime: Runtime,
+        state: UpstreamState,
+        body: dict[str, Any],
+        raw: bytes,
+    ) -> None:
+        self._incoming = incoming
+        self._exchange = incoming.exchange
+        self._runtime = runtime
+        self._state = state
+        self._body = body
+        self._raw = raw
+        self._made_for = -1
+        self._squeeze = 1.0
+        self._squeezed = False
+        self._counted = 0
+        self._looked_again = False
+        self._refusal: Fault | None = None
+        self._report: PrefixReport | None = None
+        self.tuned: Tuned | None = None
+        self.prepared: Prepared | None = None
+        self.context: ModelContext | None = None
+        self.wants_to_be_alone = False
+        self._was_alone = False
+
+    @property
+    def is_current(self) -> bool:
+        """Whether what was made is still what would be made now."""
+        return self.tuned is not None and self._made_for == self._state.generation
+
+    async def make(self) -> Tuned:
+        """
+        Make the request ready, and announce what was changed.
+
+        Raises:
+            RequestError: it cannot work.
+        """
+        exchange, state, runtime = self._exchange, self._state, self._runtime
+        generation = state.generation
+        profile = state.profile(exchange.upstream_model) or runtime.unknown_profile(
+            state, exchange.upstream_model
+        )
+        exchange.profile = profile
+        exchange.window = profile.window.tokens
+        prepared = None
+        if exchange.operation == "chat" and exchange.dialect == "openai":
+            openai_chat.validate(self._body)
+            try:
+                prepared = await self._fit(profile)
+            except RequestError as error:
+                if not self._looked_again:
+                    # The server may run with another window by now: what is refused is refused in true numbers.
+                    self._looked_again = True
+                    await runtime.keeper.look_again(state)
+                    if state.generation != generation:
+                        return await self.make()
+                raise self._in_the_servers_numbers(error) from error
+            exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
+        tuned = tune(
+            self._body,
+            self._raw,
+            operation=exchange.operation,
+            path=self._incoming.route.upstream_path,
+            dialect=exchange.dialect,
+            upstream_model=exchange.upstream_model,
+            profile=profile,
+            spec=state.spec,
+            settings=runtime.settings,
+            counted_tokens=self._counted,
+            env_max_tokens=runtime.env.max_tokens,
+            memory_short=runtime.memory_short(state),
+            prepared=prepared,
+            project=self.context is not None and self.context.projected,
+        )
+        self._announce(tuned, prepared)
+        self.tuned, self.prepared, self._made_for = tuned, prepared, generation
+        return tuned
+
+    def answered(self) -> None:
+        """The answer is complete: the server's own count of the prompt teaches how far ours was off."""
+        exchange, prepared = self._exchange, self.prepared
+        actual, profile = exchange.prompt_tokens, exchange.profile
+        self._want_summaries()
+        if self._report is not None and self.context is not None and actual:
+            self.context.prefix.answered(
+                self._report,
+                tokens=actual,
+                cut_at=prepared.plan.decided_at if prepared is not None and prepared.plan else -1,
+                cached=exchange.cached_tokens,
+            )
+        if prepared is None or profile is None or not actual:
+            return
+        cut = self._runtime.contexts.answered(
+            self._state,
+            profile,
+            messages=prepared.messages,
+            body=self._body,
+            actual=actual,
+            certain=self.tuned.prompt_at_least if self.tuned is not None else 0,
+        )
+        if cut:
+            exchange.warnings.append(
+                f"the server cut the prompt: it counted {actual} tokens of about {prepared.tokens}"
+            )
+            self._runtime.note_truncation(self._state, exchange.upstream_model, actual)
+
+    def _in_the_servers_numbers(self, error: RequestError) -> RequestError:
+        """What the server said of the prompt is truer than what we took it for."""
+        refusal = self._refusal
+        if refusal is None or refusal.window is None or refusal.prompt_tokens is None:
+            return error
+        return overflow(refusal.prompt_tokens, refusal.window, hint=error.hint or "")
+
+    def forget(self) -> None:
+        """Let go of what is large."""
+        self._body, self._raw, self.prepared = {}, b"", None
+        self.tuned = None
+
+    def _announce(self, tuned: Tuned, prepared: Prepared | None) -> None:
+        exchange = self._exchange
+        if self.tuned is not None:
+            for change in self.tuned.changes:
+                exchange.changes.remove(change)
+        exchange.changes.extend(tuned.changes)
+        if prepared is not None:
+            exchange.fitted = prepared.strategy
+            exchange.prompt_tokens_planned = prepared.tokens
+            exchange.prompt_tokens_original = prepared.original_tokens
+
+    async def _fit(self, profile: ModelProfile) -> Prepared:
+        exchange, state, runtime = self._exchange, self._state, self._runtime
+        settings = runtime.settings
+        self.context = runtime.contexts.of(state, profile)
+        messages, changes = shape(self._body, profile, settings.context.nonce_patterns)
+        if self._report is None:
+            self._report = self.context.prefix.seen(messages, exchange.client)
+            if self._report.before_last_turn:
+                runtime.recorder.metrics.count("penstock_prefix_breaks", (state.name,))
+        speaks_ollama = state.spec.behaviour.chat_dialect == "ollama"
+        prepared = await runtime.contexts.fit(
+            FitRequest(
+                body=self._body,
+                messages=messages,
+                state=state,
+                profile=profile,
+                strategy=choose_strategy(
+                    asked=self._incoming.strategy,
+                    model=exchange.upstream_model,
+                    user_agent=exchange.user_agent,
+                    options=settings.context,
+                ),
+                settings=settings,
+                pressure=runtime.pressure_of(state),
+                squeeze=self._squeeze,
+                choose_window=self._choose_window(profile) if speaks_ollama else None,
+                summary=self._summary,
+            )
+        )
+        return prepared.after(changes)
+
+    def _summary(self, cut_key: str) -> str | None:
+        summaries = self._runtime.summaries
+        folder = self._runtime.settings.context.summary_folder
+        return None if summaries is None else summaries.text(self._exchange.client, cut_key, folder)
+
+    def _want_summaries(self) -> None:
+        """Have what lies behind this cut summarised, and what will behind the next, outside the request."""
+        prepared, summaries, profile = (
+            self.prepared,
+            self._runtime.summaries,
+            self._exchange.profile,
+        )
+        if prepared is None or prepared.task is None or prepared.plan is None or profile is None:
+            return
+        if prepared.task.strategy is not Strategy.SUMMARY or summaries is None:
+            return
+        # A summary that is in use is not replaced by a fuller one: that would move the prefix.
+        now = prepared.plan.behind if prepared.plan.summary_key is None else ()
+        for behind in (now, goes_next(prepared.task, prepared.plan)):
+            if behind:
+                summaries.want(
+                    self._exchange.client, compress.cut_key(behind), behind, self._state, profile,
+                    self._runtime.settings,
+                )  # fmt: skip
+
+    def _choose_window(self, profile: ModelProfile) -> Any:
+        body, state, runtime = self._body, self._state, self._runtime
+
+        def choose(needed: int) -> NumCtx:
+            return choose_num_ctx(
+                needed=needed,
+                wish=wished_num_ctx(body),
+                loaded=profile.reading.running_window if profile.reading.loaded else None,
+                configured=None if profile.reading.loaded else _next_window(profile),
+                assumed=profile.window.tokens,
+                trained=profile.reading.trained_window,
+                fixed=profile.window.tokens if profile.window.is_users_word else None,
+                affordable=runtime.affordable_window(state, profile),
+            )
+
+        return choose
+
+    def take_slot(self) -> int | None:
+        """The server's slot for this conversation, where the gateway may choose one."""
+        context, profile, state = self.context, self._exchange.profile, self._state
+        if context is None or profile is None or not state.upstream.exclusive:
+            return None
+        slots = profile.reading.slots or 1
+        body = self._body
+        if (
+            not state.spec.behaviour.takes_slot
+            or slots < 2
+            or "id_slot" in body
+            or body.get("n", 1) != 1
+        ):
+            return None
+        name, report = self._exchange.conversation, self._report
+        if not name and report is None:
+            return None
+        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
+        return context.slots.take(key, slots)
+
+    def give_slot_back(self, slot: int) -> None:
+        """The request has left its slot."""
+        if self.context is not None:
+            self.context.slots.give_back(slot)
+
+    def adapt(self, fault: Fault) -> bool:
+        """What a fault teaches of the model; True when the request would be made differently now."""
+        exchange, state, runtime = self._exchange, self._state, self._runtime
+        if fault.status is None and fault.code is not ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+            return False
+        if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:
+            return self._adapt_to_overflow(fault)
+        if fault.code is ErrorCode.GRAMMAR_REFUSED:
+            if self.context is None or self.context.projected:
+                return False
+            self.context.projected = True
+            return self._again()
+        if exchange.profile is None:
+            return False
+        rules = exchange.profile.reading.template
+        learned = template.learn(rules, fault.message)
+        if learned == rules:
+            return False
+        runtime.note_template(state, exchange.upstream_model, learned)
+        return True
+
+    def _adapt_to_overflow(self, fault: Fault) -> bool:
+        exchange, state, runtime = self._exchange, self._state, self._runtime
+        prepared, profile = self.prepared, exchange.profile
+        others = state.limiter.running > 1
+        if fault.shared_kv and others and not self._was_alone:
+            self.wants_to_be_alone = self._was_alone = True
+            return True
+        self._refusal = fault
+        believed = profile.window.tokens if profile is not None else 0
+        if prepared is not None and prepared.num_ctx is not None:
+            believed = prepared.num_ctx.window
+        if fault.window is not None and fault.window < believed:
+            runtime.note_refusal(state, exchange.upstream_model, fault.window)
+            if fault.output_room is None:
+                return prepared is not None
+        if fault.output_room is not None:
+            return self._reduce_output(fault)
+        if prepared is None or profile is None or self._squeezed:
+            return False
+        # The window is what we believed, so the prompt is longer than we took it for.
+        self._squeezed = True
+        if fault.prompt_tokens is not None and prepared.tokens > 0:
+            assert self.context is not None
+            self.context.refused(prepared.tokens, fault.prompt_tokens)
+            self._squeeze = max(1.02, 1.02 * fault.prompt_tokens / prepared.tokens)
+        else:
+            self._squeeze = _UNEXPLAINED_OVERFLOW
+        return self._again()
+
+    def _reduce_output(self, fault: Fault) -> bool:
+        """The prompt fits, by the server's count; what was asked for after it does not, so less is asked for."""
+        assert fault.prompt_tokens is not None
+        assert fault.window is not None
+        exchange, prepared = self._exchange, self.prepared
+        ours = exchange.operation in ("chat", "completions") and exchange.dialect == "openai"
+        if self._counted or not ours:
+            return False
+        self._counted = fault.prompt_tokens
+        if prepared is not None and "at least" in fault.message:
+            # It stopped counting where nothing more would have fitted; our own count may know better.
+            self._counted = max(self._counted, min(prepared.tokens, fault.window - 1))
+        return self._again()
+
+    def _again(self) -> bool:
+        self._made_for = -1
+        return True
+
+
+def _next_window(profile: ModelProfile) -> int | None:
+    """What a model that is not in memory will be loaded with, as far as that is known."""
+    if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
+        return profile.window.tokens
+    return profile.reading.running_window
+
+
+def shape(
+    body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
+) -> tuple[Any, tuple[Change, ...]]:
+    """Messages as they are weighed and fitted: without nonces, and without what no server takes."""
+    cleaned = compress.without_nonces(body["messages"], nonce_patterns)
+    messages, mended = mend_history(cleaned.messages, vision=profile.reading.capabilities.vision)
+    return messages, (*cleaned.changes, *mended)
+
+
+def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
+    """The client's own `num_ctx`, at the top or in Ollama's `options`."""
+    options = body.get("options")
+    for place in (body, options if isinstance(options, Mapping) else {}):
+        value = place.get("num_ctx")
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
+
+
+__all__ = ["Preparation", "shape", "wished_num_ctx"]

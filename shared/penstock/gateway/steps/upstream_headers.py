@@ -1,0 +1,81 @@
+"""Which headers go to an upstream, and with which credential (contracts 3, 7 and 11)."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+
+from penstock.gateway.edge.answer import HeaderFilter, Headers
+from penstock.gateway.upstreams.fleet import UpstreamState
+
+# Ours, or made anew for each hop. `expect` is answered by our own server.
+_NEVER_SENT = frozenset({b"host", b"content-length", b"expect", b"penstock-admin-token"})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
+_LOCAL_DROPS = _NEVER_SENT | frozenset(
+    {
+        b"accept-encoding",  # the relay reads what comes back
+        b"content-encoding",
+        b"penstock-priority",
+        b"penstock-deadline",
+        b"penstock-strategy",
+        b"penstock-explain",
+        b"penstock-conversation",
+        b"via",
+        b"origin",
+        b"referer",
+        b"cookie",
+    }
+)
+
+_LOCAL, _LOCAL_OWN_KEY = HeaderFilter(_LOCAL_DROPS), HeaderFilter(_LOCAL_DROPS | _CREDENTIALS)
+_CLOUD, _CLOUD_OWN_KEY = HeaderFilter(_NEVER_SENT), HeaderFilter(_NEVER_SENT | _CREDENTIALS)
+
+_first = itemgetter(0)
+
+
+def credential(path: str, key: str) -> tuple[bytes, bytes]:
+    """The header that carries *key* on *path*: Anthropic's paths have one of their own."""
+    if path.startswith(("/v1/messages", "/v1/complete")):
+        return b"x-api-key", key.encode("utf-8")
+    return b"authorization", b"Bearer " + key.encode("utf-8")
+
+
+def local_headers(
+    client: Headers,
+    state: UpstreamState,
+    *,
+    path: str,
+    key_is_ours: bool,
+    via: bytes,
+) -> Headers:
+    """
+    Headers for a local upstream.
+
+    Args:
+        client: as the client sent them.
+        state: the upstream.
+        path: the path there.
+        key_is_ours: the presented credential is one of our client keys: it never goes upstream.
+        via: our own `Via` entry, by which a loop is noticed.
+    """
+    own = state.upstream.api_key
+    keep = _LOCAL_OWN_KEY if own is not None or key_is_ours else _LOCAL
+    headers: Headers = [(b"host", state.host), *keep(client)]
+    if own is not None:
+        headers.append(credential(path, own))
+    if 3 in map(len, map(_first, client)):
+        earlier = [value for name, value in client if name.lower() == b"via"]
+        via = b", ".join([*earlier, via])
+    headers.append((b"via", via))
+    return headers
+
+
+def cloud_headers(
+    client: Headers, state: UpstreamState, *, path: str, key_is_ours: bool
+) -> Headers:
+    """Headers for a cloud upstream: the client's own, only hop-by-hop ones and credentials differ."""
+    own = state.upstream.api_key
+    keep = _CLOUD_OWN_KEY if own is not None or key_is_ours else _CLOUD
+    headers: Headers = [(b"Host", state.host), *keep(client)]
+    if own is not None:
+        headers.append(credential(path, own))
+    return headers

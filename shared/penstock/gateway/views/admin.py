@@ -1,0 +1,141 @@
+"""
+`/penstock/*`: status, event stream, requests, settings in force, reload and stop. FastAPI, since nothing
+here is on the path of a request for a model. Access was decided before a request gets here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from penstock import __version__
+from penstock.errors import ErrorCode, RequestError, SettingsError
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.views.record import describe
+from penstock.gateway.views.status import snapshot
+
+_KEEP_ALIVE_S = 15.0
+
+
+class Controls(Protocol):
+    """What can be done to the running process; `penstock.gateway.server` does it."""
+
+    def request_stop(self) -> None:
+        """End the gateway: drain, then exit."""
+
+    def reload(self) -> None:
+        """Read the settings again. Raises `SettingsError`; the old ones stay in force then."""
+
+
+def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
+    """The app for `/penstock/*`."""
+    app = FastAPI(
+        title="Penstock",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/penstock/openapi.json",
+    )
+
+    @app.get("/penstock/status")
+    async def status() -> Response:
+        """What runs here now; see docs/status.md."""
+        return _json(snapshot(runtime, _now()))
+
+    @app.get("/penstock/events")
+    async def events(request: Request) -> StreamingResponse:
+        """One snapshot, then changes, as server-sent events."""
+        return StreamingResponse(
+            _events(runtime, request),
+            media_type="text/event-stream",
+            headers={"cache-control": "no-cache"},
+        )
+
+    @app.get("/penstock/requests/{request_id}")
+    async def one_request(request_id: str) -> Response:
+        """One request, running or remembered."""
+        exchange = runtime.in_flight.get(request_id) or runtime.recorder.find(request_id)
+        if exchange is None:
+            raise RequestError(
+                ErrorCode.NOT_FOUND, f"No request {request_id[:80]} is running or remembered."
+            )
+        return _json(describe(exchange))
+
+    @app.get("/penstock/settings")
+    async def settings() -> Response:
+        """The settings in force, without secrets, and where each came from."""
+        return _json(runtime.settings_in_force())
+
+    @app.post("/penstock/reload")
+    async def reload() -> Response:
+        """Read the settings again."""
+        try:
+            controls.reload()
+        except SettingsError as exc:
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST,
+                "The settings cannot be used; the old ones stay in force. "
+                + " ".join(exc.problems),
+            ) from exc
+        return _json({"reloaded": True})
+
+    @app.post("/penstock/stop")
+    async def stop() -> Response:
+        """End the gateway: new requests are refused, running ones end."""
+        controls.request_stop()
+        return _json({"stopping": True})
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, exc: RequestError) -> JSONResponse:
+        return JSONResponse({"error": _error(exc)}, status_code=exc.status)
+
+    @app.exception_handler(404)
+    async def missing(request: Request, _: Exception) -> JSONResponse:
+        exc = RequestError(ErrorCode.NOT_FOUND, f"There is no {request.url.path}.")
+        return JSONResponse({"error": _error(exc)}, status_code=404)
+
+    return app
+
+
+def _error(error: RequestError) -> dict[str, Any]:
+    from penstock.dialects.surfaces import error_object
+
+    return error_object(error, None)
+
+
+def _json(value: Any) -> Response:
+    return Response(orjson.dumps(value, default=str), media_type="application/json")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _events(runtime: Runtime, request: Request) -> AsyncIterator[bytes]:
+    queue = runtime.recorder.subscribe()
+    try:
+        yield _event("snapshot", snapshot(runtime, _now()))
+        while not await request.is_disconnected():
+            try:
+                async with asyncio.timeout(_KEEP_ALIVE_S):
+                    event = await queue.get()
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if event is None:
+                return
+            if event["event"] == "changed":
+                yield _event("snapshot", snapshot(runtime, _now()))
+            else:
+                yield _event(str(event["event"]), event)
+    finally:
+        runtime.recorder.unsubscribe(queue)
+
+
+def _event(name: str, value: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), orjson.dumps(value, default=str))

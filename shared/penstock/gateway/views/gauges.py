@@ -1,0 +1,30 @@
+"""Today's values of the gauges, read when somebody asks for the metrics."""
+
+from __future__ import annotations
+
+from penstock import __version__
+from penstock.adapters.machine import Machine
+from penstock.gateway.upstreams.fleet import Fleet
+from penstock.gateway.views.metrics import Gauge
+
+
+def gauges(fleet: Fleet, machine: Machine | None) -> list[Gauge]:
+    """Today's values of all gauges."""
+    found = [Gauge("penstock_build_info", (__version__,), 1.0)]
+    if machine is not None:
+        found.append(Gauge("penstock_memory_used_share", (), machine.used_share))
+    for state in fleet:
+        name = (state.name,)
+        limiter = state.limiter
+        found += [
+            Gauge("penstock_requests_in_flight", name, limiter.running),
+            Gauge("penstock_requests_queued", name, limiter.waiting),
+            Gauge("penstock_concurrency_limit", name, limiter.limit),
+            Gauge("penstock_ghost_requests", name, state.ghosts),
+        ]
+        if state.is_local and state.reachable is not None:
+            found.append(Gauge("penstock_upstream_up", name, float(state.reachable)))
+        for profile in list(state.profiles.values())[:100]:
+            labels = (state.name, profile.model, profile.window.source.value)
+            found.append(Gauge("penstock_window_tokens", labels, profile.window.tokens))
+    return found

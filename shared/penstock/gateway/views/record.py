@@ -1,0 +1,214 @@
+"""
+Step 9: one outcome is recorded. A log line, the metrics, the ring of recent requests, the event stream.
+
+Prompts and answers are in none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.views.logs import RequestLog
+from penstock.gateway.views.metrics import Gauge, Metrics
+from penstock.settings import Settings
+
+_MOST_EVENTS_WAITING = 256
+
+
+class Recorder:
+    """
+    Args:
+        settings: for the size of the ring and whether requests are logged.
+        gauges: read when metrics are asked for.
+    """
+
+    def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
+        self.metrics = Metrics(gauges)
+        self.log = RequestLog(facts, sys.stderr.write)
+        self._recent: OrderedDict[str, Exchange] = OrderedDict()
+        self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self.settings_changed(settings)
+
+    def settings_changed(self, settings: Settings) -> None:
+        """New settings are in force."""
+        self._most_recent = settings.status.recent_requests
+        self._log_requests = settings.log.requests and settings.log.level in ("debug", "info")
+        self.log.as_json = settings.log.format == "json"
+
+    def finish(self, exchange: Exchange) -> None:
+        """A request has ended."""
+        self.metrics.request_ended(exchange)
+        if self._most_recent:
+            recent = self._recent
+            recent[exchange.id] = exchange
+            while len(recent) > self._most_recent:
+                recent.popitem(last=False)
+        if self._log_requests:
+            self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
+        if self._subscribers:
+            self.publish({"event": "request", "request": describe(exchange)})
+
+    def refused(self, exchange: Exchange) -> None:
+        """
+        A request was refused before it was looked at (no key, a foreign page, no such method): a line and
+        a count, but no place among the recent ones, or strangers could push all others out.
+        """
+        self.metrics.request_ended(exchange)
+        if self._log_requests:
+            self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
+
+    def recent(self) -> list[Exchange]:
+        """Ended requests, newest first."""
+        return list(reversed(self._recent.values()))
+
+    def find(self, request_id: str) -> Exchange | None:
+        """An ended request that is still remembered."""
+        return self._recent.get(request_id)
+
+    def changed(self, what: str = "upstreams") -> None:
+        """Something that the status shows is different now."""
+        if self._subscribers:
+            self.publish({"event": "changed", "what": what})
+
+    def publish(self, event: dict[str, Any]) -> None:
+        """Tell all subscribers; one that does not keep up is let go."""
+        for queue in list(self._subscribers):
+            try:
+                queue.put_nowait(event)
+            except asyncio.QueueFull:
+                self._subscribers.discard(queue)
+                while not queue.empty():
+                    queue.get_nowait()
+                queue.put_nowait(None)
+
+    def subscribe(self) -> asyncio.Queue[dict[str, Any] | None]:
+        """A queue of events; None at its end."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MOST_EVENTS_WAITING)
+        self._subscribers.add(queue)
+        return queue
+
+    def unsubscribe(self, queue: asyncio.Queue[dict[str, Any] | None]) -> None:
+        """No more events."""
+        self._subscribers.discard(queue)
+
+    def end_streams(self) -> None:
+        """End all event streams."""
+        for queue in list(self._subscribers):
+            self._subscribers.discard(queue)
+            if not queue.full():
+                queue.put_nowait(None)
+
+
+def facts(exchange: Exchange) -> dict[str, Any]:
+    """The pairs of a request's log line; what is not known is left out."""
+    pairs: dict[str, Any] = {
+        "id": exchange.id,
+        "client": exchange.client,
+        "op": exchange.operation,
+    }
+    if exchange.model:
+        pairs["model"] = exchange.model
+    if exchange.upstream:
+        pairs["upstream"] = exchange.upstream
+    if exchange.status is not None:
+        pairs["status"] = exchange.status
+    if exchange.error_code:
+        pairs["code"] = exchange.error_code
+    if exchange.outcome is not None:
+        pairs["outcome"] = exchange.outcome._value_
+    if exchange.ended_s is not None:
+        pairs["s"] = round(exchange.ended_s - exchange.arrived_s, 4)
+    if exchange.first_token_s is not None and exchange.sent_s is not None:
+        pairs["ttft_s"] = round(exchange.first_token_s - exchange.sent_s, 4)
+    if exchange.queued_s is not None and (waited_s := round(exchange.waited_s, 4)):
+        pairs["waited_s"] = waited_s
+    if len(exchange.attempts) > 1:
+        pairs["attempts"] = len(exchange.attempts)
+        pairs["delays_s"] = [round(a.delay_s, 2) for a in exchange.attempts[:-1]]
+    if exchange.prompt_tokens is not None:
+        pairs["prompt"] = exchange.prompt_tokens
+    if exchange.cached_tokens is not None:
+        pairs["cached"] = exchange.cached_tokens
+    if exchange.completion_tokens is not None:
+        pairs["output"] = exchange.completion_tokens
+    if exchange.changes:
+        pairs["changes"] = len(exchange.changes)
+    if exchange.heartbeats:
+        pairs["heartbeats"] = exchange.heartbeats
+    if exchange.client_gone:
+        pairs["gone"] = True
+    if exchange.operation == "other":
+        pairs["path"] = exchange.path
+    return pairs
+
+
+def describe(exchange: Exchange) -> dict[str, Any]:
+    """A request as status and `/penstock/requests/{id}` show it."""
+    return {
+        "id": exchange.id,
+        "arrived_at": round(exchange.arrived_at, 3),
+        "method": exchange.method,
+        "path": exchange.path,
+        "operation": exchange.operation,
+        "dialect": exchange.dialect,
+        "client": exchange.client,
+        "user_agent": exchange.user_agent,
+        "model": exchange.model,
+        "upstream": exchange.upstream,
+        "upstream_model": exchange.upstream_model,
+        "locality": exchange.locality.value if exchange.locality is not None else None,
+        "stream": exchange.stream,
+        "stage": exchange.stage,
+        "status": exchange.status,
+        "error_code": exchange.error_code or None,
+        "outcome": exchange.outcome.value if exchange.outcome is not None else None,
+        "client_gone": exchange.client_gone,
+        "duration_s": _round(exchange.duration_s),
+        "waited_s": _round(exchange.waited_s),
+        "ttft_s": _round(exchange.ttft_s),
+        "heartbeats": exchange.heartbeats,
+        "body_bytes": exchange.body_bytes,
+        "answer_bytes": exchange.answer_bytes,
+        "chunks": exchange.chunks,
+        "window": exchange.window,
+        "fitted": exchange.fitted or None,
+        "prompt_tokens_original": exchange.prompt_tokens_original,
+        "prompt_tokens_planned": exchange.prompt_tokens_planned,
+        "prompt_tokens": exchange.prompt_tokens,
+        "completion_tokens": exchange.completion_tokens,
+        "cached_tokens": exchange.cached_tokens,
+        "prefill": (
+            {"processed": exchange.prefill_done, "total": exchange.prefill_total}
+            if exchange.prefill_total
+            else None
+        ),
+        "repaired": exchange.repaired,
+        "loop_ended": exchange.loop_ended,
+        "attempts": [
+            {
+                "upstream": attempt.upstream,
+                "status": attempt.status,
+                "code": attempt.fault.code.value if attempt.fault is not None else None,
+                "message": attempt.fault.message[:300] if attempt.fault is not None else None,
+                "seconds": _round(
+                    None if attempt.ended_s is None else attempt.ended_s - attempt.started_s
+                ),
+                "delay_s": round(attempt.delay_s, 3),
+            }
+            for attempt in exchange.attempts
+        ],
+        "changes": [
+            {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
+            for c in exchange.changes
+        ],
+        "warnings": list(exchange.warnings),
+    }
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

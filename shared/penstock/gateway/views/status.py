@@ -1,0 +1,117 @@
+"""
+The status as a document: `schema: 1`, only ever grows (contracts 11). What tray, command line, operator
+and dashboard show. No prompts, no secrets.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from penstock import __version__
+from penstock.gateway.conversations.context import Contexts
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.views.record import describe
+from penstock.servers import spec
+
+SCHEMA = 1
+_MOST_RECENT = 20
+
+
+def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
+    """
+    Everything worth showing.
+
+    Args:
+        now_s: the event loop's time.
+    """
+    machine = runtime.machine
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "pid": os.getpid(),
+        "instance": runtime.instance,
+        "started_by": runtime.started_by,
+        "uptime_s": round(now_s - runtime.started_s, 1),
+        "state": "draining" if runtime.draining else "ok",
+        "url": runtime.url,
+        "settings_file": str(runtime.settings_path) if runtime.settings_path else None,
+        "notices": dict(runtime.notices),
+        "memory": None
+        if machine is None
+        else {
+            "pressure": runtime.pressure.value,
+            "total_bytes": machine.total_bytes,
+            "available_bytes": machine.available_bytes,
+            "limit_bytes": machine.limit_bytes,
+            "used_share": round(machine.used_share, 4),
+            "gpus": [
+                {
+                    "name": gpu.name,
+                    "total_bytes": gpu.total_bytes,
+                    "free_bytes": gpu.free_bytes,
+                    "utilisation": gpu.utilisation,
+                }
+                for gpu in machine.gpus
+            ],
+        },
+        "upstreams": [_upstream(state, now_s, runtime.contexts) for state in runtime.fleet],
+        "requests": {
+            "in_flight": [
+                {**describe(e), "age_s": round(now_s - e.arrived_s, 2)}
+                for e in list(runtime.in_flight.values())
+            ],
+            "recent": [describe(e) for e in runtime.recorder.recent()[:_MOST_RECENT]],
+        },
+    }
+
+
+def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[str, Any]:
+    kind = state.kind
+    return {
+        "name": state.name,
+        "url": state.upstream.url,
+        "found_by": state.upstream.found_by,
+        "verdict": state.verdict.locality.value,
+        "confidence": state.verdict.confidence,
+        "evidence": [e.detail for e in state.verdict.evidence],
+        "suggestion": state.verdict.suggestion,
+        "kind": kind.value if kind is not None else None,
+        "knowledge": spec(kind).knowledge if kind is not None else None,
+        "server_version": state.version,
+        "state": _state(state),
+        "error": state.error,
+        "looked_s_ago": None if state.looked_at is None else round(now_s - state.looked_at, 1),
+        "concurrency": {
+            "limit": state.limiter.limit,
+            "in_flight": state.limiter.running,
+            "queued": state.limiter.waiting,
+            "ghosts": state.ghosts,
+        },
+        "models": [
+            {
+                "id": profile.model,
+                "context_window": profile.window.tokens,
+                "window_source": profile.window.source.value,
+                "window_detail": profile.window.detail,
+                "trained_window": profile.reading.trained_window,
+                "slots": profile.reading.slots,
+                "loaded": profile.reading.loaded,
+                "remote": profile.is_remote,
+                "context": contexts.status_of(state.name, profile.model),
+            }
+            for profile in state.profiles.values()
+        ]
+        or [{"id": model} for model in state.upstream.models],
+    }
+
+
+def _state(state: UpstreamState) -> str:
+    if not state.is_local:
+        return "cloud"
+    if state.reachable is None:
+        return "unknown"
+    if not state.reachable:
+        return "unreachable"
+    return "ok" if state.ready else "loading"
