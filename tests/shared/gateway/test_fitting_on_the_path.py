@@ -356,3 +356,29 @@ def test_room_for_the_answer_is_reduced_when_the_prompt_fits() -> None:
             assert len(llama.requests) == 2
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["a field of its own", "in the text"])
+def test_thinking_that_the_template_leaves_out_is_no_truncation(inline: bool) -> None:
+    """Nobody is warned of a cut, and the room for the answer is what the short prompt leaves."""
+
+    async def main() -> None:
+        counted = {
+            **delta("", "stop"),
+            "usage": {"prompt_tokens": 2460, "completion_tokens": 1, "total_tokens": 2461},
+        }
+        script = [CHUNKED_HEAD, event(delta("x")), event(counted), event(b"[DONE]"), chunk(b"")]
+        messages = conversation(30)
+        for message in messages:
+            if message["role"] == "assistant" and inline:
+                message["content"] = "<think>" + "hm " * 60 + "</think>" + message["content"]
+            elif message["role"] == "assistant":
+                message["reasoning_content"] = "hm " * 60
+        async with ScriptedLlama(script, window=8192) as llama, gateway_here(llama.url) as gateway:
+            for _ in range(2):
+                response = await gateway.chat(messages=messages, max_tokens=4500)
+                assert (await told(gateway, response))["warnings"] == []
+                assert json.loads(llama.requests[-1].body)["max_tokens"] == 4500
+                await until(lambda: not any(t.get_name() == "count" for t in asyncio.all_tasks()))
+
+    asyncio.run(main())

@@ -46,7 +46,7 @@ _MOST_FAILURES = 2
 _COUNT_AGAIN_AFTER_S = 300.0
 _MOST_EXACT_CLASS = 1.5
 _CUT_BELOW = 0.75
-"""A prompt that had less than this share of the least that we took it for was cut by its server."""
+"""A prompt that had less than this share of the least that it can have was cut by its server."""
 _TRY_AGAIN_S = 60.0
 
 
@@ -237,7 +237,8 @@ class Contexts:
         rest = [request.messages[place] for place in weighed.uncounted]
         if rest or not tools_counted:
             self._spawn(self._count(context, request, rest, not tools_counted), "count")
-        return prepared_by(task, plan, num_ctx, counted=scale.exact and not rest)
+        counted = scale.exact and scale.overhead.measured and not rest
+        return prepared_by(task, plan, num_ctx, counted=counted)
 
     def answered(
         self,
@@ -255,14 +256,16 @@ class Contexts:
         Args:
             messages, body: what was sent, with its tools.
             actual: what the server counted.
-            certain: what the prompt has at the very least.
+            certain: what the prompt has at the very least, or nearly so.
 
         Returns:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
         weighed = context.scale.weigh_request(messages, body)
-        if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
+        # Templates leave out what was thought in earlier turns, and blanks at the ends of texts.
+        least = context.calibration.at_least(weighed) - tokens.thinking_bytes(messages)
+        if actual < _CUT_BELOW * max(certain, least):
             context.truncations += 1
             return True
         if not context.is_certain:
