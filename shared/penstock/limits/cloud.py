@@ -41,8 +41,16 @@ def cloud_window(model: str) -> CloudWindow | None:
     Returns:
         None when the table does not know it.
     """
+    return _short(model) if len(model) <= _LONGEST_KEPT else _look_up(model)
+
+
+def _look_up(model: str) -> CloudWindow | None:
     name = model.rsplit("/", 1)[-1].lower()
     for prefix, window in _table():
         if name.startswith(prefix):
             return window
     return None
+
+
+_LONGEST_KEPT = 200
+_short = lru_cache(maxsize=256)(_look_up)

@@ -33,7 +33,6 @@ def output_budget(
     prompt_tokens_at_least: int,
     memory_short: bool,
     options: LimitOptions,
-    server_room: int | None = None,
 ) -> OutputBudget:
     """
     Decide the output budget: request, else settings, else environment, else what memory allows.
@@ -43,7 +42,6 @@ def output_budget(
         window: tokens; None when unknown.
         prompt_tokens_at_least: tokens the prompt has for certain.
         memory_short: the machine that the server runs on is short of memory.
-        server_room: most tokens of output with this prompt, by a refusal of the server's.
     """
     tokens, source = requested, "request"
     if tokens is None:
@@ -55,9 +53,6 @@ def output_budget(
             tokens, source = options.short_memory_output_tokens, "memory"
         else:
             return OutputBudget(None, "server")
-    if server_room is not None and server_room < tokens:
-        told = f"the server takes at most {server_room} tokens of output with this prompt"
-        return OutputBudget(server_room, source, Change("output", "max_tokens", "reduced", told))
     # A prompt that cannot fit at all is refused by the server, in numbers; nothing is reduced then.
     room = None if window is None else window - prompt_tokens_at_least
     if room is not None and 0 < room < tokens:

@@ -226,11 +226,9 @@ class Contexts:
             if not missing and not ask_tools:
                 break
             if not await self._count(context, request, missing, ask_tools):
-                if context.scale.exact and context.failures >= _MOST_FAILURES:
-                    context.measure_only(asyncio.get_running_loop().time())
-                    scale = context.scale
-                    continue
-                break  # the upper bounds stand
+                if context.scale is scale:
+                    break  # the upper bounds stand
+                scale = context.scale
         if problem is not None:
             raise self._refusal(context, request, task, problem, told_key)
         assert plan is not None
@@ -380,7 +378,10 @@ class Contexts:
         messages: Sequence[Mapping[str, Any]],
         tools: bool,
     ) -> bool:
-        """Ask the server for the weights of *messages*. False when it did not tell all."""
+        """
+        Ask the server for the weights of *messages*. False when it did not tell all; when that happens
+        again and again, also behind requests that fit without, it is asked no more (`measure_only`).
+        """
         state = request.state
         told = await count_messages(
             context.scale,
@@ -392,4 +393,6 @@ class Contexts:
             self._client_of(state),
         )
         context.failures = 0 if told else context.failures + 1
+        if context.scale.exact and context.failures >= _MOST_FAILURES:
+            context.measure_only(asyncio.get_running_loop().time())
         return told

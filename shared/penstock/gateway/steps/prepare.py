@@ -13,7 +13,7 @@ from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
-from penstock.domain.profile import ModelProfile
+from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import FitRequest, ModelContext
@@ -57,8 +57,9 @@ class Preparation:
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
+        self._counted = 0
+        self._looked_again = False
         self._refusal: Fault | None = None
-        self._server_room: int | None = None
         self._report: PrefixReport | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
@@ -91,6 +92,12 @@ class Preparation:
             try:
                 prepared = await self._fit(profile)
             except RequestError as error:
+                if not self._looked_again:
+                    # The server may run with another window by now: what is refused is refused in true numbers.
+                    self._looked_again = True
+                    await runtime.keeper.look_again(state)
+                    if state.generation != generation:
+                        return await self.make()
                 raise self._in_the_servers_numbers(error) from error
             exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
         tuned = tune(
@@ -103,10 +110,10 @@ class Preparation:
             profile=profile,
             spec=state.spec,
             settings=runtime.settings,
+            counted_tokens=self._counted,
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
-            server_room=self._server_room,
             project=self.context is not None and self.context.projected,
         )
         self._announce(tuned, prepared)
@@ -228,7 +235,7 @@ class Preparation:
                 needed=needed,
                 wish=wished_num_ctx(body),
                 loaded=profile.reading.running_window if profile.reading.loaded else None,
-                configured=None if profile.reading.loaded else profile.reading.running_window,
+                configured=None if profile.reading.loaded else _next_window(profile),
                 assumed=profile.window.tokens,
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
@@ -286,10 +293,6 @@ class Preparation:
     def _adapt_to_overflow(self, fault: Fault) -> bool:
         exchange, state, runtime = self._exchange, self._state, self._runtime
         prepared, profile = self.prepared, exchange.profile
-        if fault.output_room is not None:
-            # The prompt fits; it is the room that was asked for besides.
-            first, self._server_room = self._server_room is None, fault.output_room
-            return first and self._again()
         others = state.limiter.running > 1
         if fault.shared_kv and others and not self._was_alone:
             self.wants_to_be_alone = self._was_alone = True
@@ -300,7 +303,10 @@ class Preparation:
             believed = prepared.num_ctx.window
         if fault.window is not None and fault.window < believed:
             runtime.note_refusal(state, exchange.upstream_model, fault.window)
-            return prepared is not None
+            if fault.output_room is None:
+                return prepared is not None
+        if fault.output_room is not None:
+            return self._reduce_output(fault)
         if prepared is None or profile is None or self._squeezed:
             return False
         # The window is what we believed, so the prompt is longer than we took it for.
@@ -313,9 +319,30 @@ class Preparation:
             self._squeeze = _UNEXPLAINED_OVERFLOW
         return self._again()
 
+    def _reduce_output(self, fault: Fault) -> bool:
+        """The prompt fits, by the server's count; what was asked for after it does not, so less is asked for."""
+        assert fault.prompt_tokens is not None
+        assert fault.window is not None
+        exchange, prepared = self._exchange, self.prepared
+        ours = exchange.operation in ("chat", "completions") and exchange.dialect == "openai"
+        if self._counted or not ours:
+            return False
+        self._counted = fault.prompt_tokens
+        if prepared is not None and "at least" in fault.message:
+            # It stopped counting where nothing more would have fitted; our own count may know better.
+            self._counted = max(self._counted, min(prepared.tokens, fault.window - 1))
+        return self._again()
+
     def _again(self) -> bool:
         self._made_for = -1
         return True
+
+
+def _next_window(profile: ModelProfile) -> int | None:
+    """What a model that is not in memory will be loaded with, as far as that is known."""
+    if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
+        return profile.window.tokens
+    return profile.reading.running_window
 
 
 def shape(

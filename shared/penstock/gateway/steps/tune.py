@@ -134,7 +134,6 @@ def tune(
     memory_short: bool = False,
     prepared: Prepared | None = None,
     project: bool = False,
-    server_room: int | None = None,
 ) -> Tuned:
     """
     Make a request ready for a local upstream.
@@ -152,7 +151,6 @@ def tune(
         env_max_tokens: value of `LOCAL_MODEL_MAX_TOKENS`, None when it is not set.
         memory_short: whether the machine is short of memory.
         prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
-        server_room: most tokens of output with this prompt, by a refusal of the server's.
         project: schemas are reduced to what the server's grammar can take, not only kept from hanging it.
 
     Raises:
@@ -210,7 +208,7 @@ def tune(
         edit.set(name, value)
     edit.changes.extend(plan.changes)
 
-    budget = _output(body, profile, settings, env_max_tokens, memory_short, at_least, server_room)
+    budget = _output(body, profile, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
         given = body.get("max_completion_tokens") is not None
@@ -346,7 +344,6 @@ def _output(
     env_max_tokens: int | None,
     memory_short: bool,
     at_least: int,
-    server_room: int | None = None,
 ) -> limits.OutputBudget:
     requested = body.get("max_completion_tokens")
     if requested is None:
@@ -371,7 +368,6 @@ def _output(
         prompt_tokens_at_least=at_least,
         memory_short=memory_short,
         options=settings.limits,
-        server_room=server_room,
     )
 
 
