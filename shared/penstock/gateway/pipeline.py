@@ -50,7 +50,7 @@ from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
-from penstock.gateway.steps.upstream_headers import local_headers
+from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.toolcalls.stream import Mended
@@ -183,7 +183,7 @@ class LocalRun:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             await self.runtime.keeper.first_contact(state)
             if state.kind is not None:
-                await self.ready.make()
+                await self.ready.make_early()
             # 6. Admit.
             exchange.stage = "queued"
             loop = asyncio.get_running_loop()
@@ -243,20 +243,13 @@ class LocalRun:
             raise TransportError("refused", "connect", detail=state.error or "connection refused")
         if self.ready.wants_to_be_alone:
             await self._be_alone()
-        if not self.ready.is_current:
-            await self.ready.make()
+        await self.ready.make_now()
         tuned = self.tuned
         body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
-            local_headers(
-                self.incoming.raw_headers,
-                state,
-                path=tuned.path,
-                key_is_ours=self.incoming.access.presented_key_is_ours,
-                via=self.runtime.via,
-            ),
+            headers_for(self.incoming, state, tuned.path, self.runtime.via),
             body,
         )
         if not tuned.streams:

@@ -5,10 +5,12 @@ anew when that changes, or when a fault teaches what was not known.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from penstock import compress, template
+from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
@@ -17,9 +19,11 @@ from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import FitRequest, ModelContext
+from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.forward import AttemptFailed
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
@@ -72,12 +76,39 @@ class Preparation:
         """Whether what was made is still what would be made now."""
         return self.tuned is not None and self._made_for == self._state.generation
 
+    async def make_early(self) -> None:
+        """
+        Make it before it has a permit: what cannot work waits for none. Of a server that is away nothing is
+        known now; `make_now` is asked again when it is sent.
+        """
+        with contextlib.suppress(ServerAway):
+            await self.make()
+
+    async def make_now(self) -> None:
+        """
+        Make it for an attempt, unless it is current.
+
+        Raises:
+            RequestError: it cannot work.
+            TransportError, AttemptFailed: the server that is to count it is away.
+        """
+        if self.is_current:
+            return
+        try:
+            await self.make()
+        except ServerAway as away:
+            if not away.loads:
+                raise TransportError("refused", "connect", detail="connection refused") from away
+            told = "the server loads its model"
+            raise AttemptFailed(Fault(ErrorCode.UPSTREAM_LOADING, told, phase="load")) from away
+
     async def make(self) -> Tuned:
         """
         Make the request ready, and announce what was changed.
 
         Raises:
             RequestError: it cannot work.
+            ServerAway: the server is to count it, and is away.
         """
         exchange, state, runtime = self._exchange, self._state, self._runtime
         generation = state.generation
