@@ -147,7 +147,6 @@ class LocalRun:
         self.ready = Preparation(incoming, runtime, state, body, raw)
         self.job: Job | None = None
         self.permit: Permit | None = None
-        self.slot: int | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -194,7 +193,6 @@ class LocalRun:
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
             exchange.admitted_s = loop.time()
-            self.slot = self.ready.take_slot()
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
@@ -245,7 +243,8 @@ class LocalRun:
             await self._be_alone()
         await self.ready.make_now()
         tuned = self.tuned
-        body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
+        slot = self.ready.take_slot()
+        body = tuned.body if slot is None else with_slot(tuned.body, slot)
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
@@ -413,8 +412,7 @@ class LocalRun:
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
-        if self.slot is not None:
-            self.ready.give_slot_back(self.slot)
+        self.ready.give_slot_back()
         if permit is None:
             return
         running = job is not None and job.sent

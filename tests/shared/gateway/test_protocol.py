@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from loops import Run, on_both_loops, until
 from penstock.gateway.edge.cycle import Connection
 from penstock.gateway.edge.protocol import WireLimits, with_limits
+from scripted import ScriptedLlama, gateway_here
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -621,5 +622,22 @@ def test_it_runs_under_uvicorn() -> None:
             assert await client.is_closed()
             await task
             writer.close()
+
+    asyncio.run(main())
+
+
+def test_a_hang_up_ends_the_answer_that_others_wait_behind() -> None:
+    """An event stream with a pipelined request behind it ends with its connection."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            before = len(gateway.runtime.recorder._subscribers)
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            events = b"GET /penstock/events HTTP/1.1\r\nhost: localhost\r\n\r\n"
+            writer.write(events + b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            assert b"snapshot" in await reader.readuntil(b"snapshot")
+            assert len(gateway.runtime.recorder._subscribers) == before + 1
+            writer.close()
+            await until(lambda: len(gateway.runtime.recorder._subscribers) == before)
 
     asyncio.run(main())

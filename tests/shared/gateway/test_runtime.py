@@ -171,3 +171,25 @@ def test_whose_memory_ran_out() -> None:
         await runtime.stop()
 
     asyncio.run(main())
+
+
+def test_background_work_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """At once, by its name; what was cancelled has not failed."""
+
+    async def main() -> None:
+        runtime = Runtime(Settings(), (), LocalModelEnvironment())
+
+        async def fail() -> None:
+            raise KeyError("odd")
+
+        failing = runtime._spawn(fail(), "counting sheep")
+        endless = runtime._spawn(asyncio.sleep(3600), "endless")
+        await asyncio.wait({failing})
+        endless.cancel()
+        await asyncio.wait({endless})
+        await runtime.stop()
+
+    asyncio.run(main())
+    told = [record for record in caplog.records if record.name == "penstock.gateway"]
+    assert [record.getMessage() for record in told] == ["background work failed: counting sheep"]
+    assert told[0].exc_info is not None

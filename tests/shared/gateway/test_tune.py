@@ -10,8 +10,10 @@ import pytest
 from penstock.domain.profile import ModelProfile, ModelReading, Window, WindowSource
 from penstock.domain.upstream import ServerKind
 from penstock.errors import RequestError
+from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.routes import route
 from penstock.gateway.steps.tune import Tuned, tune
+from penstock.limits.num_ctx import NumCtx
 from penstock.servers import spec
 from penstock.settings import Settings
 
@@ -24,6 +26,7 @@ def tuned(
     raw: bytes,
     path: str = "/v1/chat/completions",
     counted_tokens: int = 0,
+    prepared: Prepared | None = None,
     **settings: Any,
 ) -> Tuned:
     """A request made ready for one kind of server."""
@@ -35,7 +38,7 @@ def tuned(
     return tune(
         json.loads(raw), raw, operation=where.operation, path=where.upstream_path, dialect=where.dialect,
         upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
-        counted_tokens=counted_tokens,
+        counted_tokens=counted_tokens, prepared=prepared,
     )  # fmt: skip
 
 
@@ -172,6 +175,24 @@ def test_an_output_budget_is_reduced_to_what_the_server_has_room_for(
     told = [change for change in found.changes if change.step == "output"]
     assert bool(told) is (expected != asked)
     assert all(change.action == "reduced" for change in told)
+
+
+@pytest.mark.parametrize(
+    ("num_ctx", "expected"),
+    [
+        pytest.param(NumCtx(8192, 8192), 1000, id="a larger window is asked for"),
+        pytest.param(NumCtx(4096, 4096), 96, id="the one that is loaded"),
+        pytest.param(None, 96, id="none is asked for"),
+    ],
+)
+def test_an_output_budget_fits_the_window_that_ollama_is_asked_for(
+    num_ctx: NumCtx | None, expected: int
+) -> None:
+    """Not the one that it has loaded now."""
+    prepared = Prepared(MESSAGES, 4000, 4000, certain_tokens=4000, num_ctx=num_ctx)
+    raw = json.dumps({"model": "m", "messages": MESSAGES, "max_tokens": 1000}).encode()
+    found = sent(tuned("ollama", raw, prepared=prepared))
+    assert found["options"]["num_predict"] == expected
 
 
 def test_a_null_field_does_not_take_the_limit() -> None:

@@ -91,6 +91,18 @@ def test_a_server_that_was_away_may_load_with_another_window() -> None:
     assert believed(state) == (8192, WindowSource.FALLBACK)
 
 
+def test_what_a_refusal_named_holds_until_the_server_was_away() -> None:
+    """Also where the server does not tell its window: its next process may take what this one refused."""
+    state = fresh()
+    learn(state, idle())
+    state.refused("tiny:latest", 1024, settings=Settings(), token_limit=None)
+    learn(state, idle())
+    assert believed(state) == (1024, WindowSource.REFUSAL)
+    state.forget_loaded()
+    learn(state, idle())
+    assert believed(state) == (8192, WindowSource.FALLBACK)
+
+
 def test_a_refused_look_forgets_what_the_process_ran_with() -> None:
     """Nobody listens there: whoever comes back is another process."""
 

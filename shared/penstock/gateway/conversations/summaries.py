@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,11 @@ from penstock.settings import Settings
 log = logging.getLogger("penstock.summaries")
 
 _MOST_KEPT = 512
+_MOST_FILES = 4096
+_MOST_WANTED = 32
+"""Summaries on their way. Each holds a conversation's messages, for minutes where the server is never idle."""
 _LONGEST_SUMMARY = 16_384
+_FILE = re.compile(r"[0-9a-f]{32}\.txt")
 _POLL_S = 0.25
 _PATIENCE_S = 600.0
 _LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
@@ -94,9 +99,11 @@ class Summaries:
         profile: ModelProfile,
         settings: Settings,
     ) -> None:
-        """Have a summary made, unless it is there or on its way."""
+        """Have a summary made, unless it is there or on its way, or too many are on their way."""
         key = _key(client, cut_key)
         if key in self._kept or key in self._wanted or not dropped:
+            return
+        if len(self._wanted) >= _MOST_WANTED:
             return
         self._wanted.add(key)
         task = self._spawn(self._make(key, list(dropped), state, profile, settings), "summary")
@@ -205,6 +212,7 @@ class Summaries:
             self._kept.popitem(last=False)
         if folder is not None:
             write_atomically(Path(folder) / f"{key}.txt", text.encode("utf-8"))
+            _forget_oldest(Path(folder))
 
 
 async def _quiet_permit(state: UpstreamState) -> Permit | None:
@@ -228,6 +236,16 @@ def _content(body: bytes) -> str:
 
 def _key(client: str, cut_key: str) -> str:
     return hashlib.blake2b(f"{client}\0{cut_key}".encode(), digest_size=16).hexdigest()
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Keep the number of files bounded; other files that a user has there are not ours to count."""
+    ours = [path for path in folder.glob("*.txt") if _FILE.fullmatch(path.name)]
+    if len(ours) <= _MOST_FILES:
+        return
+    ours.sort(key=lambda path: path.stat().st_mtime)
+    for path in ours[: len(ours) - _MOST_FILES * 7 // 8]:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> str | None:

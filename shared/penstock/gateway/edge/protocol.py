@@ -87,7 +87,11 @@ class Protocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()  # uvicorn forgets it when the end is an error
         super().connection_lost(exc)
         while self._handles:
-            self._handles.popleft().lost()
+            # uvicorn tells only the latest of pipelined requests, which is not the one that is being answered.
+            handle = self._handles.popleft()
+            handle.cycle.disconnected = True
+            handle.cycle.message_event.set()
+            handle.lost()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio. In place of uvicorn's: upgrades are no reason to stop, errors are ours."""

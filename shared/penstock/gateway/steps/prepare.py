@@ -21,6 +21,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import FitRequest, ModelContext
 from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
+from penstock.gateway.conversations.slots import Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.forward import AttemptFailed
@@ -65,6 +66,7 @@ class Preparation:
         self._looked_again = False
         self._refusal: Fault | None = None
         self._report: PrefixReport | None = None
+        self._slot: tuple[Slots, int] | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
         self.context: ModelContext | None = None
@@ -276,7 +278,30 @@ class Preparation:
         return choose
 
     def take_slot(self) -> int | None:
-        """The server's slot for this conversation, where the gateway may choose one."""
+        """
+        The server's slot for this conversation, where the gateway may choose one. Asked before each attempt:
+        the server may be another one by then, with fewer slots, and would wait for ever for one that it lacks.
+        """
+        held, self._slot = self._slot, None
+        wanted = self._slots_to_choose_from()
+        if held is not None:
+            slots, number = held
+            if wanted is not None and wanted[0] is slots and number < wanted[1]:
+                self._slot = held
+                return number
+            slots.give_back(number)
+        if wanted is None:
+            return None
+        name, report = self._exchange.conversation, self._report
+        if not name and report is None:
+            return None
+        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
+        taken = wanted[0].take(key, wanted[1])
+        if taken is not None:
+            self._slot = wanted[0], taken
+        return taken
+
+    def _slots_to_choose_from(self) -> tuple[Slots, int] | None:
         context, profile, state = self.context, self._exchange.profile, self._state
         if context is None or profile is None or not state.upstream.exclusive:
             return None
@@ -289,16 +314,13 @@ class Preparation:
             or body.get("n", 1) != 1
         ):
             return None
-        name, report = self._exchange.conversation, self._report
-        if not name and report is None:
-            return None
-        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
-        return context.slots.take(key, slots)
+        return context.slots, slots
 
-    def give_slot_back(self, slot: int) -> None:
-        """The request has left its slot."""
-        if self.context is not None:
-            self.context.slots.give_back(slot)
+    def give_slot_back(self) -> None:
+        """The request has left its slot, if it had one."""
+        held, self._slot = self._slot, None
+        if held is not None:
+            held[0].give_back(held[1])
 
     def adapt(self, fault: Fault) -> bool:
         """What a fault teaches of the model; True when the request would be made differently now."""

@@ -28,6 +28,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
+from penstock.limits.num_ctx import NumCtx
 from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -197,7 +198,7 @@ def tune(
             memory_short,
             wants_stream,
             at_least,
-            None if prepared is None or prepared.num_ctx is None else prepared.num_ctx.send,
+            None if prepared is None else prepared.num_ctx,
         )
 
     at_least = max(at_least, counted_tokens)
@@ -208,7 +209,8 @@ def tune(
         edit.set(name, value)
     edit.changes.extend(plan.changes)
 
-    budget = _output(body, profile, settings, env_max_tokens, memory_short, at_least)
+    window = profile.window.tokens
+    budget = _output(body, window, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
         given = body.get("max_completion_tokens") is not None
@@ -339,7 +341,7 @@ def _merged(
 
 def _output(
     body: Mapping[str, Any],
-    profile: ModelProfile,
+    window: int,
     settings: Settings,
     env_max_tokens: int | None,
     memory_short: bool,
@@ -364,7 +366,7 @@ def _output(
         requested=None if requested == -1 else requested,
         default=settings.limits.default_output_tokens,
         env_default=env_max_tokens,
-        window=profile.window.tokens,
+        window=window,
         prompt_tokens_at_least=at_least,
         memory_short=memory_short,
         options=settings.limits,
@@ -381,7 +383,7 @@ def _to_ollama(
     memory_short: bool,
     wants_stream: bool,
     at_least: int,
-    num_ctx: int | None,
+    num_ctx: NumCtx | None,
 ) -> Tuned:
     """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
     merged = {**edit.body, **edit.set_fields}
@@ -393,7 +395,8 @@ def _to_ollama(
         asked = {**asked, "max_tokens": asked["num_predict"]}
     plan = _sampling(asked, profile, spec, settings)
     edit.changes.extend(plan.changes)
-    budget = _output(asked, profile, settings, env_max_tokens, memory_short, at_least)
+    window = profile.window.tokens if num_ctx is None else num_ctx.window
+    budget = _output(asked, window, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
     rendered = ollama.render_chat(
@@ -405,7 +408,7 @@ def _to_ollama(
             if name in spec.parameters.names
         },
         max_output_tokens=budget.tokens,
-        num_ctx=num_ctx,
+        num_ctx=None if num_ctx is None else num_ctx.send,
         keep_alive=_keep_alive(edit, chat.keep_alive),
     )
     edit.changes.extend(rendered.changes)

@@ -220,8 +220,12 @@ class UpstreamState:
                 del self.last_windows[name]
 
     def forget_loaded(self) -> None:
-        """The server was away, so that its next process may load models with other windows."""
+        """
+        The server was away, so that its next process may load models with other windows, and take what this
+        one refused.
+        """
         self.last_windows.clear()
+        self.refused_windows.clear()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None
