@@ -245,9 +245,10 @@ class Ollama:
         self._home = Path(tempfile.mkdtemp(prefix="penstock-ollama-"))
         self._environment = dict(environment)
         self.url = f"http://127.0.0.1:{free_port()}"
-        self._start()
+        self.begin()
 
-    def _start(self) -> None:
+    def begin(self) -> None:
+        """Start it."""
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -328,16 +329,17 @@ class Ollama:
 
     def restart(self, **environment: str) -> None:
         """End it and start it on the same port, with these variables of the environment changed."""
-        self._end()
+        self.end()
         self._environment |= environment
-        self._start()
+        self.begin()
 
     def stop(self) -> None:
         """End it and forget its models."""
-        self._end()
+        self.end()
         shutil.rmtree(self._home, ignore_errors=True)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """End it; `begin` starts it again."""
         if self._process.poll() is None:
             self._process.terminate()  # it ends its runners then
             with contextlib.suppress(subprocess.TimeoutExpired):

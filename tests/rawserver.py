@@ -180,6 +180,10 @@ class RawServer:
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 
+    async def listen_again(self) -> None:
+        """At the same port, after the end."""
+        self._server = await asyncio.start_server(self._serve, self._host, self.port)
+
     async def __aexit__(self, *exc_info: object) -> None:
         self._server.close()
         for task in self._tasks:

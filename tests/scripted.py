@@ -107,6 +107,14 @@ class ScriptedLlama:
         """Base address."""
         return self._raw.url
 
+    async def leave(self) -> None:
+        """End as a process does: connections break, nobody listens any more."""
+        await self._raw.__aexit__()
+
+    async def come_back(self) -> None:
+        """Listen again, at the same address."""
+        await self._raw.listen_again()
+
     async def _serve(self, peer: Peer) -> None:
         with contextlib.suppress(EOFError, ConnectionError):
             while True:

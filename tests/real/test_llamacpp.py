@@ -243,7 +243,9 @@ def test_a_prompt_that_does_not_fit_is_refused_in_numbers(
     client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(
-            model="tiny", messages=[{"role": "user", "content": "hello the world " * 1000}]
+            model="tiny",
+            messages=[{"role": "user", "content": "hello the world " * 1000}],
+            extra_headers={"penstock-strategy": "client"},
         )
     client.close()
     assert refused.value.code == "context_length_exceeded"
@@ -352,7 +354,9 @@ def test_a_restart_with_another_window_under_traffic(
             thread.start()
             server.stop()
             server = serve(models["tiny"], port=port, ctx=1024, slots=2)
-            long = gateway.chat("hello the world " * 200, max_tokens=2)
+            long = gateway.chat(
+                "hello the world " * 200, max_tokens=2, penstock={"strategy": "off"}
+            )
             assert long.status_code == 400
             assert "maximum context length is 512 tokens" in long.json()["error"]["message"]
             until(

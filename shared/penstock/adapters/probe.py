@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
@@ -151,6 +152,25 @@ async def ready(
     if answer is None:
         return None
     return answer.status < 500
+
+
+async def absence(
+    url: str, spec: ServerSpec, *, client: httpx.AsyncClient, api_key: str | None = None
+) -> Literal["refused", "loading"] | None:
+    """
+    Whether the server is away just now: nobody listens, or it says that it loads. None when it is there,
+    also when it is slow.
+    """
+    probe = spec.behaviour.readiness or Probe("/v1/models")
+    base = "http://localhost" if url.startswith("unix:") else url
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        async with client.stream("GET", base + probe.path, headers=headers, timeout=5.0) as answer:
+            return "loading" if answer.status_code == 503 else None
+    except httpx.ConnectError:
+        return "refused"
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        return None
 
 
 async def busy(

@@ -183,7 +183,7 @@ class LocalRun:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             await self.runtime.keeper.first_contact(state)
             if state.kind is not None:
-                await self.ready.make()
+                await self.ready.make_early()
             # 6. Admit.
             exchange.stage = "queued"
             loop = asyncio.get_running_loop()
@@ -243,8 +243,7 @@ class LocalRun:
             raise TransportError("refused", "connect", detail=state.error or "connection refused")
         if self.ready.wants_to_be_alone:
             await self._be_alone()
-        if not self.ready.is_current:
-            await self.ready.make()
+        await self.ready.make_now()
         tuned = self.tuned
         body = tuned.body if self.slot is None else with_slot(tuned.body, self.slot)
         request = UpstreamRequest(

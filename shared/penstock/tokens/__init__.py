@@ -7,7 +7,7 @@ from penstock.tokens.calibration import Calibration, step
 from penstock.tokens.families import family_of
 from penstock.tokens.kv_cache import KvShape, kv_shape
 from penstock.tokens.measure import measure_text
-from penstock.tokens.message import Countable, countable, message_key
+from penstock.tokens.message import Countable, countable, message_key, thinking_bytes
 from penstock.tokens.mix import Lane, Mix
 from penstock.tokens.overhead import Overhead
 from penstock.tokens.scale import Scale, Weighed
@@ -27,4 +27,5 @@ __all__ = [
     "measure_text",
     "message_key",
     "step",
+    "thinking_bytes",
 ]

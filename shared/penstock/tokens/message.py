@@ -7,7 +7,7 @@ arguments as objects). Nothing of a stranger's message may raise here, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ _TEXTS_BESIDE_CONTENT = (
     "name",
     "tool_name",
 )
+_THINKING = ("reasoning_content", "reasoning", "thinking")
+_END_OF_THINKING = "</think>"
 _TEXT_PARTS = ("text", "refusal", "thinking", "content", "input_text")
 _IMAGE_PARTS = frozenset({"image_url", "image", "input_image"})
 
@@ -81,6 +83,27 @@ def countable(message: Mapping[str, Any]) -> Countable:
     for call in calls:
         texts.extend(_call_texts(call))
     return Countable(tuple(text for text in texts if text), images, other, small, len(calls))
+
+
+def thinking_bytes(messages: Iterable[Mapping[str, Any]]) -> int:
+    """
+    Bytes of the thinking in what the model said: many templates leave it out of the prompt, so there may
+    be so many tokens less.
+    """
+    size = 0
+    for message in messages:
+        if message.get("role") != "assistant":
+            continue
+        for name in _THINKING:
+            value = message.get(name)
+            if isinstance(value, str):
+                size += len(value.encode("utf-8", "surrogatepass"))
+        content = message.get("content")
+        if isinstance(content, str):
+            end = content.rfind(_END_OF_THINKING)
+            if end >= 0:
+                size += len(content[: end + len(_END_OF_THINKING)].encode("utf-8", "surrogatepass"))
+    return size
 
 
 def message_key(message: Mapping[str, Any]) -> int:

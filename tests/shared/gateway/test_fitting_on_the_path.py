@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loops import until
+from penstock.gateway.conversations import context as conversation_context
 from rawserver import CHUNKED_HEAD, chunk
 from scripted import Here, ScriptedLlama, delta, event, gateway_here, reply, stream
 
@@ -329,5 +330,126 @@ def test_summaries_are_made_outside_the_request() -> None:
                 assert all(m["role"] != "system" for m in again[1:])
                 recent = (await gateway.http.get("/penstock/status")).json()["requests"]["recent"]
                 assert "penstock" in {request["client"] for request in recent}
+
+    asyncio.run(main())
+
+
+def test_room_for_the_answer_is_reduced_when_the_prompt_fits() -> None:
+    """vLLM refuses prompt and output together: the output becomes what fits, once, announced."""
+
+    async def main() -> None:
+        message = ("This model's maximum context length is 4096 tokens. However, you requested 4110 tokens "
+                   "(20 in the messages, 4090 in the completion). Please reduce the length.")  # fmt: skip
+        refused = reply({"object": "error", "message": message, "type": "BadRequestError", "code": 400},
+                        b"400 Bad Request")  # fmt: skip
+        async with (
+            ScriptedLlama([refused], stream("ok")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            response = await gateway.chat(max_tokens=4090)
+            assert response.status_code == 200, response.text
+            assert response.headers["penstock-attempts"] == "2"
+            assert "max_tokens reduced" in response.headers["penstock-changed"]
+            assert json.loads(llama.requests[1].body)["max_tokens"] == 4076
+        async with ScriptedLlama([refused]) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(max_tokens=4090)
+            assert response.status_code == 400
+            assert len(llama.requests) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("inline", [False, True], ids=["a field of its own", "in the text"])
+def test_thinking_that_the_template_leaves_out_is_no_truncation(inline: bool) -> None:
+    """Nobody is warned of a cut, and the room for the answer is what the short prompt leaves."""
+
+    async def main() -> None:
+        counted = {
+            **delta("", "stop"),
+            "usage": {"prompt_tokens": 2460, "completion_tokens": 1, "total_tokens": 2461},
+        }
+        script = [CHUNKED_HEAD, event(delta("x")), event(counted), event(b"[DONE]"), chunk(b"")]
+        messages = conversation(30)
+        for message in messages:
+            if message["role"] == "assistant" and inline:
+                message["content"] = "<think>" + "hm " * 60 + "</think>" + message["content"]
+            elif message["role"] == "assistant":
+                message["reasoning_content"] = "hm " * 60
+        async with ScriptedLlama(script, window=8192) as llama, gateway_here(llama.url) as gateway:
+            for _ in range(2):
+                response = await gateway.chat(messages=messages, max_tokens=4500)
+                assert (await told(gateway, response))["warnings"] == []
+                assert json.loads(llama.requests[-1].body)["max_tokens"] == 4500
+                await until(lambda: not any(t.get_name() == "count" for t in asyncio.all_tasks()))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("away", ["refuses", "loads"])
+def test_a_server_that_is_away_is_no_server_that_cannot_count(away: str) -> None:
+    """Who asks while it begins again waits for it; nothing is cut that fits, then and later."""
+
+    async def main() -> None:
+        big = [{"role": "user", "content": "wordy " * 900}]
+        patient = {"retry": {"local": {"attempts": 20, "first_delay_s": 0.1, "factor": 1.0}}}
+        async with (
+            ScriptedLlama(window=2048) as llama,
+            gateway_here(llama.url, settings=patient) as gateway,
+        ):
+            await gateway.chat(messages=conversation(3))
+            state = gateway.runtime.fleet.get("box")
+            if away == "loads":
+                llama.ready = llama.counts = False
+            else:
+                await llama.leave()
+            asked = [
+                asyncio.create_task(gateway.chat(messages=[*big, *conversation(n)[1:]]))
+                for n in (1, 2)
+            ]
+            await until(lambda: state.limiter.running == 2 or any(one.done() for one in asked))
+            await asyncio.sleep(0.05)
+            if away == "loads":
+                llama.ready = llama.counts = True
+            else:
+                await llama.come_back()
+            for response in await asyncio.gather(*asked):
+                assert response.status_code == 200, response.text
+                assert "penstock-fitted" not in response.headers
+            response = await gateway.chat(messages=conversation(17))
+            assert "penstock-fitted" not in response.headers
+            (upstream,) = (await gateway.http.get("/penstock/status")).json()["upstreams"]
+            assert upstream["models"][0]["context"]["counted"] is True
+
+    asyncio.run(main())
+
+
+def test_a_template_that_is_not_told_is_waited_for_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes first goes on after a moment; it is asked for again only a while after it was given up."""
+
+    async def main() -> None:
+        given_up = asyncio.Event()
+        asked = 0
+
+        async def measure(*_: object) -> bool:
+            nonlocal asked
+            asked += 1
+            await given_up.wait()
+            return False
+
+        monkeypatch.setattr(conversation_context, "measure_model", measure)
+        monkeypatch.setattr(conversation_context, "_FIRST_LOOK_S", 0.05)
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            for _ in range(2):
+                async with asyncio.timeout(8):
+                    assert (await gateway.chat()).status_code == 200
+            state = gateway.runtime.fleet.get("box")
+            context = gateway.runtime.contexts.of(state, state.profiles["m"])
+            before_s = asyncio.get_running_loop().time()
+            given_up.set()
+            await until(lambda: context.first_look is None)
+            assert context.asked_s is not None
+            assert context.asked_s >= before_s
+            assert (await gateway.chat()).status_code == 200
+            assert asked == 1
 
     asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 from scripted import ScriptedLlama, event, gateway_here, reply, stream
 
+HI = [{"role": "user", "content": "hi"}]
 VAGUE = reply(
     {"error": {"message": "the input length exceeds the context length", "type": "x"}},
     b"400 Bad Request",
@@ -142,6 +144,49 @@ def test_a_prompt_beyond_the_window_contradicts_it() -> None:
             llama.window = 8192
             assert (await gateway.chat()).status_code == 200
             await until(lambda: state.profiles["m"].window.tokens == 8192, within_s=5.0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_output_budget_that_does_not_fit_is_reduced(path: str) -> None:
+    """By the server's own numbers, once, announced; the client gets its answer instead of an error."""
+
+    async def main() -> None:
+        words = (
+            "This model's maximum context length is 4096 tokens. However, you requested 4110 tokens "
+            "(20 in the messages, 4090 in the completion). Please reduce the length."
+        )
+        refusal = reply({"object": "error", "message": words, "code": 400}, b"400 Bad Request")
+        async with (
+            ScriptedLlama([refusal], stream("ok")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            body = {"model": "m", "max_tokens": 4090, "stream": True}
+            body |= {"prompt": "hi"} if path == "/v1/completions" else {"messages": HI}
+            got = await gateway.http.post(path, json=body)
+            assert got.status_code == 200
+            assert got.headers["penstock-attempts"] == "2"
+            assert "max_tokens reduced" in got.headers["penstock-changed"]
+            sent = [json.loads(request.body)["max_tokens"] for request in llama.requests]
+            assert sent == [4090, 4076]
+
+    asyncio.run(main())
+
+
+def test_an_output_budget_that_never_fits_is_told_truly() -> None:
+    """A server that refuses again is not asked a third time, and its words are told."""
+
+    async def main() -> None:
+        words = "'max_tokens' is too large: 4090. This model's maximum context length is 4096 tokens and your request has 20 input tokens"
+        refusal = reply({"error": {"message": words}}, b"400 Bad Request")
+        async with ScriptedLlama([refusal]) as llama, gateway_here(llama.url) as gateway:
+            got = await gateway.chat(max_tokens=4090)
+            error = got.json()["error"]
+            assert (got.status_code, error["attempts"], error["param"]) == (400, 2, "max_tokens")
+            assert error["message"].startswith(
+                "max_tokens is too large: 4090 tokens after a prompt of 20"
+            )
 
     asyncio.run(main())
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.tokens import Countable, countable, message_key
+from penstock.tokens import Countable, countable, message_key, thinking_bytes
 from penstock.tokens.message import json_bytes
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
@@ -165,3 +165,18 @@ def test_json_written_out_here_has_the_size_of_json(value: Any) -> None:
     plain = json_bytes(value)
     ours = json_bytes([value, 2**70])
     assert len(plain) <= len(ours) <= 2 * len(plain) + 60
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        pytest.param({"role": "assistant", "content": "x", "reasoning_content": "h\u00fc"}, 3, id="a field"),
+        pytest.param({"role": "assistant", "content": "<think>a</think>b"}, 16, id="in the text"),
+        pytest.param({"role": "assistant", "content": "a</think>b"}, 9, id="begun by the template"),
+        pytest.param({"role": "assistant", "content": "a", "thinking": 3}, 0, id="nonsense"),
+        pytest.param({"role": "user", "content": "say <think>a</think>"}, 0, id="a user's words"),
+    ],
+)  # fmt: skip
+def test_thinking_is_what_templates_may_leave_out(message: dict[str, Any], size: int) -> None:
+    """In bytes; of what the model said only."""
+    assert thinking_bytes([message]) == size

@@ -8,6 +8,7 @@ Nothing here is needed for a right answer; all of it is bounded and can be lost 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +16,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock import compress, tokens
+from penstock.adapters import probe
 from penstock.compress import DoesNotFit, Fitted
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
-from penstock.gateway.conversations.counts import count_messages, counts_exactly, measure_model
+from penstock.gateway.conversations.counts import (
+    ServerAway,
+    count_messages,
+    counts_exactly,
+    measure_model,
+)
 from penstock.gateway.conversations.fitting import (
     ClientMustCompact,
     FitTask,
@@ -46,8 +53,9 @@ _MOST_FAILURES = 2
 _COUNT_AGAIN_AFTER_S = 300.0
 _MOST_EXACT_CLASS = 1.5
 _CUT_BELOW = 0.75
-"""A prompt that had less than this share of the least that we took it for was cut by its server."""
+"""A prompt that had less than this share of the least that it can have was cut by its server."""
 _TRY_AGAIN_S = 60.0
+_FIRST_LOOK_S = 10.0
 
 
 @dataclass(slots=True)
@@ -70,7 +78,7 @@ class ModelContext:
         overhead_known: the template's share was measured, or cannot be.
         failures: counts that were asked for in vain, one after the other.
         measured_since_s: since when it is measured although its kind counts, because it does not.
-        asked_s: when the server was last asked for it in vain.
+        asked_s: when the server was asked for it, or, when that was in vain, when it was given up.
     """
 
     identity: tuple[Any, ...]
@@ -203,12 +211,15 @@ class Contexts:
 
         Raises:
             RequestError: `context_length_exceeded`.
+            ServerAway: see there.
         """
         context = self.of(request.state, request.profile)
         await self._first_look(context, request)
-        scale = context.scale
         told_key = compress.head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
         for _ in range(_ROUNDS):
+            scale = (
+                context.scale
+            )  # another one since a server failed to count, for whichever request
             weighed = scale.weigh(request.messages)
             tools, tools_counted = scale.weigh_tools(request.body)
             fixed = tools + scale.overhead.base
@@ -225,17 +236,15 @@ class Contexts:
             ask_tools = not tools_counted and decided_at >= 0
             if not missing and not ask_tools:
                 break
-            if not await self._count(context, request, missing, ask_tools):
-                if context.scale is scale:
-                    break  # the upper bounds stand
-                scale = context.scale
+            await self._count(context, request, missing, ask_tools)
         if problem is not None:
             raise self._refusal(context, request, task, problem, told_key)
         assert plan is not None
         rest = [request.messages[place] for place in weighed.uncounted]
         if rest or not tools_counted:
-            self._spawn(self._count(context, request, rest, not tools_counted), "count")
-        return prepared_by(task, plan, num_ctx, counted=scale.exact and not rest)
+            self._spawn(self._count_behind(context, request, rest, not tools_counted), "count")
+        counted = scale.exact and scale.overhead.measured and not rest
+        return prepared_by(task, plan, num_ctx, counted=counted)
 
     def answered(
         self,
@@ -253,14 +262,16 @@ class Contexts:
         Args:
             messages, body: what was sent, with its tools.
             actual: what the server counted.
-            certain: what the prompt has at the very least.
+            certain: what the prompt has at the very least, or nearly so.
 
         Returns:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
         weighed = context.scale.weigh_request(messages, body)
-        if actual < certain or actual < _CUT_BELOW * context.calibration.at_least(weighed):
+        # Templates leave out what was thought in earlier turns, and blanks at the ends of texts.
+        least = context.calibration.at_least(weighed) - tokens.thinking_bytes(messages)
+        if actual < _CUT_BELOW * max(certain, least):
             context.truncations += 1
             return True
         if not context.is_certain:
@@ -302,11 +313,19 @@ class Contexts:
             weigh=weigh,
             pressure=request.pressure,
             budget_class=request.squeeze
-            * (context.exact_class if context.is_certain else calibration.class_for(whole)),
+            * (context.exact_class if context.is_certain else self._class(context, whole, window)),
             told=told_key in context.told,
             summary=request.summary,
         )
         return task, num_ctx
+
+    def _class(self, context: ModelContext, whole: tokens.Mix, window: int) -> float:
+        """By how much the window is divided for what was estimated."""
+        if whole.most * 4 <= window:
+            return (
+                1.0  # whatever it is made of, no mark is reached: the calibration need not be asked
+            )
+        return context.calibration.class_for(whole)
 
     def _refusal(
         self,
@@ -330,7 +349,7 @@ class Contexts:
         )
 
     async def _first_look(self, context: ModelContext, request: FitRequest) -> None:
-        """Measure once what the template adds; whoever comes first waits for it, briefly."""
+        """Measure once what the template adds; whoever comes meanwhile waits for it, briefly."""
         now_s = asyncio.get_running_loop().time()
         for key, since_s in list(context.told.items()):
             if now_s - since_s <= _TOLD_FOR_S:
@@ -338,15 +357,18 @@ class Contexts:
             del context.told[key]
         if context.overhead_known or not counts_exactly(request.state.spec):
             return
-        if context.asked_s is not None and now_s - context.asked_s < _TRY_AGAIN_S:
-            return
         if context.first_look is None:
+            if context.asked_s is not None and now_s - context.asked_s < _TRY_AGAIN_S:
+                return
             context.first_look = self._spawn(self._learn_overhead(context, request), "overhead")
-        await asyncio.shield(context.first_look)
+            context.asked_s = now_s
+        left_s = (
+            _FIRST_LOOK_S if context.asked_s is None else context.asked_s + _FIRST_LOOK_S - now_s
+        )
+        await asyncio.wait({context.first_look}, timeout=max(0.0, left_s))
 
     async def _learn_overhead(self, context: ModelContext, request: FitRequest) -> None:
         state = request.state
-        context.asked_s = asyncio.get_running_loop().time()
         try:
             context.overhead_known = await measure_model(
                 context.scale,
@@ -359,6 +381,7 @@ class Contexts:
             log.exception("measuring the template failed", extra={"upstream": state.name})
         finally:
             context.first_look = None
+            context.asked_s = asyncio.get_running_loop().time()
 
     async def _count(
         self,
@@ -366,10 +389,13 @@ class Contexts:
         request: FitRequest,
         messages: Sequence[Mapping[str, Any]],
         tools: bool,
-    ) -> bool:
+    ) -> None:
         """
-        Ask the server for the weights of *messages*. False when it did not tell all; when that happens
-        again and again, also behind requests that fit without, it is asked no more (`measure_only`).
+        Ask the server for the weights of *messages*. When it does not tell all although it is there, twice in
+        a row, also behind requests that fit without, it is asked no more (`measure_only`).
+
+        Raises:
+            ServerAway: see there.
         """
         state = request.state
         told = await count_messages(
@@ -381,7 +407,30 @@ class Contexts:
             request.profile.model,
             self._client_of(state),
         )
-        context.failures = 0 if told else context.failures + 1
+        if told:
+            context.failures = 0
+            return
+        if state.spec.counting is not None:
+            away = await probe.absence(
+                state.upstream.url,
+                state.spec,
+                client=self._client_of(state),
+                api_key=state.upstream.api_key,
+            )
+            if away is not None:
+                context.asked_s = None
+                raise ServerAway(loads=away == "loading")
+        context.failures += 1
         if context.scale.exact and context.failures >= _MOST_FAILURES:
             context.measure_only(asyncio.get_running_loop().time())
-        return told
+
+    async def _count_behind(
+        self,
+        context: ModelContext,
+        request: FitRequest,
+        messages: Sequence[Mapping[str, Any]],
+        tools: bool,
+    ) -> None:
+        """The same for what no decision waits for."""
+        with contextlib.suppress(ServerAway):
+            await self._count(context, request, messages, tools)

@@ -18,6 +18,19 @@ from penstock.servers.base import ServerSpec
 from penstock.tokens import Scale, countable
 
 
+class ServerAway(Exception):
+    """
+    The server cannot count because it is away, and cannot answer either: there is nothing to be made ready.
+
+    Attributes:
+        loads: it is there, and loads its model.
+    """
+
+    def __init__(self, loads: bool) -> None:
+        super().__init__("it loads" if loads else "nobody listens")
+        self.loads = loads
+
+
 def counts_exactly(spec: ServerSpec) -> bool:
     """Whether the server counts, or shows the vocabulary to count with."""
     return spec.counting is not None or shows_vocabulary(spec)

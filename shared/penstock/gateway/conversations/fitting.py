@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from penstock import compress
+from penstock import compress, tokens
 from penstock.compress import Budget, ContextOptions, DoesNotFit, Fitted
 from penstock.domain.change import Change
 from penstock.domain.pressure import Pressure
@@ -32,7 +32,8 @@ class Prepared:
         messages: the client's own list when nothing was changed.
         tokens: what the prompt weighs as it is sent, tools and template included.
         original_tokens: the same for what the client sent.
-        certain_tokens: tokens that the prompt has for certain, 0 when it was only estimated.
+        certain_tokens: tokens that the prompt has whatever its template leaves out of it, but for a blank
+            here and there; 0 when it was only estimated.
         strategy: by which it was made to fit, empty when it needed nothing.
         num_ctx: the window that Ollama is asked for, None for other servers.
         changes: what is announced.
@@ -196,7 +197,7 @@ def prepared_by(task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted:
     What a plan came to.
 
     Args:
-        counted: all weights are the server's own counts.
+        counted: all weights are the server's own counts, and what the template adds was measured.
     """
     changes = plan.changes
     if num_ctx is not None and num_ctx.why:
@@ -206,7 +207,7 @@ def prepared_by(task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted:
         messages=plan.messages,
         tokens=plan.tokens,
         original_tokens=plan.original_tokens,
-        certain_tokens=plan.tokens if counted else 0,
+        certain_tokens=max(1, plan.tokens - tokens.thinking_bytes(plan.messages)) if counted else 0,
         strategy="" if plan.messages is task.messages else name.value,
         num_ctx=num_ctx,
         changes=changes,

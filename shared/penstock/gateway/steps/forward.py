@@ -75,7 +75,9 @@ class Opened:
     complete: bool
 
 
-class _Failed(Exception):
+class AttemptFailed(Exception):
+    """One attempt, by *fault*; what becomes of the request is decided by the policy."""
+
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
         self.fault = fault
@@ -89,7 +91,7 @@ class Job:
     Attributes:
         prepare: the request as it is to be sent now, and what makes a relay for its answer (None for an
             answer that is not a stream). Asked before each attempt: the upstream may be another one by
-            then. Raises `TransportError` when the upstream was never seen and still is not there.
+            then. Raises `TransportError` when the upstream is not there, `AttemptFailed` while it loads.
         adapt: told of a fault; True when the request would be made differently now, because the fault
             taught something (a template's rule). Then it is sent once more at once.
         own_key: the credential sent is the configured one, not the client's.
@@ -139,7 +141,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             opened = await _attempt(job, transport, readiness)
             record.ended_s, record.status = loop.time(), opened.response.status
             return opened
-        except _Failed as failed:
+        except AttemptFailed as failed:
             fault = failed.fault
             record.ended_s, record.status, record.fault = loop.time(), fault.status, fault
             job.sent = False  # it answered, or it is gone: nothing goes on there
@@ -275,7 +277,7 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             response = job.response = _decoded(response, coding)
         return await _open(job, response, job_relay)
     except TransportError as exc:
-        raise _Failed(
+        raise AttemptFailed(
             faults.classify_transport(
                 kind=exc.kind,
                 phase=exc.phase,
@@ -299,7 +301,9 @@ def _decoded(response: UpstreamResponse, coding: bytes) -> UpstreamResponse:
         return Decoded(response, coding)
     name = coding.decode("latin-1")[:40]
     told = f"it is compressed with {name}, which was not asked for and cannot be read here"
-    raise _Failed(Fault(ErrorCode.BAD_ANSWER, told, transient=False, matched="content-encoding"))
+    raise AttemptFailed(
+        Fault(ErrorCode.BAD_ANSWER, told, transient=False, matched="content-encoding")
+    )
 
 
 def _is_loaded(exchange: Exchange) -> bool:
@@ -316,7 +320,7 @@ async def _open(
         body = await response.read(limit)
         fault = _classify(job, response, body)
         if fault is not None:
-            raise _Failed(fault)
+            raise AttemptFailed(fault)
         # Also when a stream was asked for and a plain answer came: some servers do that.
         return Opened(response, None, body, True)
     relay = job.relay = make_relay()
@@ -326,11 +330,11 @@ async def _open(
         try:
             out = relay.feed(data) if data else relay.end()
         except ValueError as exc:
-            raise _Failed(
+            raise AttemptFailed(
                 _bad_answer(f"the stream holds something that is not JSON: {exc}")
             ) from exc
         if seen.error is not None:
-            raise _Failed(faults.classify_stream_error(seen.error, job.state.spec))
+            raise AttemptFailed(faults.classify_stream_error(seen.error, job.state.spec))
         if seen.progress is not None:
             note_progress(exchange, watch, relay)
         if seen.token:
@@ -345,11 +349,11 @@ async def _open(
             return Opened(response, relay, out + relay.end(), True)
         if not data:
             if not (seen.closed or seen.finished or seen.token):
-                raise _Failed(_bad_answer("the stream ended before its first event"))
+                raise AttemptFailed(_bad_answer("the stream ended before its first event"))
             if not (seen.closed or seen.finished) and isinstance(
                 relay, CollectingRelay | CollectingTranslator
             ):
-                raise _Failed(broken_stream())
+                raise AttemptFailed(broken_stream())
             return Opened(response, relay, out, True)
         if out:
             return Opened(response, relay, out, False)

@@ -5,21 +5,25 @@ anew when that changes, or when a fault teaches what was not known.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from penstock import compress, template
+from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
-from penstock.domain.profile import ModelProfile
+from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import FitRequest, ModelContext
+from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.forward import AttemptFailed
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
@@ -57,6 +61,8 @@ class Preparation:
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
+        self._counted = 0
+        self._looked_again = False
         self._refusal: Fault | None = None
         self._report: PrefixReport | None = None
         self.tuned: Tuned | None = None
@@ -70,12 +76,39 @@ class Preparation:
         """Whether what was made is still what would be made now."""
         return self.tuned is not None and self._made_for == self._state.generation
 
+    async def make_early(self) -> None:
+        """
+        Make it before it has a permit: what cannot work waits for none. Of a server that is away nothing is
+        known now; `make_now` is asked again when it is sent.
+        """
+        with contextlib.suppress(ServerAway):
+            await self.make()
+
+    async def make_now(self) -> None:
+        """
+        Make it for an attempt, unless it is current.
+
+        Raises:
+            RequestError: it cannot work.
+            TransportError, AttemptFailed: the server that is to count it is away.
+        """
+        if self.is_current:
+            return
+        try:
+            await self.make()
+        except ServerAway as away:
+            if not away.loads:
+                raise TransportError("refused", "connect", detail="connection refused") from away
+            told = "the server loads its model"
+            raise AttemptFailed(Fault(ErrorCode.UPSTREAM_LOADING, told, phase="load")) from away
+
     async def make(self) -> Tuned:
         """
         Make the request ready, and announce what was changed.
 
         Raises:
             RequestError: it cannot work.
+            ServerAway: the server is to count it, and is away.
         """
         exchange, state, runtime = self._exchange, self._state, self._runtime
         generation = state.generation
@@ -90,6 +123,12 @@ class Preparation:
             try:
                 prepared = await self._fit(profile)
             except RequestError as error:
+                if not self._looked_again:
+                    # The server may run with another window by now: what is refused is refused in true numbers.
+                    self._looked_again = True
+                    await runtime.keeper.look_again(state)
+                    if state.generation != generation:
+                        return await self.make()
                 raise self._in_the_servers_numbers(error) from error
             exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
         tuned = tune(
@@ -102,6 +141,7 @@ class Preparation:
             profile=profile,
             spec=state.spec,
             settings=runtime.settings,
+            counted_tokens=self._counted,
             env_max_tokens=runtime.env.max_tokens,
             memory_short=runtime.memory_short(state),
             prepared=prepared,
@@ -226,7 +266,7 @@ class Preparation:
                 needed=needed,
                 wish=wished_num_ctx(body),
                 loaded=profile.reading.running_window if profile.reading.loaded else None,
-                configured=None if profile.reading.loaded else profile.reading.running_window,
+                configured=None if profile.reading.loaded else _next_window(profile),
                 assumed=profile.window.tokens,
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
@@ -294,7 +334,10 @@ class Preparation:
             believed = prepared.num_ctx.window
         if fault.window is not None and fault.window < believed:
             runtime.note_refusal(state, exchange.upstream_model, fault.window)
-            return prepared is not None
+            if fault.output_room is None:
+                return prepared is not None
+        if fault.output_room is not None:
+            return self._reduce_output(fault)
         if prepared is None or profile is None or self._squeezed:
             return False
         # The window is what we believed, so the prompt is longer than we took it for.
@@ -307,9 +350,30 @@ class Preparation:
             self._squeeze = _UNEXPLAINED_OVERFLOW
         return self._again()
 
+    def _reduce_output(self, fault: Fault) -> bool:
+        """The prompt fits, by the server's count; what was asked for after it does not, so less is asked for."""
+        assert fault.prompt_tokens is not None
+        assert fault.window is not None
+        exchange, prepared = self._exchange, self.prepared
+        ours = exchange.operation in ("chat", "completions") and exchange.dialect == "openai"
+        if self._counted or not ours:
+            return False
+        self._counted = fault.prompt_tokens
+        if prepared is not None and "at least" in fault.message:
+            # It stopped counting where nothing more would have fitted; our own count may know better.
+            self._counted = max(self._counted, min(prepared.tokens, fault.window - 1))
+        return self._again()
+
     def _again(self) -> bool:
         self._made_for = -1
         return True
+
+
+def _next_window(profile: ModelProfile) -> int | None:
+    """What a model that is not in memory will be loaded with, as far as that is known."""
+    if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
+        return profile.window.tokens
+    return profile.reading.running_window
 
 
 def shape(
