@@ -69,12 +69,7 @@ class PrefixReport:
 
 def message_key(message: Message) -> int:
     """A key of one message, good in this process."""
-    if len(message) == 2:
-        content = message.get("content")
-        role = message.get("role")
-        if type(content) is str and type(role) is str:
-            return hash((role, content))
-    return hash(_as_bytes(message))
+    return _key_and_size(message)[0]
 
 
 def head_key(messages: Sequence[Message]) -> int:
@@ -93,10 +88,14 @@ def head_key(messages: Sequence[Message]) -> int:
 
 def chain(messages: Sequence[Message], scope: str = "") -> list[int]:
     """Keys of all prefixes: the one at *i* stands for the messages up to and with *i*, in this scope."""
+    return _chained([*map(message_key, messages)], scope)
+
+
+def _chained(each: list[int], scope: str) -> list[int]:
     keys: list[int] = []
     key = hash(scope)
-    for message in messages:
-        key = hash((key, message_key(message)))
+    for one in each:
+        key = hash((key, one))
         keys.append(key)
     return keys
 
@@ -148,9 +147,11 @@ class Conversations:
             messages: best as the client sent them: what we cut ourselves is no surprise.
             scope: keeps apart what never shares a cache: the client, the model.
         """
-        keys = chain(messages, scope)
+        # One look at each message: writing out those that are more than a text costs the most.
+        looked = [*map(_key_and_size, messages)]
+        keys = _chained([key for key, _ in looked], scope)
         users = [place for place, message in enumerate(messages) if message.get("role") == "user"]
-        head = scope, message_key(messages[users[0]]) if users else 0
+        head = scope, looked[users[0]][0] if users else 0
         before, shared = self._find(keys, head)
         # Two conversations may begin alike: where they part, both are remembered.
         parted = before is not None and before.head_end <= shared < before.last_turn
@@ -161,7 +162,7 @@ class Conversations:
             number = before.number
             self._forget(number)
         report = _compare(number, before, messages, shared)
-        size = sum(_size_bytes(message) for message in messages)
+        size = sum([size for _, size in looked])
         kept: Sequence[Message] | None = messages
         if size > self._most_bytes // 4:
             kept, size = None, 0
@@ -272,12 +273,16 @@ def _common(one: str, other: str) -> str:
     return one[:low]
 
 
-def _size_bytes(message: Message) -> int:
-    """About what a message takes in memory."""
-    content = message.get("content")
-    if len(message) == 2 and type(content) is str:
-        return _MESSAGE_BYTES + (len(content) if content.isascii() else 3 * len(content))
-    return _MESSAGE_BYTES + 2 * len(_as_bytes(message))
+def _key_and_size(message: Message) -> tuple[int, int]:
+    """A message's key, and about what it takes in memory."""
+    if len(message) == 2:
+        content = message.get("content")
+        role = message.get("role")
+        if type(content) is str and type(role) is str:
+            size = len(content) if content.isascii() else 3 * len(content)
+            return hash((role, content)), _MESSAGE_BYTES + size
+    written = _as_bytes(message)
+    return hash(written), _MESSAGE_BYTES + 2 * len(written)
 
 
 def _as_bytes(message: Message) -> bytes:

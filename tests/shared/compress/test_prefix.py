@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from penstock.compress import prefix
 from penstock.compress.prefix import Conversations, Difference, chain, head_key
 
 
@@ -109,3 +112,19 @@ def test_odd_messages_have_keys() -> None:
     assert chain(odd)[:2] == chain(odd[:2])
     assert head_key([*FIRST, *odd]) == head_key(SECOND) != head_key(odd)
     assert Conversations().seen(odd).previous_messages == 0
+
+
+def test_each_message_is_written_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its key and its size come from one look: this is on the way of every request."""
+    written = 0
+
+    def counted(message: Any, as_bytes: Any = prefix._as_bytes) -> Any:
+        nonlocal written
+        written += 1
+        return as_bytes(message)
+
+    monkeypatch.setattr(prefix, "_as_bytes", counted)
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [{"role": "assistant", "content": None, "tool_calls": [call]}] * 10
+    Conversations().seen([{"role": "user", "content": "look"}, *messages])
+    assert written == 10
