@@ -179,8 +179,9 @@ def tune(
             changes=tuple(edit.changes),
         )
 
-    at_least = limits.prompt_lower_bound(body)
-    if operation == "chat":
+    if operation != "chat":
+        at_least = limits.prompt_lower_bound(body)
+    else:
         at_least = _conversation(edit, profile, spec, prepared)
         fields, changes = project_request(body, only_harmful=not project)
         for name, value in fields.items():
