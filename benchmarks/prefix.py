@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from long_conversations import AGENT, CHAT, TOOLS, Message, Mix, conversation
+from long_conversations import TOOLS, Message, conversation
 from other_proxy import COMMAND, has_headroom, headroom
 from serving import Kind, client, gateway, llamacpp, processed_tokens
 from ways import ANSWER_TOKENS, Counts, Way, as_ollama, sliding, whole
@@ -88,16 +88,13 @@ class Run:
     window: int
     turns: int
     contestants: tuple[Contestant, ...]
-    mix: Mix = CHAT
     aim: float = 1.0
     """How many times fewer tokens than the naive window."""
 
     def requests(self) -> Iterator[list[Message]]:
         """The requests of two conversations, by turns."""
         thinking = self.kind == "thinking"
-        both = [
-            conversation(seed, self.turns, self.mix).requests(thinking=thinking) for seed in SEEDS
-        ]
+        both = [conversation(seed, self.turns).requests(thinking=thinking) for seed in SEEDS]
         return (messages for messages in chain.from_iterable(zip_longest(*both)) if messages)
 
     def once(self, folder: Path) -> int:
@@ -106,7 +103,7 @@ class Run:
             counts = Counts(server.url, http)
             return sum(
                 counts.fixed + sum(map(counts.of, list(talk.requests())[-1]))
-                for talk in (conversation(seed, self.turns, self.mix) for seed in SEEDS)
+                for talk in (conversation(seed, self.turns) for seed in SEEDS)
             )
 
 
@@ -193,7 +190,11 @@ def table(results: dict[Contestant, Figures], once: int | None) -> str:
 
 
 def _beside(naive: Figures, tokens: int) -> str:
-    return "" if naive.tokens == tokens else f"{naive.tokens / tokens:.1f} times fewer"
+    if naive.tokens == tokens:
+        return ""
+    if tokens > naive.tokens:
+        return f"{tokens / naive.tokens:.1f} times more"
+    return f"{naive.tokens / tokens:.1f} times fewer"
 
 
 def runs(quick: bool, turns: int, others: list[Contestant]) -> Iterator[Run]:
@@ -204,11 +205,13 @@ def runs(quick: bool, turns: int, others: list[Contestant]) -> Iterator[Run]:
     if quick:
         return
     yield Run("8,192 tokens a slot", "full", 8192, turns, everybody, aim=15.0)
-    yield Run("8,192 tokens a slot, an agent that calls tools in half of its turns", "full", 8192, turns,
-              few, mix=AGENT)  # fmt: skip
     yield Run("2,048 tokens, a template that strips thinking", "thinking", 2048, turns, few)
-    yield Run("2,048 tokens, a sliding-window model (Gemma 3's kind)", "sliding", 2048, turns, few)
-    yield Run("2,048 tokens, a recurrent model (Mamba)", "recurrent", 2048, turns, few)
+    half = max(2, turns // 2)
+    yield Run(f"2,048 tokens, a sliding-window model (Gemma 3's kind), {half} turns", "sliding", 2048, half,
+              few)  # fmt: skip
+    yield Run(
+        f"2,048 tokens, a recurrent model (Mamba), {half} turns", "recurrent", 2048, half, few
+    )
 
 
 def main() -> int:

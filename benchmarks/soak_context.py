@@ -148,18 +148,18 @@ def rss_mb() -> float:
 
 
 def soak(requests: int) -> tuple[float, float]:
-    """Resident MB when all bounds are reached, and the most that was seen later."""
+    """Resident MB when all bounds were reached, and the most that was seen later."""
     chance = random.Random("soak")
     models = [Model(exact=True), Model(exact=False)]
     for model in models:
         model.fill(chance)
     began = time.monotonic()
-    before = most = 0.0
+    before = most = rss_mb()
     for number, body in enumerate(bodies(chance), 1):
         model = models[number % 2]
         model.serve(orjson.loads(body), STRATEGIES[number // 2 % len(STRATEGIES)])
         if number == requests // 5:
-            before = most = rss_mb()
+            before = most = max(before, rss_mb())
         elif number > requests // 5 and number % max(1, requests // 20) == 0:
             most = max(most, rss_mb())
             took_ms = (time.monotonic() - began) / number * 1000

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from penstock.adapters.settings_file import SHORT_FORMS
 from penstock.cli.main import penstock as command
 from penstock.errors import ERROR_TABLE
+from penstock.gateway.conversations.counts import shows_vocabulary
 from penstock.gateway.views.metrics import METRICS
 from penstock.servers import SPECS
 from penstock.settings import Settings, json_schema
@@ -166,17 +167,21 @@ def servers_page() -> str:
         "# Model servers", "", NOTE.strip(), "",
         "*recorded*: tested against the real server. *documented*: written from its sources and documentation;",
         "nothing is ever dropped from a request to such a server.", "",
-        "| kind | server | known from | usual ports | spoken to in | notices a hang-up while decoding / in prefill |",
-        "|---|---|---|---|---|---|",
+        "| kind | server | known from | usual ports | spoken to in | notices a hang-up while decoding / in prefill | tokens are |",
+        "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for kind, spec in SPECS.items():
         b = spec.behaviour
         words = {True: "yes", False: "no"}
         dialect = "its native dialect (chat)" if b.chat_dialect == "ollama" else "OpenAI's"
+        if spec.counting is not None:
+            counted = "counted by the server"
+        else:
+            counted = "counted with its vocabulary" if shows_vocabulary(spec) else "measured"
         lines.append(
             f"| `{kind.value}` | [{spec.title}]({spec.homepage}) | {spec.knowledge} | "
             f"{', '.join(map(str, spec.ports)) or 'any'} | {dialect} | "
-            f"{words[b.notices_hangup_decoding]} / {words[b.notices_hangup_prefill]} |"
+            f"{words[b.notices_hangup_decoding]} / {words[b.notices_hangup_prefill]} | {counted} |"
         )
     lines += [
         "",

@@ -1,7 +1,8 @@
 /*
  * A model server that costs nothing: single-threaded epoll, HTTP/1.1 with keep-alive.
  *
- * GET /props, /slots, /v1/models and /health answer as llama.cpp does, so that a gateway takes it for one.
+ * GET /props, /slots, /v1/models and /health answer as llama.cpp does, so that a gateway takes it for one;
+ * POST /tokenize takes each text for three tokens, and .../input_tokens a conversation for ten.
  * A plain POST gets 1 KB of JSON; with "stream": true 200 events and [DONE], one send() each, chunked.
  * The model "mock-paced" sends one event every 5 ms; "mock-short" sends 20 events.
  *
@@ -41,6 +42,7 @@ typedef struct conn {
     struct conn *pn, *pp;
     int inlist;
     int sent100;
+    char *made;                 // an answer made for one request
 } conn;
 static int ep;
 static char *ev[NEV + 2];
@@ -129,6 +131,8 @@ static int flush(conn * c)
 }
 
 static int process(conn * c);
+static void answer_made(conn * c, const char *body);
+static void tokenize(conn * c, char *body, size_t bl);
 static int pump(conn * c)
 {                               // streaming progress
     int r = flush(c);
@@ -248,11 +252,19 @@ static int process(conn * c)
                     pg = &pages[i];
                     break;
                 }
+        int counts = 0;
+        if (!memcmp(c->buf, "POST /tokenize", 14)) {
+            counts = 1;
+            tokenize(c, body, bl);
+        } else if (memmem(c->buf, hl < 120 ? hl : 120, "/input_tokens ", 14)) {
+            counts = 1;
+            answer_made(c, "{\"input_tokens\":10}");
+        }
         memmove(c->buf, c->buf + total, c->len - total);
         c->len -= total;
         if (close_) {
         }                       // peers that send Connection: close close themselves
-        if (st) {
+        if (st && !counts) {
             nstream++;
             c->streaming = 1;
             c->paced = pc;
@@ -263,7 +275,8 @@ static int process(conn * c)
                 ladd(c);
             return pump(c);
         }
-        if (get) {
+        if (counts) {
+        } else if (get) {
             c->out = pg->out;
             c->outlen = pg->len;
         } else {
@@ -274,6 +287,34 @@ static int process(conn * c)
         if (r <= 0)
             return r;
     }
+}
+
+static void answer_made(conn * c, const char *body)
+{
+    size_t n = strlen(body);
+    free(c->made);
+    c->made = malloc(n + 256);
+    c->outlen =
+        sprintf(c->made,
+                "HTTP/1.1 200 OK\r\nServer: llama.cpp\r\ncontent-type: application/json\r\ncontent-length: %zu\r\n\r\n%s",
+                n, body);
+    c->out = c->made;
+}
+
+// The texts of a request to /tokenize stand in a list, with a number between them that is no token.
+static void tokenize(conn * c, char *body, size_t bl)
+{
+    static const char *between = "2147483647";
+    long texts = 1;
+    for (char *p = body; (p = memmem(p, body + bl - p, between, 10)); p += 10)
+        texts++;
+    char *made = malloc(texts * 32 + 64), *q = made;
+    q += sprintf(q, "{\"tokens\":[1,2,3");
+    while (--texts)
+        q += sprintf(q, ",%s,1,2,3", between);
+    strcpy(q, "]}");
+    answer_made(c, made);
+    free(made);
 }
 
 static void rd(conn * c)
@@ -431,6 +472,7 @@ int main(int ac, char **av)
         }
         for (int i = 0; i < ndead; i++) {
             free(dead[i]->buf);
+            free(dead[i]->made);
             free(dead[i]);
         } ndead = 0;
     }

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from itertools import repeat
-from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -33,9 +31,6 @@ from penstock.gateway.pipeline import generate
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.passage import pass_on
 from penstock.gateway.views.listings import answer_listing
-
-_first, _second = itemgetter(0), itemgetter(1)
-_LATIN = repeat("latin-1")
 
 log = logging.getLogger("penstock.gateway")
 
@@ -66,14 +61,7 @@ class Gateway:
         if scope["type"] != "http":
             return
         connection: Connection = scope["extensions"]["penstock"]
-        pairs = scope["headers"]
-        headers = dict(
-            zip(
-                map(str, map(_first, pairs), _LATIN),
-                map(str, map(_second, pairs), _LATIN),
-                strict=False,
-            )
-        )
+        headers = connection.headers
         method = scope["method"]
         exchange = Exchange(
             self.runtime.request_id(),
@@ -89,7 +77,7 @@ class Gateway:
             exchange.path = path
             found = route(method, path)
             answer.surface = surface_of(found.dialect, found.operation)
-            access = decide_access(method=method, route=found, headers=headers, rules=self.rules)
+            access = self._access(connection, method, found)
             exchange.client = access.client
             if found.kind == "health":
                 await self._health(answer, found.upstream_path)
@@ -107,6 +95,16 @@ class Gateway:
             self.runtime.recorder.refused(exchange)
         finally:
             connection.done()
+
+    def _access(self, connection: Connection, method: str, found: Route) -> Access:
+        """Who a request is from. Decided once for requests that differ in nothing of what decides it."""
+        head, rules = connection.head, self.rules
+        known: tuple[str, Route, AccessRules, Access] | None = head.access
+        if known is not None and known[0] == method and known[1] is found and known[2] is rules:
+            return known[3]
+        access = decide_access(method=method, route=found, headers=connection.headers, rules=rules)
+        head.access = (method, found, rules, access)
+        return access
 
     async def _work(
         self,

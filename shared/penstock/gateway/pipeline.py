@@ -50,7 +50,7 @@ from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
-from penstock.gateway.steps.upstream_headers import local_headers
+from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.toolcalls.stream import Mended
@@ -248,13 +248,7 @@ class LocalRun:
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
             (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
-            local_headers(
-                self.incoming.raw_headers,
-                state,
-                path=tuned.path,
-                key_is_ours=self.incoming.access.presented_key_is_ours,
-                via=self.runtime.via,
-            ),
+            headers_for(self.incoming, state, tuned.path, self.runtime.via),
             body,
         )
         if not tuned.streams:

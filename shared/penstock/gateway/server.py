@@ -43,7 +43,6 @@ log = logging.getLogger("penstock.gateway")
 EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
-_OBJECTS_BEFORE_COLLECTION = 5000
 
 
 _FIXED_AT_START = {
@@ -247,8 +246,6 @@ class GatewayServer:
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
-        # A request leaves hardly anything that only the collector can free, so it need not look so often.
-        gc.set_threshold(_OBJECTS_BEFORE_COLLECTION, 20, 20)
         assert self.runtime is not None
         log.info("listening on %s", self.runtime.url)
         if self._on_listening is not None:

@@ -163,30 +163,36 @@ def test_client_that_left_gets_nothing() -> None:
 
 
 def test_starts_leave_room_for_answers() -> None:
-    """Of requests that come together the first one starts at once, the others one a round, in order."""
+    """Of many requests that come together a handful starts at once, the others a few a round, in order."""
 
-    async def main() -> list[str]:
-        starts, seen = Starts(), list[str]()
+    async def main() -> list[int]:
+        starts, seen = Starts(), list[int]()
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[Any]]()
 
-        async def work(name: str) -> None:
-            seen.append(name)
-            if name == "1":  # its answer is read before the last ones start
-                loop.call_soon(seen.append, "answer to 1")
+        async def work(number: int) -> None:
+            seen.append(number)
+            if number == 0:  # its answer is read before the last ones start
+                loop.call_soon(seen.append, -1)
 
-        for name in "12345":
-            starts.add(loop, tasks, work(name))
-        while len(seen) < 6:
+        for number in range(40):
+            starts.add(loop, tasks, work(number))
+        assert len(tasks) == 16
+        await asyncio.sleep(0)
+        starts.add(loop, tasks, work(40))  # it stands behind those who wait
+        while len(seen) < 42:
             await asyncio.sleep(0)
         await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert not tasks
-        starts.add(loop, tasks, work("6"))
+        for number in range(41, 50):
+            starts.add(loop, tasks, work(number))
+        assert len(tasks) == 9
         await asyncio.gather(*tasks)
         return seen
 
     seen = asyncio.run(main())
-    assert [name for name in seen if len(name) == 1] == list("123456")
-    assert seen.index("answer to 1") < seen.index("5")
+    assert [number for number in seen if number >= 0] == list(range(50))
+    assert seen.index(-1) < seen.index(24)
 
 
 def test_filter_remembers_a_bounded_number_of_names() -> None:

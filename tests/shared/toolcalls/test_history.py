@@ -75,11 +75,12 @@ PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA
 
 
 def test_images_for_a_model_that_sees_none() -> None:
-    """A note stands in their place; where the model may see, they stay."""
+    """A note stands in their place; where the model may see, they stay, and so does what is asked about now."""
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "look"}, PICTURE, PICTURE]},
         {"role": "user", "content": "look", "images": ["AAAA"]},
         {"role": "user", "content": [PICTURE], "name": "kept"},
+        {"role": "user", "content": [PICTURE]},
     ]
     for vision in (None, True):
         assert mend_history(messages, vision=vision)[0] is messages
@@ -89,6 +90,7 @@ def test_images_for_a_model_that_sees_none() -> None:
         {"role": "user", "content": [{"type": "text", "text": "look"}, note, note]},
         {"role": "user", "content": f"look\n{IMAGE_NOTE}"},
         {"role": "user", "content": [note], "name": "kept"},
+        messages[-1],
     ]
     assert [change.detail.split(" left")[0] for change in changes] == [
         "2 images",

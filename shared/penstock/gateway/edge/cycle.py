@@ -16,6 +16,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from penstock.gateway.edge.head import Head
+
 _LINE = b"%b: %b\r\n"
 _FRAMING = frozenset({b"connection", b"content-length", b"transfer-encoding"})
 _first = itemgetter(0)
@@ -29,24 +31,25 @@ class Connection:
     A request's handle on its client's connection.
 
     Attributes:
-        raw_headers: as the client sent them, case and order kept.
+        head: what the client said in front of the body; `headers`, `raw_headers` are taken from it.
         cycle: the request as the server sees it: the way to answer.
         disconnected: the client hung up before its answer was complete.
         body_complete: the request's last byte has come: reading its body waits for nothing.
     """
 
     __slots__ = (
-        "_callbacks", "_transport", "body_complete", "cycle", "disconnected", "raw_headers",
+        "_callbacks", "_transport", "body_complete", "cycle", "disconnected", "head", "headers",
+        "raw_headers",
     )  # fmt: skip
 
     cycle: Cycle
 
-    def __init__(
-        self, transport: asyncio.Transport, raw_headers: list[tuple[bytes, bytes]]
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, head: Head) -> None:
         self._transport = transport
         self._callbacks: list[Callable[[], Any]] = []
-        self.raw_headers = raw_headers
+        self.head = head
+        self.headers = head.text
+        self.raw_headers = head.raw
         self.disconnected = False
         self.body_complete = False
 

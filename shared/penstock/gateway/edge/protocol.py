@@ -16,7 +16,6 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,11 +25,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from penstock.errors import ERROR_TABLE, ErrorCode
 from penstock.gateway.edge.cycle import Connection, Cycle
+from penstock.gateway.edge.head import Head
 from penstock.gateway.edge.starts import Starts
 
 _MOST_PIPELINED = 8
 """Requests of one connection that may wait behind one that is being answered (no client needs it)."""
-_first, _second = itemgetter(0), itemgetter(1)
 _REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -76,6 +75,7 @@ class Protocol(HttpToolsProtocol):
         self._muted = False
         self._last_words = b""
         self._raw: list[tuple[bytes, bytes]] = []
+        self._head: Head | None = None
         self._handles: deque[Connection] = deque()
         self._head_timer: asyncio.TimerHandle | None = None
         self._resting_since_s: float | None = None
@@ -170,7 +170,11 @@ class Protocol(HttpToolsProtocol):
                 "The request line must name a path that begins with a slash: this is no proxy.",
             )
             raise _RefusedError
-        hosts = sum([len(name) == 4 and name.lower() == b"host" for name, _ in raw])
+        head = self._head
+        if head is None or not head.is_said_again_by(raw):
+            head = Head(raw)
+            self._head = head if head.is_small else None
+        hosts = head.hosts
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._in_body = False  # RFC 9112 section 3.2: such a request must be refused
             self._refuse(
@@ -178,16 +182,14 @@ class Protocol(HttpToolsProtocol):
                 f"The request has {hosts or 'no'} Host header{'s' if hosts else ''}; HTTP/1.1 takes one.",
             )
             raise _RefusedError
-        self._begin_request(raw)
+        self._begin_request(head)
 
-    def _begin_request(self, raw: list[tuple[bytes, bytes]]) -> None:
+    def _begin_request(self, head: Head) -> None:
         """The head of a request is complete: let the app answer it, or let it wait for its turn."""
         parser, url = self.parser, self.url
         version = parser.get_http_version()
         path, raw_path, query = _short_target(url) if len(url) <= 256 else _target(url)
-        names = [*map(bytes.lower, map(_first, raw))]
-        headers = [*zip(names, map(_second, raw), strict=True)]
-        handle = Connection(self.transport, raw)
+        handle = Connection(self.transport, head)
         self.scope = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -200,7 +202,7 @@ class Protocol(HttpToolsProtocol):
             "path": path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": headers,
+            "headers": head.lowered,
             "state": {},
             "extensions": {"penstock": handle},  # type: ignore[dict-item]
         }
@@ -215,8 +217,7 @@ class Protocol(HttpToolsProtocol):
             False,
             self.server_state.default_headers,
             asyncio.Event(),
-            b"expect" in names
-            and any(n == b"expect" and v.lower() == b"100-continue" for n, v in headers),
+            head.wants_continue,
             version != "1.0" and parser.should_keep_alive(),
             self.on_response_complete,
         )

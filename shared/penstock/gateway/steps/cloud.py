@@ -31,7 +31,7 @@ from penstock.gateway.edge.body import ClientGone
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.edge.routes import wire_path
-from penstock.gateway.steps.upstream_headers import cloud_headers
+from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
@@ -109,12 +109,7 @@ async def pass_through(
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
         (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
-        cloud_headers(
-            incoming.raw_headers,
-            state,
-            path=incoming.route.upstream_path,
-            key_is_ours=incoming.access.presented_key_is_ours,
-        ),
+        headers_for(incoming, state, incoming.route.upstream_path, None),
         raw if raw or incoming.method not in ("GET", "HEAD", "OPTIONS") else None,
     )
     run = _CloudRun(settings)

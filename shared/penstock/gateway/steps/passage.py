@@ -15,7 +15,7 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.edge.routes import allowed_for_cloud, wire_path
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.cloud import pass_through
-from penstock.gateway.steps.upstream_headers import local_headers
+from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.upstreams.fleet import UpstreamState
 
 
@@ -84,13 +84,7 @@ async def _local(
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
         (state.prefix + wire_path(path) + incoming.query).encode("ascii"),
-        local_headers(
-            incoming.raw_headers,
-            state,
-            path=path,
-            key_is_ours=incoming.access.presented_key_is_ours,
-            via=runtime.via,
-        ),
+        headers_for(incoming, state, path, runtime.via),
         raw if raw or incoming.method in ("POST", "PUT", "PATCH") else None,
     )
     exchange.attempts.append(Attempt(state.name, exchange.arrived_s))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import itemgetter
 
 from penstock.gateway.edge.answer import HeaderFilter, Headers
+from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.upstreams.fleet import UpstreamState
 
 # Ours, or made anew for each hop. `expect` is answered by our own server.
@@ -30,6 +31,7 @@ _LOCAL, _LOCAL_OWN_KEY = HeaderFilter(_LOCAL_DROPS), HeaderFilter(_LOCAL_DROPS |
 _CLOUD, _CLOUD_OWN_KEY = HeaderFilter(_NEVER_SENT), HeaderFilter(_NEVER_SENT | _CREDENTIALS)
 
 _first = itemgetter(0)
+_MOST_KEPT = 8
 
 
 def credential(path: str, key: str) -> tuple[bytes, bytes]:
@@ -37,6 +39,28 @@ def credential(path: str, key: str) -> tuple[bytes, bytes]:
     if path.startswith(("/v1/messages", "/v1/complete")):
         return b"x-api-key", key.encode("utf-8")
     return b"authorization", b"Bearer " + key.encode("utf-8")
+
+
+def headers_for(incoming: Incoming, state: UpstreamState, path: str, via: bytes | None) -> Headers:
+    """
+    What goes to an upstream for a client's request; made once for requests that say the same.
+
+    Args:
+        via: see `local_headers`; None for a cloud.
+    """
+    kept, ours = incoming.connection.head.sent, incoming.access.presented_key_is_ours
+    key = (state, path, ours, via)
+    headers = kept.get(key)
+    if headers is None:
+        client = incoming.raw_headers
+        if via is None:
+            headers = cloud_headers(client, state, path=path, key_is_ours=ours)
+        else:
+            headers = local_headers(client, state, path=path, key_is_ours=ours, via=via)
+        if len(kept) >= _MOST_KEPT:
+            kept.clear()
+        kept[key] = headers
+    return headers
 
 
 def local_headers(
