@@ -132,5 +132,6 @@ def test_a_long_history_costs_little() -> None:
 
 def test_a_part_of_an_odd_type_is_no_picture() -> None:
     """It stays as it came, and nothing raises."""
-    messages = [{"role": "user", "content": [{"type": []}, {"type": {}}]}]
+    odd = {"role": "user", "content": [{"type": []}, {"type": {}}]}
+    messages = [odd, {"role": "user", "content": "hi"}]
     assert mend_history(messages, vision=False)[0] == messages
