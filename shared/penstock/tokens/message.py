@@ -63,7 +63,7 @@ def countable(message: Mapping[str, Any]) -> Countable:
                 texts.append(part)
             elif not isinstance(part, Mapping):
                 texts.append(json_text(part))
-            elif kind in _IMAGE_PARTS:
+            elif isinstance(kind, str) and kind in _IMAGE_PARTS:
                 low = _detail(part) == "low"
                 images, small = images + (not low), small + low
             elif found := [part[name] for name in _TEXT_PARTS if isinstance(part.get(name), str)]:

@@ -21,7 +21,7 @@ from penstock.toolcalls.schema import ToolSchema
 
 ARGUMENTS_NOTE = '{"note":"The arguments of this call were not valid JSON and are left out."}'
 IMAGE_NOTE = "[An image was left out: the model cannot see images.]"
-_IMAGES = frozenset({"image_url", "input_image", "image"})
+_IMAGES = ("image_url", "input_image", "image")
 _ANY_OBJECT = ToolSchema("")
 _LARGEST_KEPT_CHARS = 4_096
 

@@ -180,3 +180,10 @@ def test_json_written_out_here_has_the_size_of_json(value: Any) -> None:
 def test_thinking_is_what_templates_may_leave_out(message: dict[str, Any], size: int) -> None:
     """In bytes; of what the model said only."""
     assert thinking_bytes([message]) == size
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["image_url"], None, 3])
+def test_a_part_of_an_odd_type_is_weighed(kind: Any) -> None:
+    """Nothing of a stranger's message raises: its text counts, whatever it is said to be."""
+    part = {"type": kind, "text": "hi"}
+    assert countable({"role": "user", "content": [part]}) == Countable(("hi",))

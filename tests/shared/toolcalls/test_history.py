@@ -128,3 +128,10 @@ def test_a_long_history_costs_little() -> None:
         mend_history([call(json.dumps({"m": n}))])
     kept = history._kept.cache_info()
     assert kept.currsize == kept.maxsize
+
+
+def test_a_part_of_an_odd_type_is_no_picture() -> None:
+    """It stays as it came, and nothing raises."""
+    odd = {"role": "user", "content": [{"type": []}, {"type": {}}]}
+    messages = [odd, {"role": "user", "content": "hi"}]
+    assert mend_history(messages, vision=False)[0] == messages
