@@ -81,7 +81,7 @@ def settings_page() -> str:
             full = f"{path}.{name}" if path else name
             extra: Any = field.json_schema_extra or {}
             lines.append(
-                f"| `{full}` | {field.description or ''} | {extra.get('unit', '')} | {default_of(field)} | "
+                f"| `{full}` | {field.description or ''} | {extra.get('unit', '')} | {default_of(field, full)} | "
                 f"{extra.get('reason', '')} |"
             )
         lines.append("")
@@ -101,10 +101,15 @@ def groups(model: type[BaseModel], path: str = "") -> list[tuple[str, type[BaseM
     return found
 
 
-def default_of(field: Any) -> str:
+def default_of(field: Any, full: str) -> str:
     """A default as the page shows it."""
     if field.is_required():
-        return "needed"
+        if "[]" in full:
+            return "needed"
+        value: Any = Settings()
+        for part in full.split("."):
+            value = getattr(value, part)
+        return f"`{json.dumps(value)}`"
     value = field.get_default(call_default_factory=True)
     if isinstance(value, BaseModel):
         return "see below"
@@ -131,7 +136,7 @@ _RETRIES = {
     "policy": "by policy",
     "readiness": "waits until it is ready; counts no attempts",
     "once": "once",
-    "once_refit": "no (the window it names is remembered)",
+    "once_refit": "fitted to what it named and sent once more",
     "connect_only": "by policy",
     "unsent": "by policy, while nothing was relayed",
 }

@@ -201,6 +201,10 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
             folder / "ollama", {"upstreams": [{"name": "box", "url": server.url}]}
         ) as gateway:
             body = {"model": "tiny", "messages": messages, "max_tokens": 4}
+            first = gateway.http.post(
+                "/v1/chat/completions", json={**body, "messages": messages[:1]}
+            )
+            assert first.headers["penstock-window"] == "2048"
             answer = gateway.http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
             counted = answer.json()["usage"]["prompt_tokens"]

@@ -154,10 +154,14 @@ def _bind(loaded: Any) -> list[Finding]:
 def _port(host: str, port: int) -> list[Finding]:
     from penstock.adapters import runtime_file
 
-    running = runtime_file.read(port)
-    if running is not None and running.is_alive:
-        found = [Finding("gateway", True, f"runs on port {port} (process {running.pid})")]
-        return found + prefix_findings(_status_of(running))
+    found: list[Finding] = []
+    for running in runtime_file.alive():
+        found.append(
+            Finding("gateway", True, f"runs on port {running.port} (process {running.pid})")
+        )
+        found += prefix_findings(_status_of(running))
+    if found:
+        return found
     target = "127.0.0.1" if host in ("localhost", "0.0.0.0", "::") else host  # noqa: S104 - asked, not bound
     try:
         with socket.create_connection((target, port), timeout=0.5):

@@ -16,7 +16,7 @@ import orjson
 
 from penstock.dialects.ndjson import split_lines
 from penstock.dialects.sse import parse_event, split_events
-from penstock.errors import AnswerError
+from penstock.errors import AnswerError, UpstreamFault
 
 
 class Facts(Protocol):
@@ -28,13 +28,13 @@ class Facts(Protocol):
 
 def error_object(error: AnswerError, facts: Facts | None) -> dict[str, Any]:
     """The error as contracts 5 defines it; every dialect's shape is made from this."""
-    blame = error.row.blame
     value: dict[str, Any] = {
         "message": error.message,
         "type": error.row.type,
         "param": error.param,
         "code": error.code.value,
-        "source": "upstream" if blame == "upstream" else "penstock",
+        # Who said it, not whose kind of fault it is: a length that we refuse was never seen by the upstream.
+        "source": "upstream" if isinstance(error, UpstreamFault) else "penstock",
     }
     upstream = getattr(error, "upstream", None) or (facts.upstream if facts is not None else "")
     if upstream:

@@ -204,6 +204,7 @@ class LocalRun:
                 settings=self.runtime.settings,
             )
             opened = await open_answer(self.job, self.transport, self.runtime.keeper)
+            self.ready.opened()
             # 8. Relay.
             await self._relay(opened)
             exchange.outcome = Outcome.SUCCESS

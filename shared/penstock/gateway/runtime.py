@@ -231,6 +231,13 @@ class Runtime:
             model, rules, settings=self.settings, token_limit=self.env.token_limit
         )
 
+    def note_loaded(self, state: UpstreamState, model: str, window: int) -> None:
+        """An answer began to a request that named its window: that is what is loaded now."""
+        if state.loaded_with(
+            model, window, settings=self.settings, token_limit=self.env.token_limit
+        ):
+            self._changed(state)
+
     def note_truncation(self, state: UpstreamState, model: str, tokens: int) -> None:
         """The server cut a prompt silently: its window is no more than what it kept, and some room."""
         self.recorder.metrics.count("penstock_silent_truncations", (state.name,))

@@ -11,10 +11,12 @@ from penstock.limits.sizes import parameter_count, size_class
 
 def explicit_window(model: str, options: LimitOptions) -> int | None:
     """The window that the settings give *model*: by name, by pattern, or for all."""
-    if model in options.models:
-        return options.models[model]
+    plain = model.removesuffix(":latest")  # Ollama lists `tiny:latest` what everybody calls `tiny`
+    for name in (model, plain):
+        if name in options.models:
+            return options.models[name]
     for pattern, window in options.models.items():
-        if fnmatchcase(model, pattern):
+        if fnmatchcase(model, pattern) or fnmatchcase(plain, pattern):
             return window
     return options.window
 

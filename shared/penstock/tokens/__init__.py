@@ -10,7 +10,7 @@ from penstock.tokens.measure import measure_text
 from penstock.tokens.message import Countable, countable, message_key, thinking_bytes
 from penstock.tokens.mix import Lane, Mix
 from penstock.tokens.overhead import Overhead
-from penstock.tokens.scale import Scale, Weighed
+from penstock.tokens.scale import Scale, Weighed, tools_key
 
 __all__ = [
     "Calibration",
@@ -28,4 +28,5 @@ __all__ = [
     "message_key",
     "step",
     "thinking_bytes",
+    "tools_key",
 ]

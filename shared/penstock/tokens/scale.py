@@ -121,7 +121,7 @@ class Scale:
         """The same for messages that were weighed already."""
         once = packed(Lane.REQUESTS, 1) + self._added(self.overhead.base)
         mix = weighed.mix
-        tools = _tools_key(body) or 0
+        tools = tools_key(body) or 0
         return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
 
     def learn(self, message: Mapping[str, Any], tokens: int) -> None:
@@ -130,7 +130,7 @@ class Scale:
 
     def learn_tools(self, body: Mapping[str, Any], tokens: int) -> None:
         """The tools of *body* cost so many *tokens*, everything included."""
-        key = _tools_key(body)
+        key = tools_key(body)
         if key is not None:
             self._keep_tools(key, packed(Lane.COUNTED, tokens) | tokens)
 
@@ -208,7 +208,7 @@ class Scale:
         return one
 
     def _toolset(self, body: Mapping[str, Any]) -> int:
-        key = _tools_key(body)
+        key = tools_key(body)
         if key is None:
             return 0
         one = self._tools.get(key)
@@ -240,7 +240,7 @@ _UNCOUNTED = packed(Lane.UNCOUNTED, 1)
 _MESSAGE = packed(Lane.MESSAGES, 1)
 
 
-def _tools_key(body: Mapping[str, Any]) -> int | None:
+def tools_key(body: Mapping[str, Any]) -> int | None:
     """None for a request without anything that the template renders beside the messages."""
     offered = [body[name] for name in _RENDERED if body.get(name)]
     return hash(json_bytes(offered)) if offered else None

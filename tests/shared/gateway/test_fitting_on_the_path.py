@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from typing import Any
 
 import pytest
@@ -97,6 +98,53 @@ def test_two_gateways_with_different_pasts_send_the_same_bytes() -> None:
                 bodies.append([request.body for request in llama.requests[-3:]])
         assert bodies[0] == bodies[1]
         assert len(bodies[0]) == 3
+
+    asyncio.run(main())
+
+
+def test_equal_bytes_whatever_was_counted_before() -> None:
+    """Conversations around the mark, on a gateway that knows some of their messages and on one that knows none."""
+
+    async def main() -> None:
+        chance = random.Random(3)
+        tried = []
+        for _ in range(25):
+            messages: list[dict[str, Any]] = [{"role": "system", "content": "be brief"}]
+            for _ in range(chance.randint(12, 30)):
+                words = chance.choice((3, 20, 60, 120))
+                messages.append({"role": "user", "content": f"{chance.random()} " * words})
+                messages.append(
+                    {"role": "assistant", "content": f"{chance.random()} " * (words // 2)}
+                )
+            tried.append([*messages, {"role": "user", "content": "and now?"}])
+        bodies = []
+        for past in (False, True):
+            async with ScriptedLlama(window=2048) as llama, gateway_here(llama.url) as gateway:
+                for messages in tried if past else ():
+                    await gateway.chat(messages=messages[: len(messages) // 2 * 2 // 3 * 2])
+                before = len(llama.requests)
+                for messages in tried:
+                    await gateway.chat(messages=messages)
+                bodies.append([request.body for request in llama.requests[before:]])
+        assert len(bodies[0]) == len(tried)
+        assert bodies[0] == bodies[1]
+
+    asyncio.run(main())
+
+
+def test_tools_that_change_are_named_as_what_breaks_the_prefix() -> None:
+    """Templates put them before the messages; the server is not blamed for what it computes anew."""
+
+    async def main() -> None:
+        tools = [{"type": "function", "function": {"name": name}} for name in ("one", "two")]
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            for turns in range(1, 5):
+                await gateway.chat(messages=conversation(turns), tools=[tools[turns % 2]])
+            (upstream,) = (await gateway.http.get("/penstock/status")).json()["upstreams"]
+            prefix = upstream["models"][0]["context"]["prefix"]
+            assert prefix["breaks"] == 3
+            assert "tools" in prefix["last_break"]["why"]
+            assert prefix["missed"] == 0
 
     asyncio.run(main())
 
@@ -451,5 +499,27 @@ def test_a_template_that_is_not_told_is_waited_for_briefly(monkeypatch: pytest.M
             assert context.asked_s >= before_s
             assert (await gateway.chat()).status_code == 200
             assert asked == 1
+
+    asyncio.run(main())
+
+
+def test_each_client_is_told_of_the_overflow_itself() -> None:
+    """Two agents that begin alike do not share the one error that makes them compact."""
+
+    async def main() -> None:
+        keys = {"one": "key-of-one", "two": "key-of-two"}
+        async with (
+            ScriptedLlama(window=2048) as llama,
+            gateway_here(llama.url, keys=keys) as gateway,
+        ):
+            seen = []
+            for key in ("key-of-one", "key-of-two", "key-of-one", "key-of-two"):
+                answer = await gateway.http.post(
+                    "/v1/chat/completions",
+                    json={"model": "m", "messages": conversation(60)},
+                    headers={"authorization": f"Bearer {key}", "penstock-strategy": "client"},
+                )
+                seen.append(answer.status_code)
+            assert seen == [400, 400, 200, 200]
 
     asyncio.run(main())

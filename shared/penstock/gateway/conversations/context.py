@@ -45,10 +45,12 @@ from penstock.settings import Settings
 
 log = logging.getLogger("penstock.context")
 
-_MOST_MODELS = 64
+_MOST_MODELS = 16
+"""Each may hold megabytes: weights, the latest requests of its conversations, a vocabulary."""
 _MOST_TOLD = 4096
 _TOLD_FOR_S = 3600.0
-_ROUNDS = 4
+_ROUNDS = 64
+"""Counts change plans, and plans make messages to be counted; it ends after a few."""
 _MOST_FAILURES = 2
 _COUNT_AGAIN_AFTER_S = 300.0
 _MOST_EXACT_CLASS = 1.5
@@ -140,6 +142,7 @@ class FitRequest:
     Attributes:
         body: the request, for its tools.
         messages: valid OpenAI messages.
+        client: who sent it, by the name of its key.
         squeeze: by how much more the window is divided, because the server refused what we thought fits.
         choose_window: tokens needed -> the window to ask Ollama for; None for other servers.
         summary: see `FitTask`.
@@ -152,6 +155,7 @@ class FitRequest:
     strategy: Strategy
     settings: Settings
     pressure: Pressure
+    client: str = ""
     squeeze: float = 1.0
     choose_window: Callable[[int], NumCtx] | None = None
     summary: Callable[[str], str | None] | None = None
@@ -184,11 +188,12 @@ class Contexts:
             reading.trained_window,
             reading.parameter_count,
             reading.details.get("size_bytes"),
+            reading.template,
         )
-        known = self._known.get(key)
-        if known is not None and known.identity == identity and not known.is_stale:
+        before = self._known.get(key)
+        if before is not None and before.identity == identity and not before.is_stale:
             self._known.move_to_end(key)
-            return known
+            return before
         exact = state.spec.counting is not None  # a vocabulary makes it exact when it is there
         family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
         known = self._known[key] = ModelContext(
@@ -196,6 +201,10 @@ class Contexts:
             tokens.Scale(exact=exact, family=family),
             tokens.Calibration(family, exact=counts_exactly(state.spec)),
         )
+        if before is not None:
+            # What is known of clients and slots holds for another way of counting as well.
+            known.slots, known.prefix, known.told = before.slots, before.prefix, before.told
+            known.truncations = before.truncations
         while len(self._known) > _MOST_MODELS:
             self._known.popitem(last=False)
         return known
@@ -215,7 +224,9 @@ class Contexts:
         """
         context = self.of(request.state, request.profile)
         await self._first_look(context, request)
-        told_key = compress.head_key(request.messages) if request.strategy is Strategy.CLIENT else 0
+        told_key = 0
+        if request.strategy is Strategy.CLIENT:
+            told_key = hash((request.client, compress.head_key(request.messages)))
         for _ in range(_ROUNDS):
             scale = (
                 context.scale
@@ -232,10 +243,12 @@ class Contexts:
             except (DoesNotFit, ClientMustCompact) as exc:
                 problem = exc
             decided_at = len(request.messages) if plan is None else plan.decided_at
-            missing = [request.messages[p] for p in weighed.uncounted if p <= decided_at] + made
             ask_tools = not tools_counted and decided_at >= 0
-            if not missing and not ask_tools:
+            if not (made or ask_tools or any(p <= decided_at for p in weighed.uncounted)):
                 break
+            # All that is not counted is counted now: a plan that rests on bounds would not be the plan of
+            # another gateway that has counts already.
+            missing = [request.messages[place] for place in weighed.uncounted] + made
             await self._count(context, request, missing, ask_tools)
         if problem is not None:
             raise self._refusal(context, request, task, problem, told_key)
@@ -351,10 +364,11 @@ class Contexts:
     async def _first_look(self, context: ModelContext, request: FitRequest) -> None:
         """Measure once what the template adds; whoever comes meanwhile waits for it, briefly."""
         now_s = asyncio.get_running_loop().time()
-        for key, since_s in list(context.told.items()):
-            if now_s - since_s <= _TOLD_FOR_S:
+        while context.told:
+            oldest = next(iter(context.told))
+            if now_s - context.told[oldest] <= _TOLD_FOR_S:
                 break
-            del context.told[key]
+            del context.told[oldest]
         if context.overhead_known or not counts_exactly(request.state.spec):
             return
         if context.first_look is None:

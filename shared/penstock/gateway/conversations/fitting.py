@@ -61,10 +61,12 @@ def choose_strategy(
     """The request's word, else the settings' for this model, for this client, for all."""
     if asked is not None:
         return asked
-    if model in options.models:
-        return options.models[model]
+    plain = model.removesuffix(":latest")
+    for name in (model, plain):
+        if name in options.models:
+            return options.models[name]
     for pattern, strategy in options.models.items():
-        if fnmatchcase(model, pattern):
+        if fnmatchcase(model, pattern) or fnmatchcase(plain, pattern):
             return strategy
     if options.client_user_agents:
         agent = user_agent.lower()

@@ -41,6 +41,7 @@ class PrefixGuard:
         "_conversations",
         "_latest",
         "_previous",
+        "_tools",
         "breaks",
         "last_break",
         "missed",
@@ -50,17 +51,39 @@ class PrefixGuard:
     def __init__(self) -> None:
         self._conversations = Conversations()
         self._previous: OrderedDict[int, _Sent] = OrderedDict()
+        self._tools: OrderedDict[int, int] = OrderedDict()
         self._latest = 0
         self.breaks = 0
         self.last_break: dict[str, Any] | None = None
         self.reused = 0
         self.missed = 0
 
-    def seen(self, messages: Messages, client: str) -> PrefixReport:
-        """Note a request as the client sent it; what we cut ourselves is no surprise."""
+    def seen(self, messages: Messages, client: str, tools: int = 0) -> PrefixReport:
+        """
+        Note a request as the client sent it; what we cut ourselves is no surprise.
+
+        Args:
+            tools: what tells its tools from others: templates put them before the messages.
+        """
         report = self._conversations.seen(messages, client)
         difference = report.first_difference
-        if difference is not None and report.before_last_turn:
+        before = self._tools.get(report.conversation)
+        self._tools[report.conversation] = tools
+        self._tools.move_to_end(report.conversation)
+        while len(self._tools) > _MOST_PREVIOUS:
+            self._tools.popitem(last=False)
+        if before is not None and before != tools and report.previous_messages:
+            self.breaks += 1
+            self._previous.pop(report.conversation, None)  # nothing is to be expected of its cache
+            why = "the tools are others than those of the request before"
+            self.last_break = {
+                "message": None,
+                "role": None,
+                "byte": None,
+                "why": why,
+                "client": client,
+            }
+        elif difference is not None and report.before_last_turn:
             self.breaks += 1
             self.last_break = {
                 "message": difference.message,

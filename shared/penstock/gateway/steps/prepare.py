@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from penstock import compress, template
+from penstock import compress, template, tokens
 from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
 from penstock.dialects import openai_chat
@@ -153,6 +153,12 @@ class Preparation:
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
         return tuned
 
+    def opened(self) -> None:
+        """An answer has begun: the window that was asked for is the one that is loaded now."""
+        asked = self.prepared.num_ctx if self.prepared is not None else None
+        if asked is not None and asked.send is not None:
+            self._runtime.note_loaded(self._state, self._exchange.upstream_model, asked.send)
+
     def answered(self) -> None:
         """The answer is complete: the server's own count of the prompt teaches how far ours was off."""
         exchange, prepared = self._exchange, self.prepared
@@ -210,8 +216,9 @@ class Preparation:
         self.context = runtime.contexts.of(state, profile)
         messages, changes = shape(self._body, profile, settings.context.nonce_patterns)
         if self._report is None:
-            self._report = self.context.prefix.seen(messages, exchange.client)
-            if self._report.before_last_turn:
+            guard, breaks = self.context.prefix, self.context.prefix.breaks
+            self._report = guard.seen(messages, exchange.client, tokens.tools_key(self._body) or 0)
+            if guard.breaks != breaks:
                 runtime.recorder.metrics.count("penstock_prefix_breaks", (state.name,))
         speaks_ollama = state.spec.behaviour.chat_dialect == "ollama"
         prepared = await runtime.contexts.fit(
@@ -228,6 +235,7 @@ class Preparation:
                 ),
                 settings=settings,
                 pressure=runtime.pressure_of(state),
+                client=exchange.client,
                 squeeze=self._squeeze,
                 choose_window=self._choose_window(profile) if speaks_ollama else None,
                 summary=self._summary,

@@ -234,6 +234,20 @@ class UpstreamState:
         _remember(self.refused_windows, model, window)
         self._renew(model, settings, token_limit)
 
+    def loaded_with(
+        self, model: str, window: int, *, settings: Settings, token_limit: int | None
+    ) -> bool:
+        """A request had *model* loaded with a window that it named. Returns whether that is news."""
+        known = self.profiles.get(model)
+        if known is None or (known.reading.loaded and known.reading.running_window == window):
+            return False
+        reading = replace(
+            known.reading, loaded=True, running_window=window, window_origin="num_ctx of a request"
+        )
+        self.profiles[model] = self._profile(reading, settings, token_limit, known.learned_at)
+        self.generation += 1
+        return True
+
     def truncated(
         self, model: str, tokens: int, *, settings: Settings, token_limit: int | None
     ) -> None:
