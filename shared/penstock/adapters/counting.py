@@ -163,6 +163,7 @@ async def learn_overhead(
     ask = _Asker(url, client, api_key)
     user = {"role": "user", "content": _PROBE_TEXT}
     said = {"role": "assistant", "content": _PROBE_TEXT}
+    thought = {**said, spec.behaviour.reasoning_field: f"{_PROBE_TEXT} {_PROBE_TEXT}"}
     system = {"role": "system", "content": _PROBE_TEXT}
     calls = {"role": "assistant", "content": "", "tool_calls": [_PROBE_CALL]}
     result = {"role": "tool", "tool_call_id": "call_1", "content": _PROBE_TEXT}
@@ -175,6 +176,7 @@ async def learn_overhead(
         {"messages": [system, user]},
         {"messages": [user, calls, result]},
         {"messages": [user], "tools": [_PROBE_TOOL]},
+        {"messages": [user, thought, user]},
     ]
     tool_text = json_bytes([_PROBE_TOOL]).decode()
     try:
@@ -202,7 +204,7 @@ def _overhead(rendered: Sequence[int | None], *, text: int, call: int, tool: int
         text, call, tool: tokens of the probe's text, its call's name and arguments, its definition.
     """
     usual = Overhead()
-    one, three, two, with_system, with_call, with_tool = rendered
+    one, three, two, with_system, with_call, with_tool, with_thought = rendered
     assert one is not None
     assert three is not None
     pair = max(0, three - one - 2 * text)
@@ -224,6 +226,7 @@ def _overhead(rendered: Sequence[int | None], *, text: int, call: int, tool: int
         roles=roles,
         per_call=per_call,
         toolset=toolset,
+        keeps_thinking=with_thought is None or with_thought > three,
         measured=True,
     )
 

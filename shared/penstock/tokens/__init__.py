@@ -7,7 +7,13 @@ from penstock.tokens.calibration import Calibration, step
 from penstock.tokens.families import family_of
 from penstock.tokens.kv_cache import KvShape, kv_shape
 from penstock.tokens.measure import measure_text
-from penstock.tokens.message import Countable, countable, message_key, thinking_bytes
+from penstock.tokens.message import (
+    Countable,
+    countable,
+    message_key,
+    thinking_bytes,
+    without_spent_thinking,
+)
 from penstock.tokens.mix import Lane, Mix
 from penstock.tokens.overhead import Overhead
 from penstock.tokens.scale import Scale, Weighed, tools_key
@@ -29,4 +35,5 @@ __all__ = [
     "step",
     "thinking_bytes",
     "tools_key",
+    "without_spent_thinking",
 ]

@@ -7,7 +7,7 @@ arguments as objects). Nothing of a stranger's message may raise here, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,25 @@ def countable(message: Mapping[str, Any]) -> Countable:
     for call in calls:
         texts.extend(_call_texts(call))
     return Countable(tuple(text for text in texts if text), images, other, small, len(calls))
+
+
+def without_spent_thinking(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """
+    *messages* as a template reads them that leaves out the thinking of all turns but the last.
+
+    Returns:
+        the identical object when there is none.
+    """
+    last = max((at for at, one in enumerate(messages) if one.get("role") == "user"), default=0)
+    out: list[Mapping[str, Any]] | None = None
+    for place in range(last):
+        message = messages[place]
+        if message.get("role") != "assistant" or not any(name in message for name in _THINKING):
+            continue
+        if out is None:
+            out = list(messages)
+        out[place] = {name: value for name, value in message.items() if name not in _THINKING}
+    return messages if out is None else out
 
 
 def thinking_bytes(messages: Iterable[Mapping[str, Any]]) -> int:

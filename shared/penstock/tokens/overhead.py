@@ -22,6 +22,7 @@ class Overhead:
         per_small_image: an image that is asked for with `detail: low`.
         per_other: audio or a file: 1,000, a guess.
         toolset: once for a request that offers tools, beside the definitions.
+        keeps_thinking: the template renders the thinking of earlier turns; many leave it out.
         measured: whether the server was asked, else these are defaults.
     """
 
@@ -33,6 +34,7 @@ class Overhead:
     per_small_image: int = 256
     per_other: int = 1000
     toolset: int = 120
+    keeps_thinking: bool = True
     measured: bool = False
 
     def of_role(self, role: object) -> int:

@@ -185,6 +185,7 @@ def test_the_template_is_measured(run: Run) -> None:
     assert found.base == 1 + 1 + 2 - 3
     assert found.per_call == 2
     assert found.toolset == 4
+    assert not found.keeps_thinking  # it renders contents only
     one = found.base + found.roles["user"] + 1
     assert one == len(server.rendered({"messages": [{"role": "user", "content": "x"}]}).split()) + 1
 

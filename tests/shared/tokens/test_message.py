@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.tokens import Countable, countable, message_key, thinking_bytes
+from penstock.tokens import (
+    Countable,
+    countable,
+    message_key,
+    thinking_bytes,
+    without_spent_thinking,
+)
 from penstock.tokens.message import json_bytes
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}
@@ -187,3 +193,19 @@ def test_a_part_of_an_odd_type_is_weighed(kind: Any) -> None:
     """Nothing of a stranger's message raises: its text counts, whatever it is said to be."""
     part = {"type": kind, "text": "hi"}
     assert countable({"role": "user", "content": [part]}) == Countable(("hi",))
+
+
+def test_thinking_of_earlier_turns_is_left_out_as_templates_do() -> None:
+    """That of the last turn stays; messages without any come back as the identical object."""
+    plain = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
+    assert without_spent_thinking(plain) is plain
+    thought = {"role": "assistant", "content": "b", "reasoning_content": "hm", "thinking": "hm"}
+    messages = [plain[0], thought, plain[2], thought]
+    assert without_spent_thinking(messages) == [*plain, thought]
+    assert "reasoning_content" in thought
+    assert without_spent_thinking([thought]) == [thought]
+    assert without_spent_thinking([]) == []

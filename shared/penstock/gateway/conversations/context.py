@@ -106,6 +106,12 @@ class ModelContext:
             asyncio.get_running_loop().time() - since_s > _COUNT_AGAIN_AFTER_S
         )
 
+    def as_read(self, messages: Messages) -> Messages:
+        """*messages* as the model's template reads them: what it leaves out weighs nothing."""
+        if self.scale.overhead.keeps_thinking:
+            return messages
+        return tokens.without_spent_thinking(messages)
+
     def measure_only(self, now_s: float) -> None:
         """The server does not count, whatever its kind can: measure, and learn how far that is off."""
         self.scale = tokens.Scale(exact=False, family=self.scale.family)
@@ -231,7 +237,8 @@ class Contexts:
             scale = (
                 context.scale
             )  # another one since a server failed to count, for whichever request
-            weighed = scale.weigh(request.messages)
+            read = context.as_read(request.messages)
+            weighed = scale.weigh(read)
             tools, tools_counted = scale.weigh_tools(request.body)
             fixed = tools + scale.overhead.base
             made: list[Mapping[str, Any]] = []
@@ -248,12 +255,12 @@ class Contexts:
                 break
             # All that is not counted is counted now: a plan that rests on bounds would not be the plan of
             # another gateway that has counts already.
-            missing = [request.messages[place] for place in weighed.uncounted] + made
+            missing = [read[place] for place in weighed.uncounted] + made
             await self._count(context, request, missing, ask_tools)
         if problem is not None:
             raise self._refusal(context, request, task, problem, told_key)
         assert plan is not None
-        rest = [request.messages[place] for place in weighed.uncounted]
+        rest = [read[place] for place in weighed.uncounted]
         if rest or not tools_counted:
             self._spawn(self._count_behind(context, request, rest, not tools_counted), "count")
         counted = scale.exact and scale.overhead.measured and not rest
@@ -281,9 +288,10 @@ class Contexts:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
-        weighed = context.scale.weigh_request(messages, body)
+        read = context.as_read(messages)
+        weighed = context.scale.weigh_request(read, body)
         # Templates leave out what was thought in earlier turns, and blanks at the ends of texts.
-        least = context.calibration.at_least(weighed) - tokens.thinking_bytes(messages)
+        least = context.calibration.at_least(weighed) - tokens.thinking_bytes(read)
         if actual < _CUT_BELOW * max(certain, least):
             context.truncations += 1
             return True
