@@ -187,7 +187,8 @@ def test_a_stream_cut_at_any_byte_completes_nothing(end: int, at: list[int]) -> 
         assert whole.startswith(arguments) or arguments == '{"city": "Oslo", "rec": true}'
         if arguments.endswith("true}"):
             assert sse(chunk(call("}"))) in BAD[:end]
-    assert b"[DONE]" not in out or end == len(BAD)
+    # The last event may lack its blank line: it is whole all the same.
+    assert b"[DONE]" not in out or BAD[:end].rstrip().endswith(b"[DONE]")
 
 
 @pytest.mark.parametrize("step", [1, 5, 200])
