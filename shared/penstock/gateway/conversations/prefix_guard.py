@@ -15,6 +15,7 @@ from penstock.compress import Conversations, PrefixReport
 from penstock.gateway.conversations.fitting import Messages
 
 _MOST_PREVIOUS = 256
+_MOST_TEXT_BYTES = 2 * 1024 * 1024
 _REUSED_FROM = 0.5
 _WORTH_TOKENS = 64
 _NO_REUSE_AFTER = 3
@@ -49,7 +50,7 @@ class PrefixGuard:
     )
 
     def __init__(self) -> None:
-        self._conversations = Conversations()
+        self._conversations = Conversations(most_bytes=_MOST_TEXT_BYTES)
         self._previous: OrderedDict[int, _Sent] = OrderedDict()
         self._tools: OrderedDict[int, int] = OrderedDict()
         self._latest = 0
