@@ -18,9 +18,10 @@ from penstock.domain.fault import Fault
 from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
-from penstock.gateway.conversations.context import FitRequest, ModelContext
+from penstock.gateway.conversations.context import FitRequest
 from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
+from penstock.gateway.conversations.model_context import ModelContext
 from penstock.gateway.conversations.slots import Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
