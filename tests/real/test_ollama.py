@@ -115,7 +115,7 @@ def test_a_prompt_that_does_not_fit_is_never_cut_silently(
     """Ollama alone answers 200 to half of the conversation; through the gateway it works on all of it."""
     server, gateway = pair
     body = {
-        "model": "tiny",
+        "model": "cool",
         "max_tokens": 2,
         "messages": [{"role": "user", "content": "hello the world " * 400}],
     }
