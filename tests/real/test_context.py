@@ -195,7 +195,7 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
     """A Modelfile of 2,048 tokens, a conversation of 5,000: the model is loaded with a larger window."""
     chance = random.Random(7)
     messages = [{"role": "user" if place % 2 == 0 else "assistant", "content": words(chance, 50)}
-                for place in range(41)]  # fmt: skip
+                for place in range(19)]  # fmt: skip
     with parts.start_ollama(num_ctx=2048) as server:
         with RunningGateway(
             folder / "ollama", {"upstreams": [{"name": "box", "url": server.url}]}
@@ -207,11 +207,12 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
             assert first.headers["penstock-window"] == "2048"
             answer = gateway.http.post("/v1/chat/completions", json=body)
             assert answer.status_code == 200, answer.text
+            assert "penstock-fitted" not in answer.headers
             counted = answer.json()["usage"]["prompt_tokens"]
             told = gateway.http.get(
                 f"/penstock/requests/{answer.headers['penstock-request-id']}"
             ).json()
-            assert counted > 4000
+            assert counted > 5000
             assert abs(told["prompt_tokens_planned"] - counted) < 0.05 * counted
             assert "options.num_ctx set" in answer.headers["penstock-changed"]
             assert server.get("/api/ps")["models"][0]["context_length"] >= counted
@@ -223,6 +224,18 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
             loaded = server.get("/api/ps")["models"]
             assert loaded
             assert loaded[0]["context_length"] >= counted, "a side request made it load again"
+            # Beyond that the model's own window ends it: then it is fitted, and said to be.
+            longer = [*messages[:-1], *messages]
+            answer = gateway.http.post("/v1/chat/completions", json={**body, "messages": longer})
+            assert answer.status_code == 200, answer.text
+            assert int(answer.headers["penstock-prompt-tokens-original"]) > 8192
+            assert answer.headers["penstock-fitted"] == "window"
+            told = gateway.http.get(
+                f"/penstock/requests/{answer.headers['penstock-request-id']}"
+            ).json()
+            counted = answer.json()["usage"]["prompt_tokens"]
+            assert abs(told["prompt_tokens_planned"] - counted) < 0.1 * counted
+            assert not told["warnings"]
 
 
 def test_ollama_that_may_not_grow_is_fitted(folder: Path) -> None:

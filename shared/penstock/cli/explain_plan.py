@@ -14,7 +14,6 @@ from penstock.compress import DoesNotFit
 from penstock.dialects import openai_chat
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
-from penstock.errors import RequestError
 from penstock.gateway.conversations.fitting import (
     FitTask,
     Prepared,
@@ -181,6 +180,3 @@ def _groups(messages: list[dict[str, Any]], *, grouped: bool) -> list[list[dict[
         else:
             groups.append([row])
     return groups
-
-
-__all__ = ["RequestError", "explained_plan", "prepare_dry", "print_plan"]

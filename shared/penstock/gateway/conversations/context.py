@@ -151,9 +151,8 @@ class Contexts:
         if request.strategy is Strategy.CLIENT:
             told_key = hash((request.client, compress.head_key(request.messages)))
         for _ in range(_ROUNDS):
-            scale = (
-                context.scale
-            )  # another one since a server failed to count, for whichever request
+            # Another one when the server has failed to count meanwhile, for whichever request.
+            scale = context.scale
             read = context.as_read(request.messages)
             weighed = scale.weigh(read)
             tools, tools_counted = scale.weigh_tools(request.body)

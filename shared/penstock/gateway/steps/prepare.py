@@ -424,6 +424,3 @@ def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
-
-
-__all__ = ["Preparation", "shape", "wished_num_ctx"]
