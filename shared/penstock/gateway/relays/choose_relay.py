@@ -8,7 +8,8 @@ from typing import Any
 
 import orjson
 
-from penstock.dialects import ollama, openai_chat
+from penstock.dialects import openai_chat
+from penstock.dialects.ollama.upstream import ChatReader
 from penstock.dialects.collect import collector_for
 from penstock.dialects.surfaces import Surface
 from penstock.domain.chat import Event
@@ -95,7 +96,7 @@ def _from_ollama(
     assert chat is not None
     created = int(time.time())
     completion_id = f"chatcmpl-{exchange.id.removeprefix('req_')}"
-    reader = ollama.ChatReader(completion_id)
+    reader = ChatReader(completion_id)
     watch = EventWatch() if guarded else None
     mended: list[Mended] = []
     mender = EventMender(rules, mended) if rules is not None and not tuned.collects else None

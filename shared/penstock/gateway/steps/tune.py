@@ -19,7 +19,8 @@ from typing import Any
 import orjson
 
 from penstock import limits, sampling, template
-from penstock.dialects import ollama, openai_chat
+from penstock.dialects import openai_chat
+from penstock.dialects.ollama.upstream import render_chat
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
 from penstock.domain.json_kinds import kind_of
@@ -400,7 +401,7 @@ def _to_ollama(
     budget = _output(asked, window, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
-    rendered = ollama.render_chat(
+    rendered = render_chat(
         chat,
         model=upstream_model,
         options={

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from penstock.dialects.ollama import ChatReader, RenderedChat, render_chat
+from penstock.dialects.ollama.upstream import ChatReader, RenderedChat, render_chat
 from penstock.dialects.openai_chat import ChunkWriter, parse_request, render_completion
 from penstock.dialects.sse import parse_event, split_events
 from penstock.domain.chat import Event, Finished, StreamEnd, StreamError, TextDelta, UsageReported

@@ -1,0 +1,1 @@
+"""Ollama's native dialect: `upstream` speaks it towards Ollama."""
