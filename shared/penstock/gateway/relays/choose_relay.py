@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from penstock.dialects import openai_chat
-from penstock.dialects.ollama.upstream import ChatReader
 from penstock.dialects.collect import collector_for
+from penstock.dialects.ollama.upstream import ChatReader
 from penstock.dialects.surfaces import Surface
 from penstock.domain.chat import Event
 from penstock.gateway.edge.exchange import Exchange
