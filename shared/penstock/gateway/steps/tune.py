@@ -19,8 +19,8 @@ from typing import Any
 import orjson
 
 from penstock import limits, sampling, template
-from penstock.dialects import openai_chat
 from penstock.dialects.ollama.upstream import render_chat
+from penstock.dialects.openai.request import parse_request, validate
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
 from penstock.domain.json_kinds import kind_of
@@ -29,6 +29,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
+from penstock.gateway.steps.translate import Work
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
@@ -36,6 +37,7 @@ from penstock.settings import Settings
 from penstock.toolcalls.project import project_request
 
 _ABSENT = object()
+_OLLAMAS_OWN = frozenset({"options", "keep_alive"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,8 @@ def weight_of(body: Mapping[str, Any]) -> int:
 
 
 def tune(
-    body: dict[str, Any],
-    raw: bytes,
+    work: Work,
     *,
-    operation: Operation,
-    path: str,
-    dialect: str,
     upstream_model: str,
     profile: ModelProfile,
     spec: ServerSpec,
@@ -141,9 +139,7 @@ def tune(
     Make a request ready for a local upstream.
 
     Args:
-        body: the parsed body; it is not changed.
-        raw: the same as the client sent it.
-        operation, path, dialect: what kind of request it is, where it goes, and in which dialect.
+        work: the request, in OpenAI's dialect where it could be said in it; it is not changed.
         upstream_model: the model's id at the upstream.
         profile: what is known of that model there.
         spec: the file of its server kind.
@@ -158,6 +154,13 @@ def tune(
     Raises:
         RequestError: the request cannot work.
     """
+    body, raw, operation, path, dialect = (
+        work.body,
+        work.raw,
+        work.operation,
+        work.path,
+        work.dialect,
+    )
     edit = Edit(body)
     if dialect == "openai" and spec.behaviour.chat_dialect == "openai":
         path = _path_there(operation, spec) or path
@@ -165,6 +168,11 @@ def tune(
         edit.drop("penstock")
     if body.get("model") != upstream_model and upstream_model:
         edit.set("model", upstream_model)
+    if work.translation is not None and spec.behaviour.chat_dialect != "ollama":
+        for name in _OLLAMAS_OWN & body.keys():
+            edit.drop(name)
+            told = f"{spec.kind.value} has no {name}"
+            edit.changes.append(Change("sampling", name, "dropped", told))
     wants_stream = body.get("stream") is True
     n = weight_of(body)
 
@@ -287,7 +295,7 @@ def _conversation(
     """
     given = edit.body.get("messages")
     if prepared is None:
-        openai_chat.validate(edit.body)
+        validate(edit.body)
         messages: Any = given
     else:
         messages = prepared.messages
@@ -389,7 +397,7 @@ def _to_ollama(
 ) -> Tuned:
     """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
     merged = {**edit.body, **edit.set_fields}
-    chat = openai_chat.parse_request(merged)
+    chat = parse_request(merged)
     # What a client says in Ollama's own `options` is the request's word as well.
     options = edit.body.get("options")
     asked = {**options, **edit.body} if isinstance(options, dict) else edit.body
