@@ -73,7 +73,7 @@ def make_relay(
 
 
 def _collecting(exchange: Exchange, rules: Rules | None, *, guarded: bool) -> Relay:
-    collector = collector_for(exchange.operation)
+    collector = collector_for(exchange.operation, exchange.dialect)
 
     def body() -> bytes:
         value = collector.body()

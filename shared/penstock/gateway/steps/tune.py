@@ -4,15 +4,12 @@ What is changed in a request for a local upstream, and why: the step "tune" of t
 Pure: body, profile and settings in, the body to send and the list of changes out. The gateway runs it on
 every generating request to a local upstream, with the conversation that `fitting` made; `penstock explain`
 runs the very same dry.
-
-A body that stays in its dialect is edited, not rebuilt: unknown fields survive, and when fields are only
-added, the client's own bytes go on with the new ones spliced in before the last brace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +26,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
+from penstock.gateway.steps.edit import Edit
 from penstock.gateway.steps.translate import Work
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import SPECS
@@ -36,7 +34,6 @@ from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
 from penstock.toolcalls.project import project_request
 
-_ABSENT = object()
 _OLLAMAS_OWN = frozenset({"options", "keep_alive"})
 
 
@@ -69,51 +66,6 @@ class Tuned:
     output_tokens: int | None = None
     prompt_at_least: int = 0
     changes: tuple[Change, ...] = ()
-
-
-@dataclass(slots=True)
-class Edit:
-    """Changes to a JSON object at its top level, collected and then applied at once."""
-
-    body: dict[str, Any]
-    set_fields: dict[str, Any] = field(default_factory=dict)
-    drop_fields: set[str] = field(default_factory=set)
-    changes: list[Change] = field(default_factory=list)
-
-    def set(self, name: str, value: Any) -> None:
-        """Give *name* a value; nothing happens when it has it already."""
-        if self.body.get(name, _ABSENT) != value or type(self.body.get(name)) is not type(value):
-            self.set_fields[name] = value
-            self.drop_fields.discard(name)
-
-    def replace(self, name: str, value: Any) -> None:
-        """Give *name* a value that is known to differ (comparing long conversations costs)."""
-        self.set_fields[name] = value
-
-    def drop(self, name: str) -> None:
-        """Take *name* out."""
-        if name in self.body:
-            self.drop_fields.add(name)
-        self.set_fields.pop(name, None)
-
-    def apply(self, raw: bytes) -> bytes:
-        """The edited body. *raw* is what the client sent, byte for byte where nothing changed."""
-        if not self.set_fields and not self.drop_fields:
-            return raw
-        try:
-            if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
-                cut = raw.rstrip()
-                added = orjson.dumps(self.set_fields)
-                return b"%b,%b" % (cut[:-1], added[1:])
-            merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
-            merged.update(self.set_fields)
-            return orjson.dumps(merged)
-        except orjson.JSONEncodeError as exc:
-            # orjson writes at most 254 levels, RFC 8259 section 9 allows such a limit.
-            raise RequestError(
-                ErrorCode.INVALID_REQUEST,
-                "The request body is nested too deeply (more than 200 levels).",
-            ) from exc
 
 
 def weight_of(body: Mapping[str, Any]) -> int:
@@ -179,14 +131,7 @@ def tune(
     if operation == "embeddings":
         return Tuned(path, edit.apply(raw), False, False, n=1, changes=tuple(edit.changes))
     if operation not in ("chat", "completions") or dialect != "openai":
-        return Tuned(
-            path,
-            edit.apply(raw),
-            streams=_streams_by_default(body, dialect, path),
-            collects=False,
-            n=n,
-            changes=tuple(edit.changes),
-        )
+        return _in_its_own_dialect(edit, raw, path, dialect, spec, n)
 
     if operation != "chat":
         at_least = limits.prompt_lower_bound(body)
@@ -253,6 +198,35 @@ def tune(
         n=n,
         output_tokens=budget.tokens,
         prompt_at_least=at_least,
+        changes=tuple(edit.changes),
+    )
+
+
+_LLAMACPP_PLAIN_ONLY = ("n_probs", "return_tokens")
+"""With these its stream tells less than its plain answer: tokens of half a character are left out."""
+
+
+def _in_its_own_dialect(
+    edit: Edit, raw: bytes, path: str, dialect: str, spec: ServerSpec, n: int
+) -> Tuned:
+    """A request that only its own server understands: as it came, but so that a hang-up is noticed."""
+    body, progress = edit.body, spec.behaviour.progress_field
+    streams = _streams_by_default(body, dialect, path)
+    collects = asked_progress = False
+    if dialect == "llamacpp" and progress and isinstance(body.get("prompt", ""), str):
+        if not streams and not any(body.get(name) for name in _LLAMACPP_PLAIN_ONLY):
+            streams = collects = True
+            edit.set("stream", True)
+        if streams and body.get(progress) is not True:
+            asked_progress = True
+            edit.set(progress, True)
+    return Tuned(
+        path,
+        edit.apply(raw),
+        streams=streams,
+        collects=collects,
+        asked_progress=asked_progress,
+        n=n,
         changes=tuple(edit.changes),
     )
 
