@@ -12,6 +12,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.routes import route
+from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import spec
@@ -36,8 +37,7 @@ def tuned(
         "box", server.kind, ModelReading("m"), Window(4096, WindowSource.RUNNING)
     )
     return tune(
-        json.loads(raw), raw, operation=where.operation, path=where.upstream_path, dialect=where.dialect,
-        upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
+        Work(where.operation, where.dialect, where.upstream_path, json.loads(raw), raw), upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
         counted_tokens=counted_tokens, prepared=prepared,
     )  # fmt: skip
 
