@@ -30,9 +30,7 @@ from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.conversations.slots import with_slot
-from penstock.gateway.edge.answer import (
-    ClientAnswer,
-)
+from penstock.gateway.edge.answer import ClientAnswer, announcement_headers
 from penstock.gateway.edge.body import ClientGone, parse_object
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
@@ -109,6 +107,11 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     await runtime.keeper.first_contact(state)
     work = work_of(body, raw, incoming.route, exchange, state.spec)
     exchange.changes.extend(work.changes)
+    if work.answered is not None:
+        exchange.outcome = Outcome.IGNORED
+        headers = [*announcement_headers(exchange), (b"content-type", b"application/json")]
+        await incoming.answer.whole(200, headers, work.answered)
+        return
     await LocalRun(incoming, runtime, transport, state, work).run()
 
 
