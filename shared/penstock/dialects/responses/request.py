@@ -222,7 +222,8 @@ def _echo(
     For the answer: `fields` of the response object that repeat the request, the same as `json`, the
     tools' `names`, and whether reasoning goes as a `summary`.
     """
-    summary = reasoning.get("summary") or reasoning.get("generate_summary")
+    asked = reasoning.get("summary") or reasoning.get("generate_summary")
+    summary = asked if asked in ("auto", "concise", "detailed") else None
     fields = {
         "background": False,
         "instructions": body.get("instructions"),
@@ -246,8 +247,12 @@ def _echo(
         json = orjson.dumps(fields)
     except TypeError as error:
         raise refused("tools", "tools, text or metadata: nested too deeply.") from error
-    is_summary = isinstance(summary, str) and summary != "none"
-    return {"fields": fields, "json": json, "names": box.names, "summary": is_summary}
+    return {
+        "fields": fields,
+        "json": json,
+        "names": box.names,
+        "summary": summary is not None,
+    }
 
 
 def _tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:

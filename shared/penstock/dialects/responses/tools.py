@@ -167,12 +167,12 @@ def _custom(
     form = tool.get("format")
     if form is not None and not isinstance(form, dict):
         raise wrong(f"{where}.format", "an object", form)
-    told = "The whole text that the tool takes stands in `input`."
+    told = "It is called with an object whose one field, `input`, holds the whole text."
     detail = f"{name} takes free text and is offered as a function with one text"
     if form is not None and isinstance(form.get("definition"), str):
         named = form.get("syntax")
         syntax = named[:20] if isinstance(named, str) else "given"
-        told += f" It follows this {syntax} grammar:\n{form['definition']}"
+        told += f" The text follows this {syntax} grammar:\n{form['definition']}"
         detail += f"; its {syntax} grammar is told to the model, not enforced"
     changes.append(Change("template", where, "rewritten", detail))
     return Tool(name, f"{description}\n\n{told}".strip(), CUSTOM_PARAMETERS)
