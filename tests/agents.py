@@ -231,7 +231,12 @@ def _install(agent: Agent, folder: Path) -> None:
 
 def _package_json(agent: Agent) -> dict[str, object]:
     wanted = {package.name: package.version for package in agent.packages}
-    return {"name": "penstock-test-agent", "version": "1.0.0", "private": True, "dependencies": wanted}
+    return {
+        "name": "penstock-test-agent",
+        "version": "1.0.0",
+        "private": True,
+        "dependencies": wanted,
+    }
 
 
 def lock_of(agent: Agent) -> dict[str, object]:
