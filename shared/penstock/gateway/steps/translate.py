@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from penstock.dialects.anthropic import MESSAGES
 from penstock.dialects.base import AnswerHead, AnswerWriter, Asked, ClientDialect
 from penstock.dialects.ollama.chat import CHAT as OLLAMA_CHAT
 from penstock.dialects.ollama.embeddings import embed_answer, embed_request, nothing_to_embed
@@ -30,6 +31,7 @@ from penstock.servers.base import ServerSpec
 
 _CHAT_PATH = "/v1/chat/completions"
 _CONVERSATIONS: Mapping[str, ClientDialect] = {
+    "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
     "/api/chat": OLLAMA_CHAT,
     "/api/generate": GENERATE,
