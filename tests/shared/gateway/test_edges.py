@@ -66,7 +66,7 @@ def test_no_path_raises_anything_else(raw: bytes) -> None:
         ("GET", "/v1/internal/model/info", "read", "other", "openai"), ("GET", "/v1/internal/lora/list", "read", "other", "openai"),
         ("POST", "/v1/internal/model/load", "change", "other", "openai"), ("GET", "/v1/internal/model/unload", "change", "other", "openai"),
         ("GET", "/v1/internal/stop-generation", "change", "other", "openai"), ("POST", "/v1/internal/logits", "change", "other", "openai"),
-        ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "read", "other", "ollama"),
+        ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "models", "other", "ollama"),
         ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "count", "other", "anthropic"),
         ("POST", "/props", "change", "other", "openai"), ("POST", "/api/pull", "change", "other", "ollama"), ("GET", "/api/pull", "change", "other", "ollama"),
         ("POST", "/api/push", "change", "other", "ollama"), ("POST", "/api/create", "change", "other", "ollama"), ("POST", "/api/copy", "change", "other", "ollama"),

@@ -82,7 +82,7 @@ _CANONICAL = {
     "/responses": "/v1/responses",
 }
 _LISTINGS = ("/v1/models", "/models", "/api/v0/models")
-_OLLAMA_LISTINGS = frozenset({"/api/tags", "/api/ps", "/api/show"})
+_OLLAMA_LISTINGS = frozenset({"/api/tags", "/api/ps", "/api/show", "/api/version"})
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 # POSTs that only ask.
 _ASKING = frozenset(
