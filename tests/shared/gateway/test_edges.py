@@ -67,7 +67,7 @@ def test_no_path_raises_anything_else(raw: bytes) -> None:
         ("POST", "/v1/internal/model/load", "change", "other", "openai"), ("GET", "/v1/internal/model/unload", "change", "other", "openai"),
         ("GET", "/v1/internal/stop-generation", "change", "other", "openai"), ("POST", "/v1/internal/logits", "change", "other", "openai"),
         ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "models", "other", "ollama"),
-        ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "read", "other", "openai"),
+        ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "count", "other", "anthropic"),
         ("POST", "/props", "change", "other", "openai"), ("POST", "/api/pull", "change", "other", "ollama"), ("GET", "/api/pull", "change", "other", "ollama"),
         ("POST", "/api/push", "change", "other", "ollama"), ("POST", "/api/create", "change", "other", "ollama"), ("POST", "/api/copy", "change", "other", "ollama"),
         ("DELETE", "/api/delete", "change", "other", "ollama"), ("HEAD", "/api/blobs/sha256:x", "change", "other", "ollama"),

@@ -109,7 +109,7 @@ def test_where_it_goes(kind: str, path: str, expected: str) -> None:
 
 def test_other_dialects_and_embeddings_are_left_alone() -> None:
     """But for the model's name."""
-    for path in ("/v1/embeddings", "/v1/messages", "/v1/responses", "/api/chat", "/completion"):
+    for path in ("/v1/embeddings", "/v1/messages", "/v1/responses", "/api/chat", "/api/generate"):
         raw = b'{"model": "alias", "input": "x", "temperature": 0.7}'
         assert sent(tuned("llamacpp", raw, path)) == {
             "model": "m",

@@ -22,6 +22,7 @@ from penstock.dialects.base import AnswerHead, Asked, ClientDialect
 from penstock.dialects.ollama import fields
 from penstock.dialects.ollama.answer import LineWriter, load_answer, whole_answer
 from penstock.dialects.ollama.request import LOAD
+from penstock.dialects.openai.chunks import read_usage
 from penstock.domain.change import Change
 from penstock.domain.chat import (
     ChatRequest,
@@ -30,10 +31,9 @@ from penstock.domain.chat import (
     Message,
     Part,
     StreamEnd,
+    StreamError,
     TextDelta,
     TextPart,
-    Usage,
-    UsageReported,
 )
 from penstock.errors import ErrorCode, RequestError
 
@@ -124,7 +124,9 @@ class CompletionReader:
         """The events of one chunk."""
         events: list[Event] = []
         if not isinstance(value, Mapping):
-            return events
+            return [StreamError("a chunk that is no object")]
+        if value.get("error"):
+            return [StreamError(value["error"])]
         choices = value.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, Mapping):
@@ -134,31 +136,12 @@ class CompletionReader:
             reason = choice.get("finish_reason")
             if reason is not None:
                 events.append(Finished("length" if reason == "length" else "stop"))
-        usage = value.get("usage")
-        if isinstance(usage, Mapping):
-            timings = value.get("timings")
-            events.append(
-                UsageReported(
-                    Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens")),
-                    {
-                        name: float(number)
-                        for name, number in (
-                            timings.items() if isinstance(timings, Mapping) else ()
-                        )
-                        if isinstance(number, int | float) and not isinstance(number, bool)
-                    },
-                )
-            )
-        return events
+        reported = read_usage(value)
+        return events if reported is None else [*events, reported]
 
-    def end(self) -> Event:
-        """What `[DONE]` means."""
-        return StreamEnd()
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    def whole(self, value: Any) -> list[Event]:
+        """The events of an answer that came as one body."""
+        return [*self.read(value), StreamEnd()]
 
 
 class OllamaGenerate:

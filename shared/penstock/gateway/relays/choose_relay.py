@@ -8,6 +8,7 @@ import orjson
 
 from penstock.dialects.base import AnswerWriter
 from penstock.dialects.collect import collector_for
+from penstock.dialects.ollama.generate import CompletionReader
 from penstock.dialects.ollama.upstream import ChatReader
 from penstock.dialects.openai.chunks import ChunkReader
 from penstock.dialects.surfaces import Surface
@@ -17,7 +18,12 @@ from penstock.gateway.relays.loop_watch import EventWatch, LoopWatch, ValueWatch
 from penstock.gateway.relays.mending import EventMender, mend_completion
 from penstock.gateway.relays.mending_relay import MendingRelay
 from penstock.gateway.relays.relay import Late, Relay, Seen, VerbatimRelay
-from penstock.gateway.relays.translating import CollectingTranslator, Source, TranslatingRelay
+from penstock.gateway.relays.translating import (
+    CollectingTranslator,
+    Reader,
+    Source,
+    TranslatingRelay,
+)
 from penstock.gateway.steps.translate import Translation
 from penstock.gateway.steps.tune import Tuned
 from penstock.toolcalls.stream import Rules
@@ -98,8 +104,13 @@ def _translating(
 ) -> Relay:
     seen = Seen()
     speaks_ollama = tuned.chat is not None
+    reader: Reader = ChunkReader(exchange.id)
+    if speaks_ollama:
+        reader = ChatReader(exchange.id)
+    elif not tuned.is_chat:
+        reader = CompletionReader()
     source = Source(
-        ChatReader(exchange.id) if speaks_ollama else ChunkReader(exchange.id),
+        reader,
         seen,
         ndjson=speaks_ollama,
         watch=EventWatch() if guarded else None,

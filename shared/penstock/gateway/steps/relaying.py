@@ -5,6 +5,7 @@ Step 8: what a local upstream answers goes to the client, until it ends, breaks,
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from penstock import faults
@@ -77,7 +78,7 @@ class Relaying:
                 opened.first = mend_plain(opened.first, rules, mended)
                 tell_mended(mended, exchange)
             if work.plain_answer is not None:
-                opened.first = work.plain_answer(opened.first)
+                opened.first = self._translated(work.plain_answer, opened.first)
         if opened.relay is None or tuned.collects:
             if opened.relay is not None:
                 self.take_counts()
@@ -106,6 +107,12 @@ class Relaying:
             headers.append((b"server", b"penstock"))
             await answer.start(response.status, headers, hold=True)
         await self._stream(opened)
+
+    def _translated(self, plain_answer: Callable[[bytes], bytes], body: bytes) -> bytes:
+        try:
+            return plain_answer(body)
+        except ValueError as exc:
+            raise self._error(Fault(ErrorCode.BAD_ANSWER, str(exc), phase="stream")) from exc
 
     async def _stream(self, opened: Opened) -> None:
         answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay

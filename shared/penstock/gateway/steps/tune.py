@@ -49,6 +49,7 @@ class Tuned:
         collects: the client did not ask for one: the stream is folded into one body.
         asked_usage, asked_progress: it was us who asked; the client must not see the answer to it.
         chat: the neutral request, where one was needed for translation.
+        is_chat: it is a conversation, not a prompt.
         n: answers asked for: the request's weight.
         output_tokens: the output budget in force, None when nothing bounds it.
         prompt_at_least: tokens that the prompt has for certain.
@@ -62,6 +63,7 @@ class Tuned:
     asked_usage: bool = False
     asked_progress: bool = False
     chat: ChatRequest | None = None
+    is_chat: bool = True
     n: int = 1
     output_tokens: int | None = None
     prompt_at_least: int = 0
@@ -195,6 +197,7 @@ def tune(
         collects=streams and not wants_stream,
         asked_usage=asked_usage,
         asked_progress=asked_progress,
+        is_chat=operation == "chat",
         n=n,
         output_tokens=budget.tokens,
         prompt_at_least=at_least,

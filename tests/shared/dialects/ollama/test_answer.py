@@ -23,6 +23,7 @@ from penstock.domain.chat import (
     PrefillProgress,
     ReasoningDelta,
     StreamEnd,
+    StreamError,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -178,16 +179,17 @@ def test_a_completion_of_another_server_is_read() -> None:
     chunks: list[Any] = [
         {"choices": [{"text": "a b", "index": 0, "finish_reason": None}]},
         {"choices": [{"text": "", "finish_reason": "length"}], "usage": {"prompt_tokens": 3, "completion_tokens": 2}, "timings": {"prompt_ms": 1.5, "x": "y"}},
-        {"choices": [1], "usage": {"prompt_tokens": None}}, {"choices": 1}, [], None,
+        {"choices": [1], "usage": {"prompt_tokens": None}}, {"choices": 1},
     ]  # fmt: skip
     events = [event for chunk in chunks for event in reader.read(chunk)]
     assert events == [
         TextDelta("a b"),
         Finished("length"),
         UsageReported(Usage(3, 2), {"prompt_ms": 1.5}),
-        UsageReported(Usage(0, 0)),
     ]
-    assert reader.end() == StreamEnd()
+    assert reader.whole({"choices": [{"text": "x"}]}) == [TextDelta("x"), StreamEnd()]
+    for broken in ([], None, {"error": "x"}):
+        assert isinstance(reader.read(broken)[0], StreamError)
 
 
 # --- Laws ---
