@@ -166,6 +166,8 @@ def _print(spec: ClientSpec, connection: Connection, setup: Setup) -> int:
     elif setup.environment:
         shell = shell_named(os.environ.get("SHELL", ""), on_windows=os.name == "nt")
         click.echo(exports(setup.environment, shell), nl=False)
+        if setup.files:
+            note("The window stands in a file only: --write puts it there, --run gives it, too.")
     else:
         click.echo("".join(f"{step}\n" for step in setup.steps), nl=False)
     return 0

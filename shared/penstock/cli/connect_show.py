@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,11 +162,7 @@ def show_plan(
 
 
 def _head(spec: ClientSpec, connection: Connection) -> None:
-    click.echo(
-        f"{click.style(spec.title, bold=True)} to {connection.url}, in {spec.dialect}'s dialect"
-        if not spec.dialect.startswith("OpenAI,")
-        else f"{click.style(spec.title, bold=True)} for {connection.url}"
-    )
+    click.echo(f"{click.style(spec.title, bold=True)} to {connection.url}, speaking {spec.dialect}")
     click.echo(f"  model   {connection.model.id}")
     others = [model.id for model in connection.models[1:]]
     if others:
@@ -207,7 +204,7 @@ def _remarks(spec: ClientSpec, connection: Connection, setup: Setup) -> None:
 
     texts = [(click.style("!", fg="yellow", bold=True), d) for d in doubts(spec, connection)]
     texts += [("-", text) for text in setup.notes]
-    texts += [("-", text) for text in spec.cannot_prevent]
+    texts += [("-", f"{spec.title} {text}.") for text in spec.cannot_prevent]
     if texts:
         click.echo()
     for sign, text in texts:
@@ -225,6 +222,11 @@ def show_written(
     for plan in planned:
         word = "made" if plan.old is None else "changed" if plan.old != plan.new else "as before"
         click.echo(f"  {word:9} {home_short(plan.path)}")
+        if connection.key and os.name != "nt" and plan.path.stat().st_mode & 0o077:
+            sign = click.style("!", fg="yellow", bold=True)
+            click.echo(
+                f"  {sign} others on this machine can read it, and your key stands in it: chmod 600"
+            )
     for backup in backups:
         click.echo(f"  {'backup':9} {home_short(backup)}")
     _by_hand(setup, connection.key)

@@ -178,7 +178,7 @@ class ClientSpec:
         own_tokens_from: where that number comes from.
         keeps_free: tokens that it keeps free beside the output, before it compacts.
         cannot_write: why `--write` is impossible, None where it is possible.
-        cannot_prevent: what Penstock cannot prevent, one sentence each; `doctor` says them.
+        cannot_prevent: what Penstock cannot prevent, each to be read after the title; `doctor` says them.
         sources: where its facts are from.
     """
 

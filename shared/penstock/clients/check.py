@@ -112,7 +112,7 @@ def _of_connected(
         if not gateways:
             return []  # that none runs is said elsewhere
         return [
-            Remark(spec.title, None, f"is connected to {record.url}, where no gateway of yours runs now", again)
+            Remark(spec.title, None, f"is connected to {record.url}, where no gateway of yours runs now", f"{again} connects it to the one that runs here")
         ]  # fmt: skip
     models = {model.id: model for model in gateways[record.url]}
     model = models.get(record.model)

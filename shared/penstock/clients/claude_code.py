@@ -27,7 +27,12 @@ from penstock.clients.edits import Setting
 
 FOLDER = Folder(home=(".claude",), variable="CLAUDE_CONFIG_DIR")
 _TIERS = ("OPUS", "SONNET", "HAIKU")
-_API_KEY_WINS = "An ANTHROPIC_API_KEY in your environment makes Claude Code ask which of the two keys it shall use; unset it."
+_API_KEY = "An ANTHROPIC_API_KEY in your environment makes Claude Code ask which of the two keys it shall use; unset it."
+
+_ONLY_CLAUDE = (
+    "Its list of models shows only ids that begin with claude or anthropic; an alias in routing.aliases "
+    "puts yours there."
+)
 
 
 def variables(connection: Connection) -> dict[str, tuple[str, str]]:
@@ -84,7 +89,7 @@ def setup(connection: Connection) -> Setup:
             unset=("ANTHROPIC_API_KEY",),
             files={"settings.json": json.dumps({"env": plain}, indent=2) + "\n"},
         ),
-        notes=(_API_KEY_WINS,),
+        notes=(_API_KEY, _ONLY_CLAUDE),
     )
 
 
@@ -99,10 +104,10 @@ SPEC = ClientSpec(
     own_tokens_from="24,071 tokens in a first request to llama.cpp (janhq/jan issue 8108)",
     keeps_free=13_000,
     cannot_prevent=(
-        ("Claude Code's watchdog ends a stream that is silent for CLAUDE_STREAM_IDLE_TIMEOUT_MS (5 minutes and "
-        "more, never less). Whether Penstock's pings count as life for it is not established."),
-        ("Claude Code's model list shows only ids that begin with claude or anthropic: an alias in routing.aliases "
-        "puts yours there."),
+        (
+            "ends a stream that is silent for CLAUDE_STREAM_IDLE_TIMEOUT_MS, 5 minutes at least; whether it takes "
+            "Penstock's pings for life is not established"
+        ),
     ),
     sources=(
         "code.claude.com/docs/en/env-vars", "code.claude.com/docs/en/settings",

@@ -102,8 +102,10 @@ SPEC = ClientSpec(
     own_tokens=13_000,
     own_tokens_from='about 13,000 for "what is 2+2" (openai/codex issue 19212)',
     cannot_prevent=(
-        ("Codex ends a stream that brings no event for stream_idle_timeout_ms and then sends the whole request "
-        "again (half an hour once it is connected, 5 minutes by default)."),
+        (
+            "ends a stream that brings no event for stream_idle_timeout_ms and sends the whole request again "
+            "(after half an hour once it is connected, after 5 minutes by default)"
+        ),
     ),
     sources=(
         "github.com/openai/codex: codex-rs/model-provider-info/src/lib.rs",

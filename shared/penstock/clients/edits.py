@@ -8,6 +8,7 @@ setting; a file in which anything else would have changed is refused and stays a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -17,6 +18,7 @@ from penstock.clients import jsonc, toml_text, yaml_text
 from penstock.clients.paths import MISSING, CannotEdit, Path, get, shown
 
 Format = Literal["json", "toml", "yaml"]
+_LONE_LF = re.compile(r"(?<!\r)\n")
 _FORMATS: dict[str, ModuleType] = {"json": jsonc, "toml": toml_text, "yaml": yaml_text}
 
 
@@ -79,6 +81,7 @@ def apply(format_: Format, text: str, settings: Sequence[Setting]) -> tuple[str,
         if before != setting.value or type(before) is not type(setting.value):
             new = module.put(new, setting.path, setting.value)
         undos.append(Undo(setting.path, setting.value, before, depth))
+    new = _same_line_ends(text, new)
     _check(module, text, new, {s.path: s.value for s in wanted})
     return new, tuple(undos)
 
@@ -90,7 +93,7 @@ def take_back(format_: Format, text: str, undos: Sequence[Undo]) -> tuple[str, t
     Returns:
         the new text, and the settings that were left because their value is no longer ours.
     """
-    module = _FORMATS[format_]
+    module, given = _FORMATS[format_], text
     kept: list[str] = []
     for undo in reversed(undos):
         current = get(module.read(text), undo.path)
@@ -106,12 +109,19 @@ def take_back(format_: Format, text: str, undos: Sequence[Undo]) -> tuple[str, t
         for length in range(len(undo.path) - 1, undo.depth, -1):
             if get(module.read(text), undo.path[:length]) in ({}, []):
                 text = module.take(text, undo.path[:length])
-    return text, tuple(reversed(kept))
+    return _same_line_ends(given, text), tuple(reversed(kept))
 
 
 def read(format_: Format, text: str) -> Any:
     """The plain value of a settings file."""
     return _FORMATS[format_].read(text)
+
+
+def _same_line_ends(old: str, new: str) -> str:
+    """In a file whose lines all end as Windows' do, ours do too."""
+    if "\r\n" not in old or _LONE_LF.search(old):
+        return new
+    return _LONE_LF.sub("\r\n", new)
 
 
 def _check(module: ModuleType, old: str, new: str, ours: dict[Path, Any]) -> None:

@@ -105,7 +105,7 @@ def put(text: str, path: Path, value: Any) -> str:
         CannotEdit: it is no JSON, or something on the way is no object or list.
     """
     if _skip(text, 0) == len(text):
-        made = json.dumps(nested(path, value), indent=2, ensure_ascii=False)
+        made = _dumps(nested(path, value), "  ")
         return f"{text.rstrip()}\n{made}\n" if text.strip() else f"{made}\n"
     chain = _walk(parse(text), path)
     if len(chain) == len(path) + 1:
@@ -166,7 +166,7 @@ def _fits(key: str | None, node: Node, segment: Segment) -> bool:
 
 
 def _insert(text: str, parent: Node, segment: Segment, value: Any) -> str:
-    key = f"{json.dumps(segment, ensure_ascii=False)}: " if isinstance(segment, str) else ""
+    key = f"{_dumps(segment)}: " if isinstance(segment, str) else ""
     close = parent.end - 1
     kept = len(text[:close].rstrip())
     eol = "\r\n" if "\r\n" in text else "\n"
@@ -178,7 +178,7 @@ def _insert(text: str, parent: Node, segment: Segment, value: Any) -> str:
             rendered = _render(text, together, _line_indent(text, parent.start))
             return text[: parent.start] + rendered + text[parent.end :]
     if "\n" not in text[parent.start : parent.end] and parent.members:
-        shown = key + json.dumps(value, ensure_ascii=False)
+        shown = key + _dumps(value)
         lead, tail = " ", ""
     else:
         closing = _line_indent(text, close)
@@ -199,10 +199,21 @@ def _insert(text: str, parent: Node, segment: Segment, value: Any) -> str:
 
 
 def _render(text: str, value: Any, indent: str) -> str:
-    lines = json.dumps(value, indent=_unit(text), ensure_ascii=False).split("\n")
+    lines = _dumps(value, _unit(text)).split("\n")
     return ("\r\n" if "\r\n" in text else "\n").join(
         [lines[0], *(indent + line for line in lines[1:])]
     )
+
+
+def _dumps(value: Any, indent: str | None = None) -> str:
+    made = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        made.encode()
+    except (
+        UnicodeEncodeError
+    ):  # half a surrogate pair, which JSON can escape and UTF-8 cannot write
+        return json.dumps(value, indent=indent)
+    return made
 
 
 def _unit(text: str) -> str:

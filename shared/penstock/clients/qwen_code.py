@@ -108,8 +108,8 @@ SPEC = ClientSpec(
     own_tokens_from="an estimate from its prompt and tool texts; not measured here",
     cannot_prevent=(
         (
-            "Qwen Code ends every stream after 15 minutes, however lively it is. Connected, it is told not to "
-            "(QWEN_STREAM_MAX_LIFETIME_MS=0); versions that do not know the variable still do."
+            "ends every stream after 15 minutes, however lively it is; connected, it is told not to "
+            "(QWEN_STREAM_MAX_LIFETIME_MS=0), but versions that do not know this variable still do"
         ),
     ),
     sources=(
