@@ -17,6 +17,8 @@ from penstock.clients.edits import Format, Setting
 PLACEHOLDER_KEY = "penstock"
 """Clients insist on a key; a gateway without client keys takes any."""
 
+MOST_OUTPUT_TOKENS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -39,7 +41,9 @@ class Model:
         """The output limit that clients are given: a quarter of the window, at most 8,192 and at least 256."""
         if self.output is not None:
             return self.output
-        return 8192 if self.window is None else max(256, min(8192, self.window // 4))
+        if self.window is None:
+            return MOST_OUTPUT_TOKENS
+        return max(256, min(MOST_OUTPUT_TOKENS, self.window // 4))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from penstock.clients.base import ClientSpec, Connection, Model
+from penstock.clients.base import MOST_OUTPUT_TOKENS, ClientSpec, Connection, Model
 
 _COMFORT_TOKENS = 8_000
 """What a conversation needs beside the client's own prompt: a file or two and some turns."""
@@ -59,6 +59,8 @@ def doubts(spec: ClientSpec, connection: Connection) -> tuple[str, ...]:
             f"The window of {model.id} is only assumed ({model.window:,} tokens): load the model and connect again."
         )
     need = spec.own_tokens + spec.keeps_free + model.output_tokens
+    # What is advised is enough with the largest output limit that such a window would bring along.
+    enough = _round_up(spec.own_tokens + spec.keeps_free + MOST_OUTPUT_TOKENS + _COMFORT_TOKENS)
     if not spec.own_tokens:
         return tuple(found)
     about = f"its own prompt and tools take about {spec.own_tokens:,}"
@@ -67,12 +69,12 @@ def doubts(spec: ClientSpec, connection: Connection) -> tuple[str, ...]:
     if spec.own_tokens + model.output_tokens > model.window:
         found.append(
             f"The window of {model.window:,} tokens is too small for {spec.title}: {about}. Give the model at least "
-            f"{_round_up(need + _COMFORT_TOKENS):,}."
+            f"{enough:,}."
         )
     elif need + _COMFORT_TOKENS > model.window:
         found.append(
             f"The window of {model.window:,} tokens is tight for {spec.title}: {about}, and answers up to "
-            f"{model.output_tokens:,}. It will compact often; {_round_up(need + _COMFORT_TOKENS):,} and more is "
+            f"{model.output_tokens:,}. It will compact often; {enough:,} and more is "
             "comfortable."
         )
     return tuple(found)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from penstock.clients import jsonc, toml_text, yaml_text
-from penstock.clients.paths import MISSING, CannotEdit, Path, get, shown
+from penstock.clients.paths import MISSING, CannotEdit, Path, get, remove, shown
 
 Format = Literal["json", "toml", "yaml"]
 _LONE_LF = re.compile(r"(?<!\r)\n")
@@ -130,17 +130,17 @@ def _check(module: ModuleType, old: str, new: str, ours: dict[Path, Any]) -> Non
         if get(value, path) != wanted:
             raise CannotEdit(f"{shown(path)} could not be set without changing something else")
     try:
-        if _without(module, old, ours) != _without(module, new, ours):
+        if _without(module.read(old), ours) != _without(value, ours):
             raise CannotEdit("it could not be changed without changing something that is not ours")
     except RecursionError as exc:  # only comparing them goes down; such a file is no settings file
         raise CannotEdit("nested too deeply") from exc
 
 
-def _without(module: ModuleType, text: str, ours: dict[Path, Any]) -> Any:
+def _without(value: Any, ours: dict[Path, Any]) -> Any:
     """What is not ours, without objects and lists that are empty only because of that."""
     for path in ours:
-        text = module.take(text, path)
+        remove(value, path)
         for length in range(len(path) - 1, 0, -1):
-            if get(module.read(text), path[:length]) in ({}, [], None):
-                text = module.take(text, path[:length])
-    return module.read(text)
+            if get(value, path[:length]) in ({}, [], None):
+                remove(value, path[:length])
+    return value

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.clients.paths import CannotEdit, Path, Segment, matches, nested
+from penstock.clients.paths import CannotEdit, Path, Segment, matches, nested, shown
 
 _TRIVIA = re.compile(r"(?:[ \t\r\n\ufeff]+|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
@@ -110,13 +110,13 @@ def put(text: str, path: Path, value: Any) -> str:
     chain = _walk(parse(text), path)
     if len(chain) == len(path) + 1:
         node = chain[-1]
-        shown = _render(text, value, _line_indent(text, node.start))
-        return text[: node.start] + shown + text[node.end :]
+        made = _render(text, value, _line_indent(text, node.start))
+        return text[: node.start] + made + text[node.end :]
     parent, rest = chain[-1], path[len(chain) - 1 :]
     if not isinstance(parent.value, dict if isinstance(rest[0], str) else list):
-        raise CannotEdit(
-            f"line {_line(text, parent.start)}: expected {'an object' if isinstance(rest[0], str) else 'a list'}"
-        )
+        kind = "an object" if isinstance(rest[0], str) else "a list"
+        where = shown(path[: len(chain) - 1]) or "the top"
+        raise CannotEdit(f"line {_line(text, parent.start)}: expected {kind} at {where}")
     return _insert(text, parent, rest[0], nested(rest[1:], value))
 
 
@@ -129,18 +129,24 @@ def take(text: str, path: Path) -> str:
         return text
     parent, node = chain[-2], chain[-1]
     number = next(i for i, member in enumerate(parent.members) if member[2] is node)
-    starts = parent.members[number][1]
-    begin = len(text[:starts].rstrip(" \t"))
-    own_line = text[begin - 1 : begin] == "\n"
-    if own_line:
-        begin -= 2 if text[begin - 2 : begin] == "\r\n" else 1
+    begin = starts = parent.members[number][1]
+    end = node.end if node.comma is None else node.comma + 1
+    if _is_first_on_line(text, starts) and not text[end:].split("\n", 1)[0].strip():
+        begin = max(text.rfind("\n", 0, starts), 0)  # the whole line
+        begin -= text[begin - 1 : begin + 1] == "\r\n"
+    else:
+        begin = len(text[:starts].rstrip(" \t"))
     spans = [(begin, node.end)]
     if node.comma is not None:
         spans.append((node.comma, node.comma + 1))
     elif number and (before := parent.members[number - 1][2].comma) is not None:
         spans.insert(0, (before, before + 1))
-    elif number == 0 and not text[node.end : parent.end - 1].strip():
-        spans = [(begin, parent.end - 1)]
+    elif (
+        not number
+        and not text[parent.start + 1 : starts].strip()
+        and not text[node.end : parent.end - 1].strip()
+    ):
+        spans = [(parent.start + 1, parent.end - 1)]
     for start, end in sorted(spans, reverse=True):
         text = text[:start] + text[end:]
     return text
@@ -178,24 +184,24 @@ def _insert(text: str, parent: Node, segment: Segment, value: Any) -> str:
             rendered = _render(text, together, _line_indent(text, parent.start))
             return text[: parent.start] + rendered + text[parent.end :]
     if "\n" not in text[parent.start : parent.end] and parent.members:
-        shown = key + _dumps(value)
+        made = key + _dumps(value)
         lead, tail = " ", ""
     else:
         closing = _line_indent(text, close)
         indent = closing + _unit(text)
         if parent.members and _is_first_on_line(text, parent.members[0][1]):
             indent = _line_indent(text, parent.members[0][1])
-        shown = key + _render(text, value, indent)
+        made = key + _render(text, value, indent)
         lead, tail = eol + indent, ""
         if "\n" not in text[kept:close]:
             kept, tail = close, eol + closing
             kept = len(text[:close].rstrip(" \t"))
     last = parent.members[-1][2] if parent.members else None
     if last is None:
-        return text[:kept] + lead + shown + tail + text[kept:]
+        return text[:kept] + lead + made + tail + text[kept:]
     if last.comma is not None:
-        return text[:kept] + lead + shown + "," + tail + text[kept:]
-    return text[: last.end] + "," + text[last.end : kept] + lead + shown + tail + text[kept:]
+        return text[:kept] + lead + made + "," + tail + text[kept:]
+    return text[: last.end] + "," + text[last.end : kept] + lead + made + tail + text[kept:]
 
 
 def _render(text: str, value: Any, indent: str) -> str:

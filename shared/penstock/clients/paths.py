@@ -57,6 +57,16 @@ def get(value: Any, path: Sequence[Segment]) -> Any:
     return value
 
 
+def remove(value: Any, path: Sequence[Segment]) -> None:
+    """Take out what stands at *path*, if anything does."""
+    parent, last = get(value, path[:-1]), path[-1]
+    if isinstance(last, str):
+        if isinstance(parent, dict):
+            parent.pop(last, None)
+    elif isinstance(parent, list):
+        parent[:] = [element for element in parent if not matches(element, last)]
+
+
 def nested(path: Sequence[Segment], value: Any) -> Any:
     """*value* inside new objects and lists, one for each segment."""
     for segment in reversed(path):

@@ -95,7 +95,8 @@ def take(text: str, path: Path) -> str:
 def _composed(text: str) -> yaml.MappingNode | None:
     try:
         documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
-        yaml.safe_load(text)
+        if len(documents) == 1:
+            yaml.safe_load(text)
     except yaml.MarkedYAMLError as exc:
         line = f"line {exc.problem_mark.line + 1}: " if exc.problem_mark else ""
         raise CannotEdit(f"{line}not valid YAML: {exc.problem or exc.context}") from exc
