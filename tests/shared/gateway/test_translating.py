@@ -437,3 +437,15 @@ def test_tokens_are_counted_without_a_generation(dialect: str) -> None:
             assert gateway.runtime.fleet.get("box").limiter.running == 0
 
     asyncio.run(main())
+
+
+def test_ollamas_command_asks_whether_anybody_is_there() -> None:
+    """`HEAD /`, before anything else; no upstream is asked."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.head("/")
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert not llama.requests
+
+    asyncio.run(main())
