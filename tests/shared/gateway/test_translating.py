@@ -449,3 +449,24 @@ def test_ollamas_command_asks_whether_anybody_is_there() -> None:
             assert not llama.requests
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
+def test_a_heartbeat_comes_before_the_official_clients_give_up(header: str) -> None:
+    """Theirs for Python and theirs for JavaScript say how patient they are; ours waits 15 s otherwise."""
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        path, body = ASKED["responses"]
+        async with (
+            ScriptedLlama([gate, *stream("hello")]) as llama,
+            gateway_here(llama.url) as gateway,
+            gateway.http.stream(
+                "POST", path, json={**body, "stream": True}, headers={header: "1"}
+            ) as response,
+        ):
+            async with asyncio.timeout(8):
+                async for _ in response.aiter_bytes():
+                    gate.set()
+
+    asyncio.run(main())
