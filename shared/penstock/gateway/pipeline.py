@@ -39,6 +39,7 @@ from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
+from penstock.gateway.steps.count import answer_count
 from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.steps.limiter import Permit
@@ -105,6 +106,9 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     exchange.changes.extend(found.changes)
     # Which server it is decides what can be said to it, so the first contact waits for its first look.
     await runtime.keeper.first_contact(state)
+    if incoming.route.kind == "count":
+        await answer_count(incoming, runtime, state, body)
+        return
     work = work_of(body, raw, incoming.route, exchange, state.spec)
     exchange.changes.extend(work.changes)
     if work.answered is not None:

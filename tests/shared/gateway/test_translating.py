@@ -405,3 +405,68 @@ def test_an_upstream_that_closes_before_it_answers_is_asked_again() -> None:
             assert [e["sequence_number"] for e in events] == [*range(len(events))]
 
     asyncio.run(main())
+
+
+COUNTED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "openai": (
+        "/v1/chat/completions/input_tokens",
+        {"model": "m", "messages": [{"role": "user", "content": "one two three"}]},
+    ),
+    "responses": ("/v1/responses/input_tokens", {"model": "m", "input": "one two three"}),
+    "messages": (
+        "/v1/messages/count_tokens",
+        {"model": "m", "messages": [{"role": "user", "content": "one two three"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", list(COUNTED))
+def test_tokens_are_counted_without_a_generation(dialect: str) -> None:
+    """By the server's own counts; a word is a token of the scripted one, the template adds some."""
+
+    async def main() -> None:
+        path, body = COUNTED[dialect]
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.post(path, json=body)
+            longer = json.loads(json.dumps(body).replace("three", "three four five six"))
+            more = await gateway.http.post(path, json=longer)
+            assert (answer.status_code, more.status_code) == (200, 200)
+            assert more.json()["input_tokens"] - answer.json()["input_tokens"] == 3
+            assert answer.json()["input_tokens"] == 3 + 2  # <user> and <assistant>
+            assert not llama.requests
+            assert gateway.runtime.fleet.get("box").limiter.running == 0
+
+    asyncio.run(main())
+
+
+def test_ollamas_command_asks_whether_anybody_is_there() -> None:
+    """`HEAD /`, before anything else; no upstream is asked."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.head("/")
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert not llama.requests
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
+def test_a_heartbeat_comes_before_the_official_clients_give_up(header: str) -> None:
+    """Theirs for Python and theirs for JavaScript say how patient they are; ours waits 15 s otherwise."""
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        path, body = ASKED["responses"]
+        async with (
+            ScriptedLlama([gate, *stream("hello")]) as llama,
+            gateway_here(llama.url) as gateway,
+            gateway.http.stream(
+                "POST", path, json={**body, "stream": True}, headers={header: "1"}
+            ) as response,
+        ):
+            async with asyncio.timeout(8):
+                async for _ in response.aiter_bytes():
+                    gate.set()
+
+    asyncio.run(main())

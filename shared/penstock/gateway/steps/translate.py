@@ -134,6 +134,19 @@ def work_of(
     )
 
 
+def counted_body(body: dict[str, Any], route: Route) -> tuple[dict[str, Any], tuple[Change, ...]]:
+    """
+    A request whose tokens are asked for, in OpenAI's dialect, and what could not be said in it.
+
+    Raises:
+        RequestError: the body is not of its dialect.
+    """
+    if route.dialect == "openai":
+        return body, ()
+    asked = RESPONSES.read(body)
+    return render_request(asked.chat), asked.changes
+
+
 def _is_ollamas_own(body: Mapping[str, Any], path: str) -> bool:
     """What a real Ollama can say and no translation keeps."""
     if body.get("logprobs") is True:

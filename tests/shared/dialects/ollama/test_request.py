@@ -14,6 +14,8 @@ from penstock.dialects.base import Asked, ClientDialect
 from penstock.dialects.ollama.chat import CHAT
 from penstock.dialects.ollama.generate import GENERATE, completion_body, needs_completion
 from penstock.dialects.ollama.upstream import render_chat
+from penstock.dialects.openai.body import render_request
+from penstock.dialects.openai.request import parse_request
 from penstock.domain.chat import ImagePart, ResponseFormat, TextPart, Tool
 from penstock.errors import ErrorCode, RequestError
 
@@ -393,11 +395,12 @@ NATIVE_MESSAGES = st.one_of(
 def test_there_and_back_keeps_the_meaning(
     messages: list[dict[str, Any]], options: dict[str, Any], more: dict[str, Any]
 ) -> None:
-    """Read and rendered for a real Ollama, a request says what it said; ids of calls may be added."""
+    """Said in OpenAI's dialect and again in Ollama's, a request means what it meant; ids of calls may be added."""
     body = {"model": "m", "messages": messages, "options": options, **more}
     asked = CHAT.read(body).chat
+    again = parse_request(render_request(asked))
     sent = render_chat(
-        asked, model="m", options=asked.sampling, max_output_tokens=asked.max_output_tokens
+        again, model="m", options=asked.sampling, max_output_tokens=again.max_output_tokens
     ).body
     for message in sent["messages"]:
         message.pop("tool_call_id", None)

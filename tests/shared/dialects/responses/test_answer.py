@@ -90,6 +90,12 @@ OPENING = ["created", "in_progress"]
             id="a call",
         ),
         pytest.param(
+            [ToolCallDelta(0, "c", "f", "{"), ToolCallDelta(0, "c", "f", "}")],
+            {},
+            ["output_item.added", "function_call_arguments.delta", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"],
+            id="a call whose every piece names it",
+        ),
+        pytest.param(
             [ToolCallDelta(0, "c", "f")],
             {},
             ["output_item.added", "function_call_arguments.done", "output_item.done"],
