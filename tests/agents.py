@@ -377,7 +377,7 @@ OPENCODE = Agent(
     dialect="chat",
     configure=_opencode,
     arguments=("run",),
-    writes=lambda file, text: Call("write", {"filePath": str(file), "content": text}),
+    writes=lambda file, text: Call("write", {"content": text, "filePath": str(file)}),
 )
 QWEN_CODE = Agent(
     name="qwen-code",
