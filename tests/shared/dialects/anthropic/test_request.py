@@ -116,6 +116,7 @@ PDF_PART = OtherPart(
         pytest.param([user(result("ValueError: x", is_error=True))], [tool_message("ValueError: x")], id="a failure that says so"),
         pytest.param([user(result("<tool_use_error>no</tool_use_error>", is_error=True))], [tool_message("<tool_use_error>no</tool_use_error>")], id="a failure in Claude Code's words"),
         pytest.param([user(result("x\nerror", is_error=True))], [tool_message("Error: x\nerror")], id="a failure that says so late"),
+        pytest.param([user(result(" " * 5000 + "x", is_error=True))], [tool_message("Error: " + " " * 5000 + "x")], id="a failure with much before it"),
         pytest.param([user(result(is_error=True))], [tool_message("Error")], id="a failure without a word"),
         pytest.param([user(result([said("bad"), said("b")], is_error=True))], [tool_message("Error: bad", "b")], id="a failure of blocks"),
         pytest.param([user(result("fine: no error", is_error=False))], [tool_message("fine: no error")], id="no failure"),
