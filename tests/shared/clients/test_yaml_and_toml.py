@@ -196,6 +196,14 @@ def test_tables_in_other_shapes_are_refused() -> None:
         toml_text.put("[[providers]]\nname = 1\n", ("providers", "ours"), PROVIDER)
 
 
+def test_brackets_over_several_lines_end_where_they_close() -> None:
+    """An entry is added behind the closing brace, not before it."""
+    text = "models:\n- {name: a,\n   x: 1\n  }\nz: 1\n"
+    new = yaml_text.put(text, OURS, {"name": "ours"})
+    assert new == "models:\n- {name: a,\n   x: 1\n  }\n- name: ours\nz: 1\n"
+    assert yaml_text.take(new, OURS) == text
+
+
 NESTED = st.recursive(
     st.integers() | st.from_regex(r"[a-z]{0,6}", fullmatch=True) | st.none(),
     lambda inner: (
