@@ -136,7 +136,7 @@ class Gateway:
         self.runtime.in_flight[exchange.id] = exchange
         try:
             self._refuse_loops_and_late_comers(headers)
-            if found.kind == "generate":
+            if found.kind in ("generate", "count"):
                 await generate(incoming, self.runtime, self.transport)
             elif found.kind == "models":
                 await answer_listing(incoming, self.runtime, self.transport)
@@ -150,6 +150,7 @@ class Gateway:
             exchange.client_gone = True
         except asyncio.CancelledError:
             task.uncancel()
+            exchange.outcome = exchange.outcome or Outcome.IGNORED
             if connection.disconnected:
                 exchange.client_gone = True
             else:
@@ -214,7 +215,7 @@ class Gateway:
             kind = b"text/plain; version=0.0.4; charset=utf-8"
             await answer.whole(200, _own(kind), self.runtime.recorder.metrics.render())
             return
-        ready = path == "/healthz" or not self.runtime.draining
+        ready = path != "/readyz" or not self.runtime.draining
         body = {"status": "ok" if ready else "draining"}
         await answer.whole(200 if ready else 503, _own(b"application/json"), orjson.dumps(body))
 

@@ -66,14 +66,14 @@ def test_no_path_raises_anything_else(raw: bytes) -> None:
         ("GET", "/v1/internal/model/info", "read", "other", "openai"), ("GET", "/v1/internal/lora/list", "read", "other", "openai"),
         ("POST", "/v1/internal/model/load", "change", "other", "openai"), ("GET", "/v1/internal/model/unload", "change", "other", "openai"),
         ("GET", "/v1/internal/stop-generation", "change", "other", "openai"), ("POST", "/v1/internal/logits", "change", "other", "openai"),
-        ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "read", "other", "ollama"),
-        ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "read", "other", "openai"),
+        ("GET", "/props", "read", "other", "openai"), ("GET", "/slots", "read", "other", "openai"), ("GET", "/api/version", "models", "other", "ollama"),
+        ("POST", "/tokenize", "read", "other", "openai"), ("POST", "/v1/messages/count_tokens", "count", "other", "anthropic"),
         ("POST", "/props", "change", "other", "openai"), ("POST", "/api/pull", "change", "other", "ollama"), ("GET", "/api/pull", "change", "other", "ollama"),
         ("POST", "/api/push", "change", "other", "ollama"), ("POST", "/api/create", "change", "other", "ollama"), ("POST", "/api/copy", "change", "other", "ollama"),
         ("DELETE", "/api/delete", "change", "other", "ollama"), ("HEAD", "/api/blobs/sha256:x", "change", "other", "ollama"),
         ("POST", "/slots/0", "change", "other", "openai"), ("POST", "/models/load", "change", "other", "openai"), ("POST", "/api/v1/models/unload", "change", "other", "openai"),
         ("POST", "/lora-adapters", "change", "other", "openai"), ("DELETE", "/anything", "change", "other", "openai"), ("PUT", "/x", "change", "other", "openai"),
-        ("GET", "/penstock/status", "admin", "other", "openai"), ("POST", "/penstock", "admin", "other", "openai"), ("GET", "/healthz", "health", "other", "openai"),
+        ("GET", "/penstock/status", "admin", "other", "openai"), ("POST", "/penstock", "admin", "other", "openai"), ("GET", "/healthz", "health", "other", "openai"), ("HEAD", "/", "health", "other", "openai"), ("GET", "/", "read", "other", "openai"),
     ],
 )  # fmt: skip
 def test_what_a_path_means(method: str, path: str, kind: str, operation: str, dialect: str) -> None:
