@@ -382,7 +382,9 @@ class _OpenAI:
         return [model.id for model in self.client.models.list()]
 
     def embed(self, model: str, texts: list[str]) -> list[list[float]] | None:
-        made = self.client.embeddings.create(model=model, input=texts)  # base64, as it asks by itself
+        made = self.client.embeddings.create(
+            model=model, input=texts
+        )  # base64, as it asks by itself
         assert [one.index for one in made.data] == list(range(len(texts)))
         assert made.usage.total_tokens > 0
         return [one.embedding for one in made.data]
@@ -638,9 +640,7 @@ class Native:
         return [{"role": "assistant", "content": text}]
 
     def results(self, results: Iterable[tuple[Call, str]]) -> History:
-        return [
-            {"role": "tool", "tool_name": call.name, "content": text} for call, text in results
-        ]
+        return [{"role": "tool", "tool_name": call.name, "content": text} for call, text in results]
 
     def body(self, ask: Ask) -> dict[str, Any]:
         """The arguments of `chat`."""
@@ -727,6 +727,6 @@ class Native:
         self.client.close()
 
 
-SDKS: dict[str, type[Messages] | type[Chat] | type[Responses] | type[Native]] = {
+SDKS: dict[str, type[Messages | Chat | Responses | Native]] = {
     sdk.name: sdk for sdk in (Messages, Chat, Responses, Native)
 }

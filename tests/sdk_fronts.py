@@ -98,6 +98,16 @@ class Front:
         slots = self.servers["slow"].get("/slots")
         return sum(s.get("n_prompt_tokens_processed", 0) for s in slots if s["is_processing"])
 
+    def decoded(self) -> int:
+        """Tokens that the slow llama.cpp has generated for what it works on."""
+        slots = self.servers["slow"].get("/slots")
+        return sum(
+            token.get("n_decoded", 0)
+            for slot in slots
+            if slot["is_processing"]
+            for token in slot.get("next_token", ())
+        )
+
     def in_flight(self) -> int:
         """Permits that are out, in the larger gateway."""
         return self._in_flight(self.gateway)
