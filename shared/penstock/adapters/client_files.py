@@ -171,11 +171,12 @@ def write(spec: ClientSpec, connection: Connection, planned: Sequence[Planned]) 
     earlier = {entry["path"]: entry for entry in (_record(spec.name) or {}).get("files", ())}
     entries, backups = dict(earlier), []
     for file in planned:
-        before = earlier.get(str(file.path))
-        if before is not None and file.exact:
+        before, made = earlier.get(str(file.path)), None
+        if before is not None and (file.exact or before["backup"]):
             backup, existed = before["backup"], before["existed"]
         elif file.old is not None:
-            backup, existed = str(_back_up(file.path, file.old)), True
+            made = _back_up(file.path, file.old)
+            backup, existed = str(made), True
         else:
             backup, existed = None, False
         entries[str(file.path)] = {
@@ -188,11 +189,20 @@ def write(spec: ClientSpec, connection: Connection, planned: Sequence[Planned]) 
             "sha256_after": _sha(file.new),
             "undos": [_undo_as_json(undo) for undo in file.undos],
         }
+        # Remembered before it is written: what is interrupted here can be undone.
+        _remember(spec.name, connection, entries)
+        try:
+            _replace(file.path, file.new)
+        except ClientFileError:
+            entries.pop(str(file.path))
+            if before is not None:
+                entries[str(file.path)] = before
+            _remember(spec.name, connection, entries)
+            if made is not None:
+                made.unlink(missing_ok=True)
+            raise
         if backup:
             backups.append(Path(backup))
-        # Remembered before it is written: what is interrupted here can be undone.
-        _remember(spec.name, connection, list(entries.values()))
-        _replace(file.path, file.new)
     return backups
 
 
@@ -327,7 +337,10 @@ def _record(name: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and value.get("version") == 1 else None
 
 
-def _remember(name: str, connection: Connection, entries: list[dict[str, Any]]) -> None:
+def _remember(name: str, connection: Connection, entries: Mapping[str, dict[str, Any]]) -> None:
+    if not entries:
+        _record_path(name).unlink(missing_ok=True)
+        return
     _store(
         name,
         {
@@ -335,7 +348,7 @@ def _remember(name: str, connection: Connection, entries: list[dict[str, Any]]) 
             "url": connection.url,
             "model": connection.model.id,
             "window": connection.model.window,
-            "files": entries,
+            "files": list(entries.values()),
         },
     )
 

@@ -95,8 +95,9 @@ def take_back(format_: Format, text: str, undos: Sequence[Undo]) -> tuple[str, t
     """
     module, given = _FORMATS[format_], text
     kept: list[str] = []
+    value = module.read(text)
     for undo in reversed(undos):
-        current = get(module.read(text), undo.path)
+        current = get(value, undo.path)
         if current is MISSING:
             continue
         if current != undo.value:
@@ -106,9 +107,11 @@ def take_back(format_: Format, text: str, undos: Sequence[Undo]) -> tuple[str, t
             text = module.put(text, undo.path, undo.before)
             continue
         text = module.take(text, undo.path)
+        remove(value, undo.path)
         for length in range(len(undo.path) - 1, undo.depth, -1):
-            if get(module.read(text), undo.path[:length]) in ({}, []):
+            if get(value, undo.path[:length]) in ({}, []):
                 text = module.take(text, undo.path[:length])
+                remove(value, undo.path[:length])
     return _same_line_ends(given, text), tuple(reversed(kept))
 
 

@@ -49,8 +49,7 @@ def error_object(error: AnswerError, facts: Facts | None) -> dict[str, Any]:
     return value
 
 
-# Anthropic's error types by status (docs.anthropic.com/en/api/errors).
-_ANTHROPIC_TYPES = {
+ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -61,6 +60,7 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+"""Anthropic's error types by status (docs.anthropic.com/en/api/errors); `api_error` for every other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class Surface:
         """The body of an answer that is an error."""
         value = error_object(error, facts)
         if self.name == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+            kind = ANTHROPIC_TYPES.get(error.status, "api_error")
             body: dict[str, Any] = {"type": "error", "error": {**value, "type": kind}}
             if facts is not None:
                 body["request_id"] = facts.id
@@ -239,6 +239,7 @@ def surface_of(dialect: str, operation: str) -> Surface:
 
 __all__ = [
     "ANTHROPIC",
+    "ANTHROPIC_TYPES",
     "COMPLETIONS",
     "LLAMACPP",
     "OLLAMA",

@@ -384,7 +384,7 @@ def test_a_client_key_goes_on_as_a_bearer_token() -> None:
             path, body = ASKED["messages"]
             await gateway.http.post(f"{path}?beta=true", json=body, headers={"x-api-key": "mine"})
             (request,) = llama.requests
-            assert b"authorization: Bearer mine" in request.head
+            assert b"authorization: Bearer mine" in request.raw
             assert request.line.startswith(b"POST /v1/chat/completions HTTP")
 
     asyncio.run(main())
