@@ -16,7 +16,7 @@ import orjson
 
 from penstock.dialects.ndjson import split_lines
 from penstock.dialects.sse import parse_event, split_events
-from penstock.errors import AnswerError, UpstreamFault
+from penstock.errors import AnswerError, ErrorCode, UpstreamFault
 
 
 class Facts(Protocol):
@@ -168,6 +168,15 @@ class Surface:
             rest = {k: v for k, v in value.items() if k not in ("message", "param", "type")}
             return {"error": error.message, **rest}
         return {"error": value}
+
+    def status_of(self, error: AnswerError) -> int:
+        """
+        The HTTP status of an answer that is an error. A full queue is 503 on Responses: Codex tries again on
+        5xx and gives up on 429.
+        """
+        if self.name == "responses" and error.code is ErrorCode.QUEUE_FULL:
+            return 503
+        return error.status
 
     def error_event(self, error: AnswerError, facts: Facts | None) -> bytes:
         """The error inside a stream that has begun; the stream ends after it."""
