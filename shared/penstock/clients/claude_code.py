@@ -7,7 +7,8 @@ by `--settings FILE`, a file of ours.
 
 The window: for a model that Claude Code does not know by name it assumes 200,000 tokens unless
 `CLAUDE_CODE_MAX_CONTEXT_TOKENS` says otherwise; `CLAUDE_CODE_AUTO_COMPACT_WINDOW` is what it counts
-compaction by. From that it takes the output limit (at most 20,000) and 13,000 tokens more that it keeps free.
+compaction by, and takes 100,000 as its least value (2.1.332 says so), so it is set for larger windows only. From that
+it takes the output limit (at most 20,000) and 13,000 tokens more that it keeps free.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from penstock.clients.base import (
 from penstock.clients.edits import Setting
 
 FOLDER = Folder(home=(".claude",), variable="CLAUDE_CONFIG_DIR")
+_LEAST_COMPACT_WINDOW = 100_000
 _TIERS = ("OPUS", "SONNET", "HAIKU")
 _API_KEY = "An ANTHROPIC_API_KEY in your environment makes Claude Code ask which of the two keys it shall use; unset it."
 
@@ -61,10 +63,11 @@ def variables(connection: Connection) -> dict[str, tuple[str, str]]:
             str(model.window),
             "the window as it runs; 200,000 is assumed otherwise",
         )
-        found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = (
-            str(model.window),
-            "what compaction is counted by",
-        )
+        if model.window >= _LEAST_COMPACT_WINDOW:
+            found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = (
+                str(model.window),
+                "what compaction is counted by",
+            )
     return found
 
 

@@ -41,7 +41,7 @@ def to(window: int | None, source: str = "running") -> Connection:
                      id="smaller than its own prompt"),
         pytest.param("claude", 49_152, ["tight for Claude Code"], id="fits, and compacts often"),
         pytest.param("claude", 65_536, [], id="room enough"),
-        pytest.param("codex", 16_384, ["too small for Codex"], id="with its output it is more than the window"),
+        pytest.param("codex", 12_288, ["too small for Codex"], id="with its output it is more than the window"),
         pytest.param("opencode", 32_768, [], id="opencode at 32k"),
         pytest.param("open-webui", 2_048, [], id="a chat app has no prompt to speak of"),
     ],

@@ -30,7 +30,8 @@ from penstock.gateway.steps.translate import NOTHING, Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
-from penstock.toolcalls.history import mend_history
+from penstock.servers import SPECS
+from penstock.toolcalls.history import mend_history, unseen_image
 
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
@@ -408,9 +409,24 @@ def _next_window(profile: ModelProfile) -> int | None:
 def shape(
     body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
 ) -> tuple[Any, tuple[Change, ...]]:
-    """Messages as they are weighed and fitted: without nonces, and without what no server takes."""
+    """
+    Messages as they are weighed and fitted: without nonces, and without what no server takes.
+
+    Raises:
+        RequestError: an image that the server would leave out silently.
+    """
     cleaned = compress.without_nonces(body["messages"], nonce_patterns)
-    messages, mended = mend_history(cleaned.messages, vision=profile.reading.capabilities.vision)
+    vision = profile.reading.capabilities.vision
+    messages, mended = mend_history(cleaned.messages, vision=vision)
+    if vision is False and SPECS[profile.kind].behaviour.drops_images:
+        place = unseen_image(messages)
+        if place is not None:
+            raise RequestError(
+                ErrorCode.UNSUPPORTED_INPUT,
+                f"{profile.model} cannot see images, and its server would leave this one out silently.",
+                hint="Send text only, or choose a model that sees images.",
+                param=f"messages[{place}]",
+            )
     return messages, (*cleaned.changes, *mended)
 
 

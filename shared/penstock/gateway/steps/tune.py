@@ -9,14 +9,14 @@ runs the very same dry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from penstock import limits, sampling, template
-from penstock.dialects.ollama.upstream import render_chat
+from penstock.dialects.ollama.upstream import render_chat, think_value
 from penstock.dialects.openai.request import parse_request, validate
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
@@ -386,8 +386,13 @@ def _to_ollama(
     budget = _output(asked, window, settings, env_max_tokens, memory_short, at_least)
     if budget.change is not None:
         edit.changes.append(budget.change)
+    reading = profile.reading
+    think, told = think_value(
+        chat.reasoning, reading.capabilities.thinking, str(reading.details.get("family"))
+    )
+    edit.changes.extend(told)
     rendered = render_chat(
-        chat,
+        replace(chat, reasoning=think),
         model=upstream_model,
         options={
             spec.parameters.names[name]: value
