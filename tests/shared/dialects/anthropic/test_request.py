@@ -229,6 +229,7 @@ FORM = {"type": "json_schema", "schema": {"type": "object"}}
         pytest.param({"tools": [TOOL], "tool_choice": {"type": "none"}}, "tool_choice", "none", [], id="none"),
         pytest.param({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "f"}}, "tool_choice", {"name": "f"}, [], id="one tool"),
         pytest.param({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search"}}, "tool_choice", None, ["tools[0]", "tool_choice"], id="one tool that is not here"),
+        pytest.param({"tools": [SEARCH], "tool_choice": {"type": "tool", "name": "web_search", "disable_parallel_tool_use": True}}, "extra", {}, ["tools[0]", "tool_choice"], id="one tool that is not here, once"),
         pytest.param({"tool_choice": {"type": "auto"}}, "tool_choice", None, [], id="auto, of nothing"),
         pytest.param({"tool_choice": {"type": "any"}}, "tool_choice", None, ["tool_choice"], id="any, of nothing"),
         pytest.param({"tools": [TOOL], "tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, "extra", {"parallel_tool_calls": False}, [], id="one at a time"),
