@@ -36,6 +36,11 @@ _ONLY_CLAUDE = (
     "puts yours there."
 )
 
+_KNOWN_NAME = (
+    "For a name that it knows it keeps to the window that it knows: choose the model by its own id rather than by an "
+    "alias that begins with claude."
+)
+
 
 def variables(connection: Connection) -> dict[str, tuple[str, str]]:
     """Name -> (value, why)."""
@@ -92,7 +97,12 @@ def setup(connection: Connection) -> Setup:
             unset=("ANTHROPIC_API_KEY",),
             files={"settings.json": json.dumps({"env": plain}, indent=2) + "\n"},
         ),
-        notes=(_API_KEY, _ONLY_CLAUDE),
+        notes=(
+            _API_KEY,
+            _KNOWN_NAME
+            if connection.model.id.startswith(("claude", "anthropic"))
+            else _ONLY_CLAUDE,
+        ),
     )
 
 
