@@ -239,7 +239,9 @@ class Messages:
                 assert event.index == len(blocks)
                 is_open = True
                 block = event.content_block.to_dict()
-                assert not (block.get("text") or block.get("thinking") or block.get("input"))
+                assert [block.get(name) or None for name in ("text", "thinking", "input")] == [
+                    None
+                ] * 3
                 blocks.append(block)
                 partial = ""
                 continue

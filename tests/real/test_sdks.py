@@ -16,7 +16,7 @@ import pytest
 
 import loops
 from gateways import until
-from sdk_clients import SDKS, Ask, Messages, Native, Refusal, Responses, Sdk
+from sdk_clients import SDKS, Ask, Messages, Refusal, Responses, Sdk
 from sdk_fronts import FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
 
 pytestmark = pytest.mark.real

@@ -286,7 +286,8 @@ def _dialects(stage: Stage) -> Scene:
         told.append(f"{answered[-1]} of 4 answered" + (f"; {refused}" if refused else ""))
     return Scene(
         "such a one by chat, Messages, Responses and Ollama's API",
-        *told,
+        told[0],
+        told[1],
         answered[1] == len(asked),
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from penstock.dialects.anthropic.blocks import blocks_of, joined_texts, read_block
-from penstock.dialects.responses.shapes import dropped, needed_text, refused, wrong
+from penstock.dialects.shapes import dropped, needed_text, refused, wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, Message, Part, TextPart, ToolCall
 
