@@ -119,7 +119,7 @@ def model(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.gguf"
     if not file.is_file():
-        with _alone(folder / f"{file.name}.lock"):
+        with alone(folder / f"{file.name}.lock"):
             if not file.is_file():
                 _forget_old(folder, most=24)
                 tiny_model.write_model(
@@ -413,7 +413,7 @@ def ollama_binary() -> Path:
     if binary.is_file():
         return binary
     CACHE.mkdir(parents=True, exist_ok=True)
-    with _alone(CACHE / "ollama.lock"):
+    with alone(CACHE / "ollama.lock"):
         if not binary.is_file():
             _build_ollama(binary)
     return binary
@@ -428,7 +428,7 @@ def _build_ollama(binary: Path) -> None:
     """
     if shutil.which("go") is None:
         missing("building Ollama needs Go 1.26 or newer (https://go.dev/dl)")
-    _need_packages([package for header, package in _HEADERS.items() if not Path(header).exists()])
+    need_packages([package for header, package in _HEADERS.items() if not Path(header).exists()])
     started = time.monotonic()
     say(f"building Ollama {OLLAMA_VERSION} once; this takes about four minutes on two cores ...")
     with tempfile.TemporaryDirectory(prefix="penstock-ollama-build-") as name:
@@ -473,7 +473,7 @@ def _go(work: Path, *arguments: str, **environment: str) -> str:
 # What they stand on
 
 
-def _need_packages(packages: list[str]) -> None:
+def need_packages(packages: list[str]) -> None:
     """Debian's packages: installed where that is wanted (`CI`), else asked for."""
     if not packages:
         return
@@ -495,7 +495,7 @@ def _need_packages(packages: list[str]) -> None:
 
 
 @contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
+def alone(lock: Path) -> Iterator[None]:
     """One process at a time; the lock goes with the process that holds it, however that ends."""
     with lock.open("a+b") as file:
         if os.name == "nt":

@@ -128,10 +128,13 @@ class ScriptedLlama:
                     await peer.send(self._count(target, json.loads(request.body)))
                     continue
                 self.requests.append(request)
-                number = min(len(self.requests), len(self._scripts)) - 1
-                script = self._scripts[number] if self._scripts else stream("hello")
-                if not await self._play(peer, script):
+                if not await self._play(peer, self.script_for(request)):
                     return
+
+    def script_for(self, request: Received) -> Script:
+        """What is played for a generating request, the newest in `requests`."""
+        number = min(len(self.requests), len(self._scripts)) - 1
+        return self._scripts[number] if self._scripts else stream("hello")
 
     async def _play(self, peer: Peer, script: Script) -> bool:
         for step in script:

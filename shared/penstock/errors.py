@@ -122,9 +122,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
     _C.METHOD_NOT_ALLOWED: _client(405, "The path does not take this method."),
     _C.REQUEST_TIMEOUT: _client(408, "The client was too slow in sending its request."),
     _C.UNSUPPORTED_MEDIA_TYPE: _client(415, "The body must be JSON by its content type."),
-    _C.LOOP_DETECTED: _client(508, "The request has passed this gateway already.", "api_error"),
+    _C.LOOP_DETECTED: _client(508, "The request has passed this gateway already.", "server_error"),
     _C.INTERNAL_ERROR: ErrorRow(
-        500, "api_error", "penstock", "never", False, "A defect in Penstock."
+        500, "server_error", "penstock", "never", False, "A defect in Penstock."
     ),
     _C.QUEUE_FULL: _refusal(
         429, "rate_limit_error", "As many requests wait for this upstream as are allowed to."
@@ -146,7 +146,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
     ),
     _C.UPSTREAM_UNREACHABLE: _fault(
         502,
-        "api_error",
+        "server_error",
         "policy",
         True,
         "No connection to the upstream, or it was lost before an answer began.",
@@ -161,7 +161,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
     _C.MODEL_MISSING: _fault(
         404, "not_found_error", "never", False, "The upstream says that it does not have the model."
     ),
-    _C.OUT_OF_MEMORY: _fault(503, "api_error", "never", True, "The upstream ran out of memory."),
+    _C.OUT_OF_MEMORY: _fault(503, "server_error", "never", True, "The upstream ran out of memory."),
     _C.CONTEXT_LENGTH_EXCEEDED: _fault(
         400,
         "invalid_request_error",
@@ -203,7 +203,7 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         "The server cannot compile the tool or response schema.",
     ),
     _C.UNPARSEABLE_GENERATION: _fault(
-        502, "api_error", "once", False, "The server could not parse what its model generated."
+        502, "server_error", "once", False, "The server could not parse what its model generated."
     ),
     _C.UPSTREAM_BAD_REQUEST: _fault(
         400,
@@ -220,17 +220,17 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         "The upstream refused the credential that is configured for it.",
     ),
     _C.BROKEN_STREAM: _fault(
-        502, "api_error", "unsent", True, "The answer broke off before its end."
+        502, "server_error", "unsent", True, "The answer broke off before its end."
     ),
     _C.BAD_ANSWER: _fault(
         502,
-        "api_error",
+        "server_error",
         "unsent",
         True,
         "The upstream answered with something that is not an answer.",
     ),
     _C.UPSTREAM_ERROR: _fault(
-        502, "api_error", "policy", True, "Any other failure inside the upstream."
+        502, "server_error", "policy", True, "Any other failure inside the upstream."
     ),
 }
 

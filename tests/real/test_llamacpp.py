@@ -306,6 +306,45 @@ def test_hanging_up_in_prefill_frees_the_slot_within_two_batches(
     )
 
 
+@pytest.mark.parametrize("text", ["hello", "hello the world " * 800], ids=["decoding", "prefill"])
+def test_hanging_up_in_llamacpps_own_completion_frees_the_slot(
+    slow: tuple[EmbeddedServer, RunningGateway], text: str
+) -> None:
+    """A plain `/completion` is streamed towards the server, so that it notices; and stops."""
+    server, gateway = slow
+    fields = {"prompt": text, "n_predict": 3000, "ignore_eos": True}
+    _ask_and_hang_up(gateway, server, fields, path="/completion")
+    furthest = at_hangup = processed(server)
+
+    def is_free() -> bool:
+        nonlocal furthest
+        furthest = max(furthest, processed(server))
+        return busy(server) == 0
+
+    until(is_free, 60.0, "the slot being free")
+    assert furthest - at_hangup <= 2 * BATCH
+    until(
+        lambda: gateway.upstream()["concurrency"]["in_flight"] == 0, 12.0, "the permit being back"
+    )
+
+
+def test_llamacpps_own_completion_is_the_servers_own_body(
+    tiny: tuple[EmbeddedServer, RunningGateway],
+) -> None:
+    """Collected from a stream, and equal to what the server answers plain but for times and slots."""
+    server, gateway = tiny
+    body = {
+        "prompt": "hello the world", "n_predict": 12, "temperature": 0, "grammar": "root ::= [a-z ]+",
+    }  # fmt: skip
+    direct = httpx.post(f"{server.url}/completion", json=body, trust_env=False).json()
+    through = gateway.http.post("/completion", json=body)
+    assert through.headers["penstock-attempts"] == "1"
+    for one in (direct, answer := through.json()):
+        for name in ("timings", "id_slot", "tokens_cached"):
+            one.pop(name, None)
+    assert answer == direct
+
+
 def processed(server: EmbeddedServer) -> int:
     """Prompt tokens that the server has computed for what it works on."""
     slots = httpx.get(f"{server.url}/slots", trust_env=False).json()
@@ -313,15 +352,22 @@ def processed(server: EmbeddedServer) -> int:
 
 
 def _ask_and_hang_up(
-    gateway: RunningGateway, server: EmbeddedServer, fields: dict[str, Any], text: str = "hello"
+    gateway: RunningGateway,
+    server: EmbeddedServer,
+    fields: dict[str, Any],
+    text: str = "hello",
+    path: str = "/v1/chat/completions",
 ) -> float:
     """Send a plain request, wait until the server works on it, hang up. Returns when."""
     body = {"model": "slow", "messages": [{"role": "user", "content": text}], **fields}
+    if path == "/completion":
+        body = {"model": "slow", **fields}
     raw = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n"
-            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(raw), raw)
+            b"POST %b HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (path.encode(), len(raw), raw)
         )
         until(lambda: busy(server) == 1, 5.0, "the server working")
         return time.monotonic()

@@ -48,7 +48,9 @@ def explain(
     from penstock.domain.upstream import ServerKind
     from penstock.errors import AnswerError
     from penstock.gateway.edge.body import parse_object
+    from penstock.gateway.edge.exchange import Exchange
     from penstock.gateway.edge.routes import route
+    from penstock.gateway.steps.translate import work_of
     from penstock.gateway.steps.tune import tune
     from penstock.limits import decide_window, explicit_window
     from penstock.servers import spec
@@ -80,14 +82,12 @@ def explain(
         )
         profile = ModelProfile("explained", found, reading, decided)
         prepared = None
-        if where.operation == "chat" and where.dialect == "openai":
-            prepared = prepare_dry(body, profile, loaded.settings, strategy, url)
+        exchange = Exchange("req_explained", 0.0, 0.0, "POST", path, model=model)
+        work = work_of(body, raw, where, exchange, spec(found))
+        if work.is_chat:
+            prepared = prepare_dry(work.body, profile, loaded.settings, strategy, url)
         tuned = tune(
-            body,
-            raw,
-            operation=where.operation,
-            path=where.upstream_path,
-            dialect=where.dialect,
+            work,
             upstream_model=reading.model or model,
             profile=profile,
             spec=spec(found),
@@ -102,6 +102,7 @@ def explain(
             )
             return 1
         fail(f"The request would be refused: {exc.message} ({exc.code.value})")
+    changes = (*work.changes, *tuned.changes)
     value: dict[str, Any] = {
         "kind": found.value,
         "model": reading.model or model,
@@ -113,7 +114,7 @@ def explain(
         "plan": None if prepared is None else explained_plan(prepared),
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
-            for c in tuned.changes
+            for c in changes
         ],
         "sent": orjson.loads(tuned.body),
     }
@@ -129,10 +130,10 @@ def explain(
         click.echo(
             "The server is asked for a stream, and the client gets one answer: a hang-up is noticed only then."
         )
-    if tuned.changes:
+    if changes:
         table(
             ("step", "field", "action", "why"),
-            [(c.step, c.field, c.action, c.detail) for c in tuned.changes],
+            [(c.step, c.field, c.action, c.detail) for c in changes],
         )
     else:
         click.echo("Nothing would be changed.")

@@ -11,7 +11,7 @@ import click
 from penstock import tokens
 from penstock.cli.output import table
 from penstock.compress import DoesNotFit
-from penstock.dialects import openai_chat
+from penstock.dialects.openai.request import validate
 from penstock.domain.profile import ModelProfile
 from penstock.domain.strategy import Strategy
 from penstock.gateway.conversations.fitting import (
@@ -44,7 +44,7 @@ def prepare_dry(
     Raises:
         RequestError: it would be refused.
     """
-    openai_chat.validate(body)
+    validate(body)
     messages, changes = shape(body, profile, settings.context.nonce_patterns)
     scale = _scale(profile, body, messages, url)
     weighed = scale.weigh(messages)

@@ -169,6 +169,32 @@ class CompletionCollector:
         return body
 
 
-def collector_for(operation: str) -> Collector:
-    """The collector of an OpenAI operation: `chat` or `completions`."""
+class LlamaCollector:
+    """Events of llama.cpp's `/completion` -> its plain body: the last event with all of the text."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._last: dict[str, Any] = {}
+
+    def add(self, value: Any) -> None:
+        """See `Collector`."""
+        if not isinstance(value, dict):
+            return
+        if isinstance(value.get("content"), str):
+            self._texts.append(value["content"])
+        self._last = value
+
+    def body(self) -> dict[str, Any]:
+        """See `Collector`."""
+        body = {**self._last, "content": "".join(self._texts)}
+        settings = body.get("generation_settings")
+        if isinstance(settings, dict) and settings.get("stream") is True:
+            body["generation_settings"] = {**settings, "stream": False}
+        return body
+
+
+def collector_for(operation: str, dialect: str) -> Collector:
+    """The collector of OpenAI's `chat` or `completions`, or of llama.cpp's own completion."""
+    if dialect == "llamacpp":
+        return LlamaCollector()
     return ChatCollector() if operation == "chat" else CompletionCollector()

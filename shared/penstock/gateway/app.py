@@ -136,7 +136,7 @@ class Gateway:
         self.runtime.in_flight[exchange.id] = exchange
         try:
             self._refuse_loops_and_late_comers(headers)
-            if found.kind == "generate":
+            if found.kind in ("generate", "count"):
                 await generate(incoming, self.runtime, self.transport)
             elif found.kind == "models":
                 await answer_listing(incoming, self.runtime, self.transport)
@@ -150,6 +150,7 @@ class Gateway:
             exchange.client_gone = True
         except asyncio.CancelledError:
             task.uncancel()
+            exchange.outcome = exchange.outcome or Outcome.IGNORED
             if connection.disconnected:
                 exchange.client_gone = True
             else:

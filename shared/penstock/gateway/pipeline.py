@@ -4,11 +4,12 @@ The way of a generating request through the gateway: the one place that knows th
     1. accept    authenticate, bound the size, parse                 (access, body)
     2. resolve   which upstream, which model, which profile          (resolve, fleet)
     3. cloud?    then nothing is added, removed or renamed           (cloud)
+                 else another dialect becomes OpenAI's               (translate)
     4. tune      names, sampling, template                           (tune)
     5. fit       the conversation into the window, output budget     (prepare, context, fitting)
     6. admit     a permit, or a place in the queue                   (limiter)
     7. forward   with separate time limits, retried by policy        (forward)
-    8. relay     verbatim, translated or collected                   (relay, answer)
+    8. relay     verbatim, translated or collected                   (relaying, relays, answer)
     9. record    one outcome                                         (record)
 
 The numbers stand in the code as well.
@@ -22,47 +23,38 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from penstock import faults
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
-from penstock.domain.fault import Fault, Outcome
+from penstock.domain.fault import Outcome
 from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.conversations.slots import with_slot
-from penstock.gateway.edge.answer import (
-    ClientAnswer,
-    HeaderFilter,
-    announcement_headers,
-    explained,
-    late_facts,
-)
+from penstock.gateway.edge.answer import ClientAnswer, announcement_headers
 from penstock.gateway.edge.body import ClientGone, parse_object
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
-from penstock.gateway.relays.mending import mend_plain, mending_rules, tell, tell_mended
+from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
-from penstock.gateway.steps.forward import Job, Opened, broken_stream, note_progress, open_answer
+from penstock.gateway.steps.count import answer_count
+from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.steps.limiter import Permit
+from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
+from penstock.gateway.steps.relaying import Relaying
+from penstock.gateway.steps.translate import Work, translation_of, work_of
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
-from penstock.toolcalls.stream import Mended
 
 log = logging.getLogger("penstock.pipeline")
 
 _LONGEST_MODEL = 1024  # names are remembered, logged and shown
-# Who may read across origins is ours to say.
-_relayed = HeaderFilter(
-    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
-    drop_prefix=b"access-control-",
-)
 
 
 async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
@@ -112,7 +104,19 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
                 runtime.recorder.metrics.count("penstock_cloud_window_advice", (state.name,))
         return
     exchange.changes.extend(found.changes)
-    await LocalRun(incoming, runtime, transport, state, body, raw).run()
+    # Which server it is decides what can be said to it, so the first contact waits for its first look.
+    await runtime.keeper.first_contact(state)
+    if incoming.route.kind == "count":
+        await answer_count(incoming, runtime, state, body)
+        return
+    work = work_of(body, raw, incoming.route, exchange, state.spec)
+    exchange.changes.extend(work.changes)
+    if work.answered is not None:
+        exchange.outcome = Outcome.IGNORED
+        headers = [*announcement_headers(exchange), (b"content-type", b"application/json")]
+        await incoming.answer.whole(200, headers, work.answered)
+        return
+    await LocalRun(incoming, runtime, transport, state, work).run()
 
 
 def _is_beyond_belief(exchange: Exchange) -> bool:
@@ -132,8 +136,7 @@ class LocalRun:
         runtime: Runtime,
         transport: UpstreamTransport,
         state: UpstreamState,
-        body: dict[str, Any],
-        raw: bytes,
+        work: Work,
     ) -> None:
         self.incoming = incoming
         self.exchange = incoming.exchange
@@ -141,11 +144,16 @@ class LocalRun:
         self.runtime = runtime
         self.transport = transport
         self.state = state
-        self.body = body
-        self.raw = raw
-        self.weight = weight_of(body)
-        self.ready = Preparation(incoming, runtime, state, body, raw)
+        self.work: Work | None = work
+        # Heartbeats may come before there is anything to relay, in the client's dialect as well.
+        self._writer = (
+            work.translation.writer() if work.translation and self.exchange.stream else None
+        )
+        self.size_bytes = len(work.raw)
+        self.weight = weight_of(work.body)
+        self.ready = Preparation(incoming, runtime, state, work)
         self.job: Job | None = None
+        self.relaying: Relaying | None = None
         self.permit: Permit | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
@@ -177,10 +185,10 @@ class LocalRun:
 
     async def run(self) -> None:
         """Steps 4 to 9; the permit is given back however it ends."""
-        exchange, state = self.exchange, self.state
+        exchange, state, work = self.exchange, self.state, self.work
+        assert work is not None
         try:
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
-            await self.runtime.keeper.first_contact(state)
             if state.kind is not None:
                 await self.ready.make_early()
             # 6. Admit.
@@ -189,7 +197,7 @@ class LocalRun:
             exchange.queued_s = loop.time()
             self.permit = await state.limiter.acquire(
                 weight=self.weight,
-                size_bytes=len(self.raw),
+                size_bytes=self.size_bytes,
                 deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
             exchange.admitted_s = loop.time()
@@ -203,10 +211,14 @@ class LocalRun:
                 watch=self.watch,
                 settings=self.runtime.settings,
             )
-            opened = await open_answer(self.job, self.transport, self.runtime.keeper)
+            keeper = self.runtime.keeper
+            self.relaying = Relaying(self.answer, self.job, keeper, self._task)
+            opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
             # 8. Relay.
-            await self._relay(opened)
+            relaying = self.relaying
+            assert relaying is not None
+            await relaying.run(opened, work, self.tuned)
             exchange.outcome = Outcome.SUCCESS
             self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
@@ -232,7 +244,7 @@ class LocalRun:
             self._let_go()
             # The clocks and we know each other, so only the collector would free us, and late: what is
             # large goes now.
-            self.body, self.raw, self.job = {}, b"", None
+            self.work = self.job = self.relaying = None
             self.ready.forget()
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
@@ -243,21 +255,35 @@ class LocalRun:
         if self.ready.wants_to_be_alone:
             await self._be_alone()
         await self.ready.make_now()
-        tuned = self.tuned
+        tuned, work = self.tuned, self.work
+        assert work is not None
+        assert self.job is not None
+        assert self.relaying is not None
+        self.job.path = tuned.path
         slot = self.ready.take_slot()
         body = tuned.body if slot is None else with_slot(tuned.body, slot)
+        query = self.incoming.query if work.translation is None else ""
         request = UpstreamRequest(
             self.incoming.method.encode("ascii"),
-            (state.prefix + tuned.path + self.incoming.query).encode("ascii"),
+            (state.prefix + tuned.path + query).encode("ascii"),
             headers_for(self.incoming, state, tuned.path, self.runtime.via),
             body,
         )
-        if not tuned.streams:
+        translation = translation_of(work, tuned.chat, self.exchange)
+        if not tuned.streams and translation is None:
             return request, None
-        rules = mending_rules(self.body, self.exchange, self.runtime.settings)
-        guarded = self.runtime.settings.loop_guard.enabled
-        return request, lambda: make_relay(
-            tuned, self.exchange, self.incoming.surface, self.late, rules=rules, guarded=guarded
+        # What an attempt before this one wrote went to nobody.
+        self.answer.writer = self._writer
+        return request, partial(
+            make_relay,
+            tuned,
+            self.exchange,
+            self.incoming.surface,
+            self.relaying.late,
+            rules=mending_rules(work, self.exchange, self.runtime.settings),
+            guarded=self.runtime.settings.loop_guard.enabled,
+            translation=translation,
+            begin=self.answer.begin_writing,
         )
 
     async def _be_alone(self) -> None:
@@ -270,145 +296,10 @@ class LocalRun:
         limiter = self.state.limiter
         self.permit = await limiter.acquire(
             weight=limiter.limit,
-            size_bytes=len(self.raw),
+            size_bytes=self.size_bytes,
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
         self.watch.run("first_token")
-
-    def late(self) -> dict[str, Any] | None:
-        """What is announced before the closing event."""
-        assert self.job is not None
-        self._take_counts()
-        return late_facts(self.exchange, committed_early=self.answer.committed_early)
-
-    async def _relay(self, opened: Opened) -> None:
-        answer, exchange, response = self.answer, self.exchange, opened.response
-        headers = _relayed(response.headers)
-        assert self.job is not None
-        relay = opened.relay
-        if opened.complete:
-            self.job.sent = relay is not None and relay.seen.ended_by_us != ""
-        if relay is None and (
-            rules := mending_rules(self.body, self.exchange, self.runtime.settings)
-        ):
-            mended: list[Mended] = []
-            opened.first = mend_plain(opened.first, rules, mended)
-            tell_mended(mended, exchange)
-        if opened.relay is None or self.tuned.collects:
-            if opened.relay is not None:
-                self._take_counts()
-                headers = [(n, v) for n, v in headers if n.lower() != b"content-type"]
-                headers.append((b"content-type", b"application/json; charset=utf-8"))
-            if answer.committed:
-                raise faults.to_error(
-                    Fault(
-                        ErrorCode.BAD_ANSWER,
-                        "the upstream answered plain although a stream was asked for",
-                        phase="stream",
-                    ),
-                    upstream=self.state.name,
-                    attempts=len(exchange.attempts),
-                    window=exchange.window,
-                )
-            headers.extend(announcement_headers(exchange))
-            headers.append((b"server", b"penstock"))
-            await answer.whole(response.status, headers, explained(opened.first, exchange))
-            return
-        if not answer.committed:
-            surface = self.incoming.surface
-            headers = [(n, v) for n, v in headers if n.lower() != b"content-type"]
-            headers.append((b"content-type", surface.content_type_stream))
-            headers.extend(announcement_headers(exchange))
-            headers.append((b"server", b"penstock"))
-            await answer.start(response.status, headers, hold=True)
-        await self._stream(opened)
-
-    async def _stream(self, opened: Opened) -> None:
-        answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay
-        assert relay is not None
-        assert self.job is not None
-        seen = relay.seen
-        out, complete = opened.first, opened.complete
-        while True:
-            if out and not complete:
-                await answer.write(out)
-                watch.wrote()
-            if complete:
-                break
-            try:
-                data = await response.next_chunk()
-                complete = response.complete
-                out = relay.feed(data) if data else b""
-                if seen.ended_by_us:
-                    complete = True
-                    self.job.hang_up()
-                elif complete and seen.error is None:
-                    out += relay.end()
-            except TransportError as exc:
-                self.job.sent = False
-                raise self._broken(str(exc)) from exc
-            except ValueError as exc:
-                raise self._broken(f"the stream holds something unreadable: {exc}") from exc
-            except asyncio.CancelledError:
-                self._stalled()
-                raise
-            if seen.error is not None:
-                fault = faults.classify_stream_error(seen.error, self.state.spec)
-                self.job.sent = False
-                if out:
-                    await answer.write(out)
-                raise self._error(fault)
-            if seen.progress is not None:
-                note_progress(self.exchange, watch, relay)
-            if seen.token and watch.clock == "first_token":
-                watch.run("stall")
-            watch.touch()
-        # The server may go on for a moment with an answer that we ended.
-        self.job.sent = seen.ended_by_us != ""
-        self._take_counts()
-        if not (seen.closed or seen.finished):
-            if out:
-                await answer.write(out)
-            raise self._error(broken_stream())
-        await answer.end(out)
-
-    def _stalled(self) -> None:
-        """A cancellation by our own clock is a fault of the upstream, not a hang-up."""
-        if self.watch.expired is None:
-            return
-        self._task.uncancel()
-        self.watch.expired = None
-        assert self.job is not None
-        self.job.hang_up()
-        raise self._error(faults.classify_timeout("stall"))
-
-    def _broken(self, why: str) -> UpstreamFault:
-        self.runtime.keeper.contradicted(self.state, why)
-        fault = broken_stream()
-        return self._error(Fault(fault.code, f"{fault.message}: {why}", phase="stream"))
-
-    def _error(self, fault: Fault) -> UpstreamFault:
-        if self.exchange.attempts:
-            self.exchange.attempts[-1].fault = fault
-        return faults.to_error(
-            fault,
-            upstream=self.state.name,
-            attempts=len(self.exchange.attempts),
-            window=self.exchange.window,
-        )
-
-    def _take_counts(self) -> None:
-        relay = self.job.relay if self.job is not None else None
-        if relay is None:
-            return
-        seen, exchange = relay.seen, self.exchange
-        exchange.prompt_tokens = seen.prompt_tokens
-        exchange.completion_tokens = seen.completion_tokens
-        exchange.cached_tokens = seen.cached_tokens
-        exchange.finish_reason = seen.finish_reason
-        tell(seen, exchange)
-        if seen.prefill_tokens_per_s:
-            self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
 
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from penstock.dialects.base import AnswerHead
 from penstock.dialects.ollama.upstream import ChatReader, RenderedChat, render_chat
-from penstock.dialects.openai_chat import ChunkWriter, parse_request, render_completion
+from penstock.dialects.openai.answer import ChunkWriter, render_completion
+from penstock.dialects.openai.request import parse_request
 from penstock.dialects.sse import parse_event, split_events
 from penstock.domain.chat import Event, Finished, StreamEnd, StreamError, TextDelta, UsageReported
 from penstock.errors import RequestError
@@ -132,7 +134,7 @@ def read(lines: list[Any]) -> list[Event]:
 
 def test_lines_become_a_completion() -> None:
     """One that the official client's own types accept."""
-    body = render_completion(read(LINES), id="chatcmpl-1", model="m", created=1)
+    body = render_completion(read(LINES), AnswerHead("1", "m", 1))
     made = ChatCompletion.model_validate(body)
     choice = made.choices[0]
     assert choice.finish_reason == "tool_calls"
@@ -149,10 +151,9 @@ def test_lines_become_a_completion() -> None:
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_lines_become_chunks(include_usage: bool) -> None:
     """The role once, first; usage only when asked for; [DONE] last."""
-    writer = ChunkWriter("chatcmpl-1", "m", 1, include_usage=include_usage)
-    events = [
-        parse_event(e).data for e in split_events(b"".join(writer.write(e) for e in read(LINES)))
-    ]
+    writer = ChunkWriter(AnswerHead("1", "m", 1), include_usage=include_usage)
+    written = b"".join(writer.write(e) for e in read(LINES)) + writer.end(b"")
+    events = [parse_event(e).data for e in split_events(written)]
     assert events[-1] == b"[DONE]"
     chunks = [ChatCompletionChunk.model_validate_json(e) for e in events[:-1]]
     deltas = [c.choices[0].delta for c in chunks if c.choices]

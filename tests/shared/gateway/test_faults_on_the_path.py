@@ -589,7 +589,9 @@ def test_ollamas_clients_get_heartbeats_without_asking_for_a_stream() -> None:
         async with (
             ScriptedLlama(script) as llama,
             gateway_here(llama.url, settings=settings) as gateway,
-            gateway.http.stream("POST", "/api/generate", json={"model": "m"}) as response,
+            gateway.http.stream(
+                "POST", "/api/generate", json={"model": "m", "prompt": "hi"}
+            ) as response,
         ):
             async with asyncio.timeout(5):
                 async for line in response.aiter_lines():

@@ -12,6 +12,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.routes import route
+from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import spec
@@ -36,8 +37,7 @@ def tuned(
         "box", server.kind, ModelReading("m"), Window(4096, WindowSource.RUNNING)
     )
     return tune(
-        json.loads(raw), raw, operation=where.operation, path=where.upstream_path, dialect=where.dialect,
-        upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
+        Work(where.operation, where.dialect, where.upstream_path, json.loads(raw), raw), upstream_model="m", profile=profile, spec=server, settings=Settings.model_validate(settings),
         counted_tokens=counted_tokens, prepared=prepared,
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def test_where_it_goes(kind: str, path: str, expected: str) -> None:
 
 def test_other_dialects_and_embeddings_are_left_alone() -> None:
     """But for the model's name."""
-    for path in ("/v1/embeddings", "/v1/messages", "/v1/responses", "/api/chat", "/completion"):
+    for path in ("/v1/embeddings", "/v1/messages", "/v1/responses", "/api/chat", "/api/generate"):
         raw = b'{"model": "alias", "input": "x", "temperature": 0.7}'
         assert sent(tuned("llamacpp", raw, path)) == {
             "model": "m",

@@ -221,6 +221,10 @@ class ChatReader:
             events.append(StreamEnd())
         return events
 
+    def whole(self, value: Any) -> list[Event]:
+        """The events of an answer that came as one body: it looks like the last line of a stream."""
+        return self.read(value)
+
     def _call(self, call: Any) -> Event:
         function = call.get("function") if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping):

@@ -189,6 +189,28 @@ class Contexts:
         counted = scale.exact and scale.overhead.measured and not rest
         return prepared_by(task, plan, num_ctx, counted=counted)
 
+    async def count(self, request: FitRequest) -> int:
+        """
+        Tokens of a conversation as the client sent it, tools and template included: the server's own count
+        where it can count, else what it will most likely be.
+
+        Raises:
+            ServerAway: see there.
+        """
+        context = self.of(request.state, request.profile)
+        await self._first_look(context, request)
+        read = context.as_read(request.messages)
+        weighed = context.scale.weigh(read)
+        tools, tools_counted = context.scale.weigh_tools(request.body)
+        if weighed.uncounted or not tools_counted:
+            missing = [read[place] for place in weighed.uncounted]
+            await self._count(context, request, missing, not tools_counted)
+            weighed = context.scale.weigh(read)
+            tools, _ = context.scale.weigh_tools(request.body)
+        if context.is_certain and not weighed.uncounted:
+            return tools + context.scale.overhead.base + sum(weighed.tokens)
+        return context.calibration.estimate(context.scale.whole(weighed, request.body))
+
     def answered(
         self,
         state: UpstreamState,

@@ -32,6 +32,7 @@ from penstock.errors import PenstockError
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.steps.limiter import Permit
+from penstock.gateway.steps.translate import chat_work, translation_of
 from penstock.gateway.steps.tune import tune
 from penstock.gateway.steps.upstream_headers import local_headers
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -161,13 +162,9 @@ class Summaries:
         settings: Settings,
     ) -> str:
         asked = compress.summary_request(dropped, window=profile.window.tokens)
-        body = {"model": profile.model, **asked}
+        work = chat_work({"model": profile.model, **asked})
         tuned = tune(
-            body,
-            orjson.dumps(body),
-            operation="chat",
-            path="/v1/chat/completions",
-            dialect="openai",
+            work,
             upstream_model=profile.model,
             profile=profile,
             spec=state.spec,
@@ -194,7 +191,13 @@ class Summaries:
                 if not tuned.streams:
                     whole = await response.read(_LARGEST_ANSWER_BYTES)
                 else:
-                    relay = make_relay(tuned, exchange, OPENAI, lambda: None)
+                    relay = make_relay(
+                        tuned,
+                        exchange,
+                        OPENAI,
+                        lambda: None,
+                        translation=translation_of(work, tuned.chat, exchange),
+                    )
                     while data := await response.next_chunk():
                         relay.feed(data)
                     whole = relay.end()

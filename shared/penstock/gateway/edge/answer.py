@@ -17,7 +17,8 @@ from typing import Any
 
 import orjson
 
-from penstock.dialects.surfaces import Surface
+from penstock.dialects.base import AnswerWriter
+from penstock.dialects.surfaces import Surface, error_object
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
 from penstock.gateway.edge.cycle import Connection
 from penstock.gateway.edge.exchange import Exchange
@@ -113,8 +114,9 @@ _name_text = lru_cache(maxsize=64)(header_text)
 
 
 def announcement_headers(exchange: Exchange) -> Headers:
-    """The `penstock-*` headers that are known now (contracts 4)."""
-    headers: Headers = [(b"penstock-request-id", exchange.id.encode("ascii"))]
+    """The `penstock-*` headers that are known now (contracts 4), and the id under the official clients' name."""
+    request_id = exchange.id.encode("ascii")
+    headers: Headers = [(b"penstock-request-id", request_id), (b"x-request-id", request_id)]
     if exchange.upstream:
         headers.append((b"penstock-upstream", _name_text(exchange.upstream)))
         headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))
@@ -193,6 +195,8 @@ class ClientAnswer:
         committed: the status line went out.
         committed_early: a heartbeat committed it, before the upstream answered.
         ended: the body is complete.
+        writer: of a stream that is written in the client's dialect; None for streams that are relayed as they
+            come, whose heartbeats and errors stand for themselves.
     """
 
     __slots__ = (
@@ -204,6 +208,7 @@ class ClientAnswer:
         "committed_early",
         "ended",
         "surface",
+        "writer",
     )
 
     def __init__(self, connection: Connection, surface: Surface, exchange: Exchange) -> None:
@@ -212,6 +217,7 @@ class ClientAnswer:
         self._exchange = exchange
         self._beats: set[asyncio.Task[None]] = set()
         self.surface = surface
+        self.writer: AnswerWriter | None = None
         self.committed = False
         self.committed_early = False
         self.ended = False
@@ -268,7 +274,11 @@ class ClientAnswer:
         """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
         if self.ended or self._connection.disconnected or self._connection.write_buffer_size():
             return  # A client that does not read gets no more to read.
-        data = self.surface.heartbeat(self._exchange.id, self._exchange.model)
+        writer = self.writer
+        if writer is None:
+            data = self.surface.heartbeat(self._exchange.id, self._exchange.model)
+        else:
+            data = writer.heartbeat()
         if not data:
             return
         task = asyncio.get_running_loop().create_task(self._beat(data))
@@ -284,6 +294,16 @@ class ClientAnswer:
             await self._cycle.room()
             self._cycle.piece(data, more=True)
 
+    def begin_writing(self, writer: AnswerWriter) -> AnswerWriter:
+        """
+        An attempt's answer begins: heartbeats and an error go on from where it is.
+
+        Args:
+            writer: where nothing was written before.
+        """
+        self.writer = writer if self.writer is None else self.writer.fork()
+        return self.writer
+
     def stream_headers(self) -> Headers:
         """Headers of a stream that the gateway itself begins."""
         return [
@@ -298,7 +318,11 @@ class ClientAnswer:
         if self.ended or self._connection.disconnected:
             return
         if self.committed:
-            await self.end(self.surface.error_event(error, self._exchange))
+            if self.writer is None:
+                told = self.surface.error_event(error, self._exchange)
+            else:
+                told = self.writer.failed(error_object(error, self._exchange), error.status)
+            await self.end(told)
             return
         headers = announcement_headers(self._exchange)
         headers.append((b"content-type", b"application/json"))

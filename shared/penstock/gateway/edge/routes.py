@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote_to_bytes
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.exchange import Operation
 
-RouteKind = Literal["generate", "models", "read", "change", "admin", "health"]
+RouteKind = Literal["generate", "count", "models", "read", "change", "admin", "health"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Route:
     Where a request goes.
 
     Attributes:
-        kind: `generate` (the pipeline), `models` (listings from memory), `read` (passes), `change`
+        kind: `generate` (the pipeline), `count` (tokens of a conversation), `models` (listings from memory), `read` (passes), `change`
             (passes with the admin token), `admin` (`/penstock/*`), `health` (`/healthz` and the like).
         operation: what kind of work it is.
         dialect: of the client.
@@ -66,6 +66,12 @@ _GENERATING: dict[str, tuple[Operation, str]] = {
     "/v1/audio/speech": ("other", "openai"),
     "/v1/images/generations": ("other", "openai"),
 }
+# Tokens of a request that is not sent: by the gateway's own counting, in front of any server.
+_COUNTING = {
+    "/v1/messages/count_tokens": "anthropic",
+    "/v1/responses/input_tokens": "responses",
+    "/v1/chat/completions/input_tokens": "openai",
+}
 # What the pipeline sends there: one spelling that every server has.
 _CANONICAL = {
     "/chat/completions": "/v1/chat/completions",
@@ -76,13 +82,12 @@ _CANONICAL = {
     "/responses": "/v1/responses",
 }
 _LISTINGS = ("/v1/models", "/models", "/api/v0/models")
-_OLLAMA_LISTINGS = frozenset({"/api/tags", "/api/ps", "/api/show"})
+_OLLAMA_LISTINGS = frozenset({"/api/tags", "/api/ps", "/api/show", "/api/version"})
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 # POSTs that only ask.
 _ASKING = frozenset(
     {
         "/tokenize", "/detokenize", "/apply-template", "/v1/tokenize", "/v1/detokenize",
-        "/v1/messages/count_tokens", "/v1/chat/completions/input_tokens", "/v1/responses/input_tokens",
         "/api/extra/tokencount", "/v1/token/encode", "/v1/token/decode", "/v1/internal/token-count",
         "/v1/internal/encode", "/v1/internal/decode", "/chat_tokenize", "/v1/moderations",
     }
@@ -201,6 +206,8 @@ def _routed(method: str, path: str) -> Route:
             )
         operation, dialect = generating
         return Route("generate", operation, dialect, _CANONICAL.get(path, path))
+    if path in _COUNTING and method == "POST":
+        return Route("count", "other", _COUNTING[path], path)
     if path in _OLLAMA_LISTINGS:
         return Route("models", "other", "ollama", path)
     if method in ("GET", "HEAD") and any(

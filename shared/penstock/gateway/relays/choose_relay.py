@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 import orjson
 
-from penstock.dialects import openai_chat
+from penstock.dialects.base import AnswerWriter
 from penstock.dialects.collect import collector_for
+from penstock.dialects.ollama.generate import CompletionReader
 from penstock.dialects.ollama.upstream import ChatReader
+from penstock.dialects.openai.chunks import ChunkReader
 from penstock.dialects.surfaces import Surface
-from penstock.domain.chat import Event
 from penstock.gateway.edge.exchange import Exchange
-from penstock.gateway.relays.collecting import CollectingRelay, CollectingTranslator
+from penstock.gateway.relays.collecting import CollectingRelay
 from penstock.gateway.relays.loop_watch import EventWatch, LoopWatch, ValueWatch
 from penstock.gateway.relays.mending import EventMender, mend_completion
 from penstock.gateway.relays.mending_relay import MendingRelay
-from penstock.gateway.relays.relay import Relay, TranslatingRelay, VerbatimRelay
+from penstock.gateway.relays.relay import Late, Relay, Seen, VerbatimRelay
+from penstock.gateway.relays.translating import (
+    CollectingTranslator,
+    Reader,
+    Source,
+    TranslatingRelay,
+)
+from penstock.gateway.steps.translate import Translation
 from penstock.gateway.steps.tune import Tuned
-from penstock.toolcalls.stream import Mended, Rules
-
-Late = Callable[[], dict[str, Any] | None]
+from penstock.toolcalls.stream import Rules
 
 _WATCHED = ("openai", "completions")
 
@@ -35,6 +39,8 @@ def make_relay(
     *,
     rules: Rules | None = None,
     guarded: bool = False,
+    translation: Translation | None = None,
+    begin: Callable[[AnswerWriter], AnswerWriter] = lambda writer: writer,
 ) -> Relay:
     """
     A fresh relay for one attempt.
@@ -42,11 +48,14 @@ def make_relay(
     Args:
         rules: how tool calls in the answer are mended; None for requests without tools.
         guarded: an answer that repeats itself is ended.
+        translation: how events become an answer in the client's dialect; None where it is the server's.
+        begin: told that an answer is about to be written; returns the writer to use.
     """
     # Of several answers one may be done while another goes on: these are not watched.
-    guarded = guarded and tuned.n == 1 and surface.name in _WATCHED
-    if tuned.chat is not None:
-        return _from_ollama(tuned, exchange, surface, late, rules, guarded=guarded)
+    guarded = guarded and tuned.n == 1
+    if translation is not None:
+        return _translating(tuned, exchange, translation, late, begin, rules, guarded=guarded)
+    guarded = guarded and surface.name in _WATCHED
     if tuned.collects:
         return _collecting(exchange, rules, guarded=guarded)
     watch = LoopWatch() if guarded else None
@@ -70,7 +79,7 @@ def make_relay(
 
 
 def _collecting(exchange: Exchange, rules: Rules | None, *, guarded: bool) -> Relay:
-    collector = collector_for(exchange.operation)
+    collector = collector_for(exchange.operation, exchange.dialect)
 
     def body() -> bytes:
         value = collector.body()
@@ -83,55 +92,30 @@ def _collecting(exchange: Exchange, rules: Rules | None, *, guarded: bool) -> Re
     return relay
 
 
-def _from_ollama(
+def _translating(
     tuned: Tuned,
     exchange: Exchange,
-    surface: Surface,
+    translation: Translation,
     late: Late,
+    begin: Callable[[AnswerWriter], AnswerWriter],
     rules: Rules | None,
     *,
     guarded: bool,
 ) -> Relay:
-    chat = tuned.chat
-    assert chat is not None
-    created = int(time.time())
-    completion_id = f"chatcmpl-{exchange.id.removeprefix('req_')}"
-    reader = ChatReader(completion_id)
-    watch = EventWatch() if guarded else None
-    mended: list[Mended] = []
-    mender = EventMender(rules, mended) if rules is not None and not tuned.collects else None
-
-    def read(line: Any) -> list[Event]:
-        found = reader.read(line)
-        if watch is not None:
-            found = watch.cut(found)
-            if watch.looped:
-                relay.seen.ended_by_us = "loop"
-        return found if mender is None else mender.mend(found)
-
-    relay: CollectingTranslator | TranslatingRelay
-    if tuned.collects:
-        events: list[Event] = []
-
-        def body() -> bytes:
-            value = openai_chat.render_completion(
-                events, id=completion_id, model=exchange.model, created=created
-            )
-            if rules is not None:
-                mend_completion(value, rules, relay.seen.mended)
-            return orjson.dumps(value)
-
-        relay = CollectingTranslator(read, events.append, body)
-        return relay
-    writer = openai_chat.ChunkWriter(
-        completion_id, exchange.model, created, include_usage=chat.include_usage
+    seen = Seen()
+    speaks_ollama = tuned.chat is not None
+    reader: Reader = ChunkReader(exchange.id)
+    if speaks_ollama:
+        reader = ChatReader(exchange.id)
+    elif not tuned.is_chat:
+        reader = CompletionReader()
+    source = Source(
+        reader,
+        seen,
+        ndjson=speaks_ollama,
+        watch=EventWatch() if guarded else None,
+        mender=EventMender(rules, seen.mended) if rules is not None else None,
     )
-    relay = TranslatingRelay(
-        read,
-        writer.write,
-        late=late,
-        announce=surface.announcement,
-        at_break=mender.broken if mender is not None else None,
-    )
-    relay.seen.mended = mended
-    return relay
+    if not exchange.stream:
+        return CollectingTranslator(source, translation.body)
+    return TranslatingRelay(source, lambda: begin(translation.writer()), late)

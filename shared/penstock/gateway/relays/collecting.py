@@ -1,6 +1,6 @@
 """
-Relays for clients that did not ask for a stream: events are folded into one body, nothing goes out before
-its end. The relays that stream stand in `relay`.
+The relay for clients that did not ask for a stream and speak their server's dialect: events are folded into one
+body, nothing goes out before its end.
 """
 
 from __future__ import annotations
@@ -12,55 +12,8 @@ import orjson
 
 from penstock.dialects.ndjson import NdjsonFramer
 from penstock.dialects.sse import SseFramer, parse_event
-from penstock.domain.chat import Event
 from penstock.gateway.relays.loop_watch import ValueWatch
-from penstock.gateway.relays.relay import Seen, note
-
-
-class CollectingTranslator:
-    """
-    `TranslatingRelay` and `CollectingRelay` in one: neutral events are kept, one body comes at the end.
-
-    Args:
-        read: one line's JSON value -> neutral events.
-        keep: takes each event.
-        body: makes the body when all is there.
-    """
-
-    __slots__ = ("_body", "_framer", "_keep", "_read", "seen")
-
-    def __init__(
-        self,
-        read: Callable[[Any], list[Event]],
-        keep: Callable[[Event], None],
-        body: Callable[[], bytes],
-    ) -> None:
-        self._read = read
-        self._keep = keep
-        self._body = body
-        self._framer = NdjsonFramer()
-        self.seen = Seen()
-
-    def feed(self, data: bytes) -> bytes:
-        """See `Relay`: nothing goes out."""
-        for line in self._framer.feed(data):
-            self._take(line)
-        return b""
-
-    def end(self) -> bytes:
-        """The whole body."""
-        if rest := self._framer.end():
-            self._take(rest)
-        return self._body() if self.seen.error is None else b""
-
-    def _take(self, line: bytes) -> None:
-        if not line.strip() or self.seen.error is not None or self.seen.ended_by_us:
-            return
-        for event in self._read(orjson.loads(line)):
-            if not note(self.seen, event):
-                return
-            self._keep(event)
-            self.seen.events += 1
+from penstock.gateway.relays.relay import Seen
 
 
 class CollectingRelay:

@@ -6,7 +6,7 @@ in `mending_relay`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -23,6 +23,7 @@ from penstock.domain.chat import (
 )
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.relays.relay import Seen
+from penstock.gateway.steps.translate import Work
 from penstock.settings import Settings
 from penstock.toolcalls.jsontext import write
 from penstock.toolcalls.schema import ToolSet
@@ -37,16 +38,16 @@ _FIELDS = {
 _LOOPED = "the answer repeated itself without end and was ended by the gateway"
 
 
-def mending_rules(body: Mapping[str, Any], exchange: Exchange, settings: Settings) -> Rules | None:
+def mending_rules(work: Work, exchange: Exchange, settings: Settings) -> Rules | None:
     """What answers to this request are mended by; None when it offers no tools: then nothing is held."""
+    body = work.body
     tools = body.get("tools")
     options = settings.tool_calls
     if (
         not tools
         or not isinstance(tools, list)
         or body.get("tool_choice") == "none"
-        or exchange.operation != "chat"
-        or exchange.dialect != "openai"
+        or not work.is_chat
         or not (options.repair or options.recover)
     ):
         return None

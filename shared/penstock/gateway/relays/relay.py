@@ -5,9 +5,9 @@ A relay is fed what the socket had and returns what may go on now. Events pass v
 whole; what the gateway inserts stands between events only. Nothing is parsed that no feature needs: one
 scan for a handful of markers decides whether a batch of events is looked at one by one.
 
-There are two here: `VerbatimRelay` (client and server speak the same dialect) and `TranslatingRelay` (they do
-not). The one that mends tool calls on the way stands in `mending_relay`, those for clients that did not ask
-for a stream in `collecting`. Cloud streams pass through none of them, see `cloud`.
+`VerbatimRelay` here is for clients and servers that speak the same dialect. The one that mends tool calls on the
+way stands in `mending_relay`, those for other dialects in `translating`, the one for clients that did not ask for
+a stream in `collecting`. Cloud streams pass through none of them, see `cloud`.
 
 An answer that repeats itself without end is ended here: by a chunk that says so and, this once, by a closing
 event that is ours. The gateway never invents one for an answer that the server broke off (contracts 4); here
@@ -22,17 +22,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from penstock.dialects.ndjson import NdjsonFramer
 from penstock.dialects.sse import last_boundary
 from penstock.dialects.surfaces import Surface
-from penstock.domain.chat import (
-    Event,
-    Finished,
-    PrefillProgress,
-    StreamEnd,
-    StreamError,
-    UsageReported,
-)
+from penstock.domain.chat import PrefillProgress
 from penstock.gateway.relays.loop_watch import LoopWatch, closing_chunk
 from penstock.toolcalls.stream import Mended
 
@@ -41,6 +33,10 @@ _KEEPALIVE = re.compile(rb":\s*keepalive (\d{1,9})/(\d{1,9})")
 """mlx-lm's comment during prefill: tokens processed and in total."""
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data:")
 _MARKER = re.compile(rb'"(?:usage|prompt_progress|error|timings|prompt_eval_count)"')
+
+
+Late = Callable[[], dict[str, Any] | None]
+"""What is to be announced before the closing event; None for nothing."""
 
 
 class OversizedEvent(ValueError):
@@ -191,7 +187,7 @@ class VerbatimRelay:
         *,
         drop_progress: bool = False,
         drop_usage: bool = False,
-        late: Callable[[], dict[str, Any] | None] | None = None,
+        late: Late | None = None,
         watch: LoopWatch | None = None,
     ) -> None:
         self._surface = surface
@@ -359,87 +355,3 @@ class VerbatimRelay:
         tail = self._tail.replace(b" ", b"")
         if b'"finish_reason":"' in tail or b'"done":true' in tail or b'"stop":true' in tail:
             self.seen.finished = True
-
-
-class TranslatingRelay:
-    """
-    The server speaks another dialect: its lines become neutral events, these the client's chunks.
-
-    Args:
-        read: one line's JSON value -> neutral events.
-        write: one neutral event -> bytes in the client's dialect (b"" for none).
-        late: see `VerbatimRelay`.
-        announce: wraps the late announcement for the client's dialect.
-        at_break: events that were held, for a stream that ends without an end.
-    """
-
-    __slots__ = ("_announce", "_at_break", "_framer", "_late", "_read", "_write", "seen")
-
-    def __init__(
-        self,
-        read: Callable[[Any], list[Event]],
-        write: Callable[[Event], bytes],
-        *,
-        late: Callable[[], dict[str, Any] | None],
-        announce: Callable[[bytes], bytes],
-        at_break: Callable[[], list[Event]] | None = None,
-    ) -> None:
-        self._read = read
-        self._write = write
-        self._late = late
-        self._announce = announce
-        self._at_break = at_break
-        self._framer = NdjsonFramer()
-        self.seen = Seen()
-
-    def feed(self, data: bytes) -> bytes:
-        """See `Relay`."""
-        return self._translate(self._framer.feed(data))
-
-    def end(self) -> bytes:
-        """See `Relay`."""
-        rest = self._framer.end()
-        out = self._translate([rest]) if rest else b""
-        if self._at_break is not None and not self.seen.closed:
-            out += b"".join(self._write(event) for event in self._at_break())
-        return out
-
-    def _translate(self, lines: list[bytes]) -> bytes:
-        out: list[bytes] = []
-        seen = self.seen
-        for line in lines:
-            if not line.strip() or seen.ended_by_us:
-                continue
-            for event in self._read(orjson.loads(line)):
-                if not note(seen, event):
-                    break
-                if isinstance(event, StreamEnd):
-                    late = self._late()
-                    if late:
-                        out.append(self._announce(orjson.dumps(late)))
-                if isinstance(event, PrefillProgress):
-                    continue
-                out.append(self._write(event))
-                seen.events += 1
-        return b"".join(out)
-
-
-def note(seen: Seen, event: Event) -> bool:
-    """Take an event's facts into *seen*. Returns False for an error, after which nothing counts."""
-    if isinstance(event, StreamError):
-        seen.error = event.raw
-        return False
-    if isinstance(event, PrefillProgress):
-        seen.progress = event
-    elif isinstance(event, UsageReported):
-        seen.prompt_tokens = event.usage.prompt_tokens
-        seen.completion_tokens = event.usage.completion_tokens
-        seen.cached_tokens = event.usage.cached_tokens
-    elif isinstance(event, Finished):
-        seen.finished = True
-        seen.finish_reason = event.reason
-    elif isinstance(event, StreamEnd):
-        seen.closed = True
-    else:
-        seen.token = True
-    return True

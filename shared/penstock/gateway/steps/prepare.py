@@ -12,7 +12,7 @@ from typing import Any
 from penstock import compress, template, tokens
 from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
-from penstock.dialects import openai_chat
+from penstock.dialects.openai.request import validate
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault
 from penstock.domain.profile import ModelProfile, WindowSource
@@ -25,7 +25,8 @@ from penstock.gateway.conversations.model_context import ModelContext
 from penstock.gateway.conversations.slots import Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.forward import AttemptFailed
+from penstock.gateway.steps.opening import AttemptFailed
+from penstock.gateway.steps.translate import NOTHING, Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
@@ -51,15 +52,14 @@ class Preparation:
         incoming: Incoming,
         runtime: Runtime,
         state: UpstreamState,
-        body: dict[str, Any],
-        raw: bytes,
+        work: Work,
     ) -> None:
         self._incoming = incoming
         self._exchange = incoming.exchange
         self._runtime = runtime
         self._state = state
-        self._body = body
-        self._raw = raw
+        self._work = work
+        self._body = work.body
         self._made_for = -1
         self._squeeze = 1.0
         self._squeezed = False
@@ -121,8 +121,10 @@ class Preparation:
         exchange.profile = profile
         exchange.window = profile.window.tokens
         prepared = None
-        if exchange.operation == "chat" and exchange.dialect == "openai":
-            openai_chat.validate(self._body)
+        work = self._work
+        if work.is_chat:
+            if work.translation is None:
+                validate(work.body)
             try:
                 prepared = await self._fit(profile)
             except RequestError as error:
@@ -135,11 +137,7 @@ class Preparation:
                 raise self._in_the_servers_numbers(error) from error
             exchange.window = prepared.num_ctx.window if prepared.num_ctx else exchange.window
         tuned = tune(
-            self._body,
-            self._raw,
-            operation=exchange.operation,
-            path=self._incoming.route.upstream_path,
-            dialect=exchange.dialect,
+            work,
             upstream_model=exchange.upstream_model,
             profile=profile,
             spec=state.spec,
@@ -197,7 +195,7 @@ class Preparation:
 
     def forget(self) -> None:
         """Let go of what is large."""
-        self._body, self._raw, self.prepared = {}, b"", None
+        self._work, self._body, self.prepared = NOTHING, {}, None
         self.tuned = None
 
     def _announce(self, tuned: Tuned, prepared: Prepared | None) -> None:
@@ -385,8 +383,8 @@ class Preparation:
         """The prompt fits, by the server's count; what was asked for after it does not, so less is asked for."""
         assert fault.prompt_tokens is not None
         assert fault.window is not None
-        exchange, prepared = self._exchange, self.prepared
-        ours = exchange.operation in ("chat", "completions") and exchange.dialect == "openai"
+        prepared, work = self.prepared, self._work
+        ours = work.is_chat or (work.operation == "completions" and work.dialect == "openai")
         if self._counted or not ours:
             return False
         self._counted = fault.prompt_tokens

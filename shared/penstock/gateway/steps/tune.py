@@ -4,23 +4,20 @@ What is changed in a request for a local upstream, and why: the step "tune" of t
 Pure: body, profile and settings in, the body to send and the list of changes out. The gateway runs it on
 every generating request to a local upstream, with the conversation that `fitting` made; `penstock explain`
 runs the very same dry.
-
-A body that stays in its dialect is edited, not rebuilt: unknown fields survive, and when fields are only
-added, the client's own bytes go on with the new ones spliced in before the last brace.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from penstock import limits, sampling, template
-from penstock.dialects import openai_chat
 from penstock.dialects.ollama.upstream import render_chat
+from penstock.dialects.openai.request import parse_request, validate
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
 from penstock.domain.json_kinds import kind_of
@@ -29,13 +26,15 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
+from penstock.gateway.steps.edit import Edit
+from penstock.gateway.steps.translate import Work
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import SPECS
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
 from penstock.toolcalls.project import project_request
 
-_ABSENT = object()
+_OLLAMAS_OWN = frozenset({"options", "keep_alive"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,7 @@ class Tuned:
         collects: the client did not ask for one: the stream is folded into one body.
         asked_usage, asked_progress: it was us who asked; the client must not see the answer to it.
         chat: the neutral request, where one was needed for translation.
+        is_chat: it is a conversation, not a prompt.
         n: answers asked for: the request's weight.
         output_tokens: the output budget in force, None when nothing bounds it.
         prompt_at_least: tokens that the prompt has for certain.
@@ -63,55 +63,11 @@ class Tuned:
     asked_usage: bool = False
     asked_progress: bool = False
     chat: ChatRequest | None = None
+    is_chat: bool = True
     n: int = 1
     output_tokens: int | None = None
     prompt_at_least: int = 0
     changes: tuple[Change, ...] = ()
-
-
-@dataclass(slots=True)
-class Edit:
-    """Changes to a JSON object at its top level, collected and then applied at once."""
-
-    body: dict[str, Any]
-    set_fields: dict[str, Any] = field(default_factory=dict)
-    drop_fields: set[str] = field(default_factory=set)
-    changes: list[Change] = field(default_factory=list)
-
-    def set(self, name: str, value: Any) -> None:
-        """Give *name* a value; nothing happens when it has it already."""
-        if self.body.get(name, _ABSENT) != value or type(self.body.get(name)) is not type(value):
-            self.set_fields[name] = value
-            self.drop_fields.discard(name)
-
-    def replace(self, name: str, value: Any) -> None:
-        """Give *name* a value that is known to differ (comparing long conversations costs)."""
-        self.set_fields[name] = value
-
-    def drop(self, name: str) -> None:
-        """Take *name* out."""
-        if name in self.body:
-            self.drop_fields.add(name)
-        self.set_fields.pop(name, None)
-
-    def apply(self, raw: bytes) -> bytes:
-        """The edited body. *raw* is what the client sent, byte for byte where nothing changed."""
-        if not self.set_fields and not self.drop_fields:
-            return raw
-        try:
-            if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
-                cut = raw.rstrip()
-                added = orjson.dumps(self.set_fields)
-                return b"%b,%b" % (cut[:-1], added[1:])
-            merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
-            merged.update(self.set_fields)
-            return orjson.dumps(merged)
-        except orjson.JSONEncodeError as exc:
-            # orjson writes at most 254 levels, RFC 8259 section 9 allows such a limit.
-            raise RequestError(
-                ErrorCode.INVALID_REQUEST,
-                "The request body is nested too deeply (more than 200 levels).",
-            ) from exc
 
 
 def weight_of(body: Mapping[str, Any]) -> int:
@@ -121,12 +77,8 @@ def weight_of(body: Mapping[str, Any]) -> int:
 
 
 def tune(
-    body: dict[str, Any],
-    raw: bytes,
+    work: Work,
     *,
-    operation: Operation,
-    path: str,
-    dialect: str,
     upstream_model: str,
     profile: ModelProfile,
     spec: ServerSpec,
@@ -141,9 +93,7 @@ def tune(
     Make a request ready for a local upstream.
 
     Args:
-        body: the parsed body; it is not changed.
-        raw: the same as the client sent it.
-        operation, path, dialect: what kind of request it is, where it goes, and in which dialect.
+        work: the request, in OpenAI's dialect where it could be said in it; it is not changed.
         upstream_model: the model's id at the upstream.
         profile: what is known of that model there.
         spec: the file of its server kind.
@@ -158,6 +108,13 @@ def tune(
     Raises:
         RequestError: the request cannot work.
     """
+    body, raw, operation, path, dialect = (
+        work.body,
+        work.raw,
+        work.operation,
+        work.path,
+        work.dialect,
+    )
     edit = Edit(body)
     if dialect == "openai" and spec.behaviour.chat_dialect == "openai":
         path = _path_there(operation, spec) or path
@@ -165,20 +122,18 @@ def tune(
         edit.drop("penstock")
     if body.get("model") != upstream_model and upstream_model:
         edit.set("model", upstream_model)
+    if work.translation is not None and spec.behaviour.chat_dialect != "ollama":
+        for name in _OLLAMAS_OWN & body.keys():
+            edit.drop(name)
+            told = f"{spec.kind.value} has no {name}"
+            edit.changes.append(Change("sampling", name, "dropped", told))
     wants_stream = body.get("stream") is True
     n = weight_of(body)
 
     if operation == "embeddings":
         return Tuned(path, edit.apply(raw), False, False, n=1, changes=tuple(edit.changes))
     if operation not in ("chat", "completions") or dialect != "openai":
-        return Tuned(
-            path,
-            edit.apply(raw),
-            streams=_streams_by_default(body, dialect, path),
-            collects=False,
-            n=n,
-            changes=tuple(edit.changes),
-        )
+        return _in_its_own_dialect(edit, raw, path, dialect, spec, n)
 
     if operation != "chat":
         at_least = limits.prompt_lower_bound(body)
@@ -242,9 +197,39 @@ def tune(
         collects=streams and not wants_stream,
         asked_usage=asked_usage,
         asked_progress=asked_progress,
+        is_chat=operation == "chat",
         n=n,
         output_tokens=budget.tokens,
         prompt_at_least=at_least,
+        changes=tuple(edit.changes),
+    )
+
+
+_LLAMACPP_PLAIN_ONLY = ("n_probs", "return_tokens")
+"""With these its stream tells less than its plain answer: tokens of half a character are left out."""
+
+
+def _in_its_own_dialect(
+    edit: Edit, raw: bytes, path: str, dialect: str, spec: ServerSpec, n: int
+) -> Tuned:
+    """A request that only its own server understands: as it came, but so that a hang-up is noticed."""
+    body, progress = edit.body, spec.behaviour.progress_field
+    streams = _streams_by_default(body, dialect, path)
+    collects = asked_progress = False
+    if dialect == "llamacpp" and progress and isinstance(body.get("prompt", ""), str):
+        if not streams and not any(body.get(name) for name in _LLAMACPP_PLAIN_ONLY):
+            streams = collects = True
+            edit.set("stream", True)
+        if streams and body.get(progress) is not True:
+            asked_progress = True
+            edit.set(progress, True)
+    return Tuned(
+        path,
+        edit.apply(raw),
+        streams=streams,
+        collects=collects,
+        asked_progress=asked_progress,
+        n=n,
         changes=tuple(edit.changes),
     )
 
@@ -287,7 +272,7 @@ def _conversation(
     """
     given = edit.body.get("messages")
     if prepared is None:
-        openai_chat.validate(edit.body)
+        validate(edit.body)
         messages: Any = given
     else:
         messages = prepared.messages
@@ -389,7 +374,7 @@ def _to_ollama(
 ) -> Tuned:
     """Speak Ollama's native `/api/chat`: only there do sampling and the window take effect."""
     merged = {**edit.body, **edit.set_fields}
-    chat = openai_chat.parse_request(merged)
+    chat = parse_request(merged)
     # What a client says in Ollama's own `options` is the request's word as well.
     options = edit.body.get("options")
     asked = {**options, **edit.body} if isinstance(options, dict) else edit.body

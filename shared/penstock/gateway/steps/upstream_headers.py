@@ -86,11 +86,23 @@ def local_headers(
     headers: Headers = [(b"host", state.host), *keep(client)]
     if own is not None:
         headers.append(credential(path, own))
+    elif not key_is_ours:
+        headers.extend(_carried_over(client, path))
     if 3 in map(len, map(_first, client)):
         earlier = [value for name, value in client if name.lower() == b"via"]
         via = b", ".join([*earlier, via])
     headers.append((b"via", via))
     return headers
+
+
+def _carried_over(client: Headers, path: str) -> Headers:
+    """A key of Anthropic's kind, for a path that takes none of these: the request was translated."""
+    if path.startswith("/v1/messages"):
+        return []
+    keys = {name.lower(): value for name, value in client if name.lower() in _CREDENTIALS}
+    if b"authorization" in keys or b"x-api-key" not in keys:
+        return []
+    return [(b"authorization", b"Bearer " + keys[b"x-api-key"])]
 
 
 def cloud_headers(

@@ -1,25 +1,54 @@
 """
 Model listings, answered from memory (design 4.1): the running window in every field that clients read,
-and never the trained one where a client budgets by it.
+and never the trained one where a client budgets by it. Ollama's shapes stand in `ollama_shapes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from penstock.domain.profile import ModelProfile
 from penstock.limits import cloud_window
 
+_EPOCH = "1970-01-01T00:00:00Z"  # Anthropic's word for "not known"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A model in a listing; `profile` is None for a cloud model."""
+    """
+    A model in a listing.
+
+    Attributes:
+        id: what clients ask for; an alias's listed name.
+        profile: None for a cloud model.
+        model: its id at the upstream where that is another one, "" where it is not.
+    """
 
     id: str
     upstream: str
     profile: ModelProfile | None
+    model: str = ""
+
+    @property
+    def upstream_id(self) -> str:
+        """Its id at the upstream."""
+        return self.model or self.id
+
+    @property
+    def window(self) -> int | None:
+        """The window in force, or a cloud model's documented one; None when nothing is known."""
+        if self.profile is not None:
+            return self.profile.window.tokens
+        known = cloud_window(self.upstream_id)
+        return known.tokens if known is not None else None
+
+    @property
+    def output(self) -> int | None:
+        """The most tokens of an answer, where that is documented."""
+        known = cloud_window(self.upstream_id) if self.profile is None else None
+        return known.output if known is not None else None
 
 
 def openai_model(entry: Entry) -> dict[str, Any]:
@@ -35,13 +64,14 @@ def openai_model(entry: Entry) -> dict[str, Any]:
         "created": 0,
         "owned_by": entry.upstream,
     }
+    if entry.model and entry.model != entry.id:
+        model["root"] = entry.model
     profile = entry.profile
     if profile is None:
-        known = cloud_window(entry.id)
-        if known is not None:
-            model["context_window"] = model["context_length"] = known.tokens
-            if known.output is not None:
-                model["max_output_tokens"] = known.output
+        if entry.window is not None:
+            model["context_window"] = model["context_length"] = entry.window
+        if entry.output is not None:
+            model["max_output_tokens"] = model["max_completion_tokens"] = entry.output
         return model
     window = profile.window.tokens
     reading = profile.reading
@@ -84,85 +114,48 @@ def lmstudio_listing(entries: Iterable[Entry]) -> dict[str, Any]:
     return {"object": "list", "data": data}
 
 
-def ollama_tags(entries: Iterable[Entry]) -> dict[str, Any]:
-    """`/api/tags`."""
-    return {"models": [_ollama_model(entry) for entry in entries]}
-
-
-def ollama_ps(entries: Iterable[Entry]) -> dict[str, Any]:
-    """`/api/ps`: what is loaded, with its running window."""
-    models = []
-    for entry in entries:
-        profile = entry.profile
-        if profile is None or profile.reading.loaded is False:
-            continue
-        model = _ollama_model(entry)
-        model["context_length"] = profile.window.tokens
-        models.append(model)
-    return {"models": models}
-
-
-def ollama_show(entry: Entry, upstream_answer: dict[str, Any] | None) -> dict[str, Any]:
+def anthropic_model(entry: Entry) -> dict[str, Any]:
     """
-    `/api/show`, with the running window where clients look for a budget.
+    One model as Anthropic's `/v1/models/{id}` shows it; the window stands in `max_input_tokens`, and under
+    the names that other listings have beside it.
 
-    Args:
-        upstream_answer: the server's own answer where it is Ollama; its trained window is replaced in
-            `model_info["<arch>.context_length"]` (VS Code reads that) and `num_ctx` in `parameters`
-            (Continue reads that).
+    Source: https://docs.anthropic.com/en/api/models, and `ModelInfo` of the official client.
     """
-    answer = dict(upstream_answer or {})
-    profile = entry.profile
-    if profile is None:
-        return answer
-    window = profile.window.tokens
-    info = dict(answer.get("model_info") or {"general.architecture": "llama"})
-    arch = info.get("general.architecture") or "llama"
-    for key in [k for k in info if k.endswith(".context_length")]:
-        info[key] = window
-    info[f"{arch}.context_length"] = window
-    answer["model_info"] = info
-    lines = [
-        line
-        for line in str(answer.get("parameters") or "").splitlines()
-        if line.split(maxsplit=1)[:1] != ["num_ctx"]
-    ]
-    answer["parameters"] = "\n".join([*lines, f"num_ctx                        {window}"])
-    if not upstream_answer:
-        abilities = profile.reading.capabilities
-        words = [
-            ("completion", True),
-            ("tools", abilities.tools),
-            ("vision", abilities.vision),
-            ("thinking", abilities.thinking),
-            ("embedding", abilities.embeddings),
-        ]
-        answer["capabilities"] = [word for word, has in words if has]
-        answer.setdefault("details", _details(profile))
-        answer.setdefault("template", "")
-    return answer
+    model: dict[str, Any] = {
+        "type": "model",
+        "id": entry.id,
+        "display_name": entry.upstream_id,
+        "created_at": _EPOCH,
+        "lifecycle": "active",
+    }
+    if entry.window is not None:
+        model["max_input_tokens"] = entry.window
+        model["context_window"] = model["context_length"] = entry.window
+    if entry.output is not None:
+        model["max_tokens"] = entry.output
+    return model
 
 
-def _ollama_model(entry: Entry) -> dict[str, Any]:
-    profile = entry.profile
-    size = profile.reading.details.get("size_bytes", 0) if profile is not None else 0
+def anthropic_listing(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Anthropic's `/v1/models`: always one page."""
     return {
-        "name": entry.id,
-        "model": entry.id,
-        "modified_at": "1970-01-01T00:00:00Z",
-        "size": size,
-        "digest": "",
-        "details": _details(profile),
+        "data": [anthropic_model(entry) for entry in entries],
+        "has_more": False,
+        "first_id": entries[0].id if entries else None,
+        "last_id": entries[-1].id if entries else None,
     }
 
 
-def _details(profile: ModelProfile | None) -> dict[str, Any]:
-    reading = profile.reading if profile is not None else None
-    count = reading.parameter_count if reading is not None else None
-    return {
-        "format": "gguf",
-        "family": str(reading.details.get("family", "")) if reading is not None else "",
-        "families": None,
-        "parameter_size": f"{count:g}B" if count else "",
-        "quantization_level": str(reading.details.get("quantization", "")) if reading else "",
-    }
+def codex_catalogue() -> dict[str, Any]:
+    """
+    What the answer to `/v1/models?client_version=...` has beside the usual fields: an empty `models`.
+
+    Codex reads that field and nothing else. Without it each start logs an error; with an entry that has no
+    instructions it is the same error for the whole list (0.169: "missing both `base_instructions` and
+    `model_messages.instructions_template`"); with instructions of ours its own would be gone. With an empty
+    list it goes on as it does without one, and the window is what its configuration says
+    (`model_context_window`).
+
+    Seen in Codex 0.169, with a provider that authenticates by a command: others do not ask.
+    """
+    return {"models": []}

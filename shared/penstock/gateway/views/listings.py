@@ -1,4 +1,9 @@
-"""Answers model listings from what the fleet knows, for all upstreams together or for one."""
+"""
+Answers model listings from what the fleet knows, for all upstreams together or for one.
+
+`/v1/models` has several readers: with an `anthropic-version` header it is Anthropic's (Claude Code), with
+`client_version` in its query it is Codex that asks.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import Any
 import orjson
 
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
+from penstock.dialects.surfaces import ANTHROPIC
 from penstock.domain.fault import Outcome
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
@@ -16,14 +22,22 @@ from penstock.gateway.edge.body import parse_object
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.upstreams.resolve import Candidate, Resolution
+from penstock.gateway.views.listed_aliases import alias_of, listed_aliases
 from penstock.gateway.views.listing_shapes import (
     Entry,
+    anthropic_listing,
+    anthropic_model,
+    codex_catalogue,
     lmstudio_listing,
+    openai_listing,
+    openai_model,
+)
+from penstock.gateway.views.ollama_shapes import (
     ollama_ps,
     ollama_show,
     ollama_tags,
-    openai_listing,
-    openai_model,
+    ollama_version,
 )
 
 _GLANCE_S = 0.25
@@ -49,14 +63,10 @@ async def answer_listing(
         value = ollama_ps(entries)
     elif path == "/api/tags":
         value = ollama_tags(entries)
+    elif path == "/api/version":
+        value = ollama_version(_ollamas_version(runtime, incoming.route.upstream))
     else:
-        base, _, model = _split(path)
-        if model:
-            value = openai_model(_entry(entries, model))
-        else:
-            value = (
-                lmstudio_listing(entries) if base == "/api/v0/models" else openai_listing(entries)
-            )
+        value = _models(incoming, runtime, entries)
     exchange.outcome = Outcome.SUCCESS
     headers = [
         (b"content-type", b"application/json"),
@@ -65,6 +75,35 @@ async def answer_listing(
     ]
     body = b"" if incoming.method == "HEAD" else orjson.dumps(value)
     await incoming.answer.whole(200, headers, body)
+
+
+def _models(incoming: Incoming, runtime: Runtime, entries: list[Entry]) -> dict[str, Any]:
+    """`/v1/models` and `/api/v0/models`, whole or of one model."""
+    base, _, model = _split(incoming.route.upstream_path)
+    is_anthropic = base != "/api/v0/models" and "anthropic-version" in incoming.headers
+    if is_anthropic:
+        incoming.answer.surface = ANTHROPIC  # a model that is missing is told in its shape, too
+    if model:
+        entry = _entry(entries, model, runtime, incoming.route.upstream)
+        return anthropic_model(entry) if is_anthropic else openai_model(entry)
+    if is_anthropic:
+        return anthropic_listing(entries)
+    if base == "/api/v0/models":
+        return lmstudio_listing(entries)
+    listing = openai_listing(entries)
+    if "client_version=" in incoming.query:
+        listing.update(codex_catalogue())
+    return listing
+
+
+def _ollamas_version(runtime: Runtime, upstream: str | None) -> str | None:
+    """The version of the Ollama that is asked about, or of the first there is."""
+    versions = (
+        state.version
+        for state in runtime.fleet
+        if state.kind is ServerKind.OLLAMA and upstream in (None, state.name)
+    )
+    return next((version for version in versions if version), None)
 
 
 async def _glance(runtime: Runtime, upstream: str | None) -> None:
@@ -90,18 +129,37 @@ async def _glance(runtime: Runtime, upstream: str | None) -> None:
 
 
 def entries_of(runtime: Runtime, upstream: str | None) -> list[Entry]:
-    """All models, each once by id: what `/v1/models` lists, and what a client may ask for."""
+    """All models, each once by id, then the aliases: what `/v1/models` lists."""
     found: dict[str, Entry] = {}
     for state in runtime.fleet:
-        if upstream is not None and state.name != upstream:
-            continue
-        for entry in _of_upstream(state, runtime):
-            found.setdefault(entry.id, entry)
-    for alias, target in runtime.settings.routing.aliases.items():
-        known = found.get(target) or found.get(target.partition("/")[2])
-        if "*" not in alias and known is not None and upstream is None:
-            found.setdefault(alias, Entry(alias, known.upstream, known.profile))
+        if upstream is None or state.name == upstream:
+            for entry in _of_upstream(state, runtime):
+                found.setdefault(entry.id, entry)
+    if upstream is None:
+        for name, leads in listed_aliases(runtime.settings.routing.aliases, _candidates(runtime)):
+            found.setdefault(name, _entry_of(name, leads, runtime))
     return list(found.values())
+
+
+def _candidates(runtime: Runtime) -> list[Candidate]:
+    """The upstreams with what they list; which of two is free now is no matter of a listing."""
+    return [
+        Candidate(
+            state.name,
+            state.verdict.locality,
+            tuple(dict.fromkeys((*state.profiles, *state.upstream.models))),
+        )
+        for state in runtime.fleet
+    ]
+
+
+def _entry_of(name: str, leads: Resolution, runtime: Runtime) -> Entry:
+    """An alias, with all that is known of the model it leads to."""
+    state = runtime.fleet.get(leads.upstream)
+    if not state.is_local:
+        return Entry(name, state.name, None, leads.model)
+    profile = state.profiles.get(leads.model) or runtime.unknown_profile(state, leads.model)
+    return Entry(name, state.name, profile, leads.model)
 
 
 def _of_upstream(state: UpstreamState, runtime: Runtime) -> list[Entry]:
@@ -128,7 +186,7 @@ def _one_slash(name: str) -> str:
     return re.sub("/{2,}", "/", name).rstrip("/")
 
 
-def _entry(entries: list[Entry], model: str) -> Entry:
+def _entry(entries: list[Entry], model: str, runtime: Runtime, upstream: str | None) -> Entry:
     for name in (model, f"{model}:latest"):
         for entry in entries:
             if entry.id == name or f"{entry.upstream}/{entry.id}" == name:
@@ -138,6 +196,10 @@ def _entry(entries: list[Entry], model: str) -> Entry:
     for entry in entries:
         if wanted in (_one_slash(f"/{entry.id}"), _one_slash(f"/{entry.upstream}/{entry.id}")):
             return entry
+    if upstream is None:
+        leads = alias_of(model, runtime.settings.routing.aliases, _candidates(runtime))
+        if leads is not None:
+            return _entry_of(model, leads, runtime)
     raise RequestError(
         ErrorCode.MODEL_NOT_FOUND,
         f"No upstream has the model {model[:200]!r}.",
@@ -154,11 +216,11 @@ async def _show(
     name = body.get("model") or body.get("name")
     if not isinstance(name, str):
         raise RequestError(ErrorCode.INVALID_REQUEST, "model: a string is needed.", param="model")
-    entry = _entry(entries, name)
+    entry = _entry(entries, name, runtime, incoming.route.upstream)
     state = runtime.fleet.get(entry.upstream)
     answer: dict[str, Any] | None = None
     if state.kind is ServerKind.OLLAMA:
-        answer = await _ask_ollama(state, runtime, transport, {**body, "model": entry.id})
+        answer = await _ask_ollama(state, runtime, transport, {**body, "model": entry.upstream_id})
     return ollama_show(entry, answer)
 
 

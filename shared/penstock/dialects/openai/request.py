@@ -1,4 +1,4 @@
-"""OpenAI chat completions: request -> neutral, neutral events -> chunks or one completion."""
+"""OpenAI chat completions: what a client asks, checked and read."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ import orjson
 
 from penstock.domain.chat import (
     ChatRequest,
-    Event,
-    Finished,
     ImagePart,
     Message,
     OtherPart,
     Part,
-    ReasoningDelta,
     ResponseFormat,
-    StreamEnd,
-    TextDelta,
     TextPart,
     Tool,
     ToolCall,
-    ToolCallDelta,
-    Usage,
-    UsageReported,
 )
 from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
@@ -267,126 +259,3 @@ def _reasoning(body: Mapping[str, Any]) -> bool | str | None:
     if isinstance(kwargs, dict) and isinstance(kwargs.get("enable_thinking"), bool):
         return bool(kwargs["enable_thinking"])
     return None
-
-
-class ChunkWriter:
-    """
-    Neutral events as `chat.completion.chunk` server-sent events.
-
-    The first chunk carries the role. Usage goes out only when the client asked for it.
-    """
-
-    __slots__ = ("_begun", "_head", "_include_usage", "_tail", "_usage")
-
-    def __init__(self, id: str, model: str, created: int, *, include_usage: bool) -> None:
-        head = {"id": id, "object": "chat.completion.chunk", "created": created, "model": model}
-        self._head = b"data: " + orjson.dumps(head)[:-1] + b',"choices":'
-        self._tail = b"}\n\n"
-        self._include_usage = include_usage
-        self._begun: set[int] = set()
-        self._usage: UsageReported | None = None
-
-    def write(self, event: Event) -> bytes:
-        """The bytes of one event; b"" for what this dialect does not say."""
-        if isinstance(event, TextDelta):
-            return self._delta(event.index, {"content": event.text})
-        if isinstance(event, ReasoningDelta):
-            return self._delta(event.index, {"reasoning_content": event.text})
-        if isinstance(event, ToolCallDelta):
-            function: dict[str, Any] = {"arguments": event.arguments}
-            call: dict[str, Any] = {"index": event.call}
-            if event.name:
-                function = {"name": event.name, "arguments": event.arguments}
-                call.update(id=event.id, type="function")
-            call["function"] = function
-            return self._delta(event.index, {"tool_calls": [call]})
-        if isinstance(event, Finished):
-            delta: dict[str, Any] = {}
-            if event.index not in self._begun:  # an answer without a word still has a role
-                self._begun.add(event.index)
-                delta = {"role": "assistant", "content": ""}
-            return self._chunk(event.index, delta, event.reason)
-        if isinstance(event, UsageReported):
-            self._usage = event
-            return b""
-        if isinstance(event, StreamEnd):
-            return self._usage_chunk() + b"data: [DONE]\n\n"
-        return b""
-
-    def _delta(self, index: int, delta: dict[str, Any]) -> bytes:
-        if index not in self._begun:
-            self._begun.add(index)
-            delta = {"role": "assistant", **delta}
-            if "content" not in delta:
-                delta = {"role": "assistant", "content": None, **delta}
-        return self._chunk(index, delta, None)
-
-    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> bytes:
-        choice = {"index": index, "delta": delta, "finish_reason": reason}
-        return self._head + orjson.dumps([choice]) + self._tail
-
-    def _usage_chunk(self) -> bytes:
-        if not self._include_usage or self._usage is None:
-            return b""
-        usage = orjson.dumps(usage_object(self._usage.usage))
-        return self._head + b'[],"usage":' + usage + self._tail
-
-
-def usage_object(usage: Usage) -> dict[str, Any]:
-    """OpenAI's `usage`."""
-    value: dict[str, Any] = {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-    if usage.cached_tokens is not None:
-        value["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
-    return value
-
-
-def render_completion(
-    events: Iterable[Event], *, id: str, model: str, created: int
-) -> dict[str, Any]:
-    """One `chat.completion` body from neutral events."""
-    texts: list[str] = []
-    thinking: list[str] = []
-    calls: dict[int, dict[str, str]] = {}
-    reason = "stop"
-    usage: Usage | None = None
-    for event in events:
-        if isinstance(event, TextDelta):
-            texts.append(event.text)
-        elif isinstance(event, ReasoningDelta):
-            thinking.append(event.text)
-        elif isinstance(event, ToolCallDelta):
-            call = calls.setdefault(event.call, {"id": "", "name": "", "arguments": ""})
-            call["id"] = call["id"] or event.id
-            call["name"] = call["name"] or event.name
-            call["arguments"] += event.arguments
-        elif isinstance(event, Finished):
-            reason = event.reason
-        elif isinstance(event, UsageReported):
-            usage = event.usage
-    text = "".join(texts)
-    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
-    if thinking:
-        message["reasoning_content"] = "".join(thinking)
-    if calls:
-        message["tool_calls"] = [
-            {
-                "id": call["id"],
-                "type": "function",
-                "function": {"name": call["name"], "arguments": call["arguments"]},
-            }
-            for _, call in sorted(calls.items())
-        ]
-    body: dict[str, Any] = {
-        "id": id,
-        "object": "chat.completion",
-        "created": created,
-        "model": model,
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
-    }
-    if usage is not None:
-        body["usage"] = usage_object(usage)
-    return body

@@ -1,0 +1,63 @@
+"""
+Changes to a request's body, collected and then applied at once.
+
+A body that stays in its dialect is edited, not rebuilt: unknown fields survive, and when fields are only
+added, the client's own bytes go on with the new ones spliced in before the last brace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from penstock.domain.change import Change
+from penstock.errors import ErrorCode, RequestError
+
+_ABSENT = object()
+
+
+@dataclass(slots=True)
+class Edit:
+    """Changes to a JSON object at its top level, collected and then applied at once."""
+
+    body: dict[str, Any]
+    set_fields: dict[str, Any] = field(default_factory=dict)
+    drop_fields: set[str] = field(default_factory=set)
+    changes: list[Change] = field(default_factory=list)
+
+    def set(self, name: str, value: Any) -> None:
+        """Give *name* a value; nothing happens when it has it already."""
+        if self.body.get(name, _ABSENT) != value or type(self.body.get(name)) is not type(value):
+            self.set_fields[name] = value
+            self.drop_fields.discard(name)
+
+    def replace(self, name: str, value: Any) -> None:
+        """Give *name* a value that is known to differ (comparing long conversations costs)."""
+        self.set_fields[name] = value
+
+    def drop(self, name: str) -> None:
+        """Take *name* out."""
+        if name in self.body:
+            self.drop_fields.add(name)
+        self.set_fields.pop(name, None)
+
+    def apply(self, raw: bytes) -> bytes:
+        """The edited body. *raw* is what the client sent, byte for byte where nothing changed."""
+        if not self.set_fields and not self.drop_fields:
+            return raw
+        try:
+            if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
+                cut = raw.rstrip()
+                added = orjson.dumps(self.set_fields)
+                return b"%b,%b" % (cut[:-1], added[1:])
+            merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
+            merged.update(self.set_fields)
+            return orjson.dumps(merged)
+        except orjson.JSONEncodeError as exc:
+            # orjson writes at most 254 levels, RFC 8259 section 9 allows such a limit.
+            raise RequestError(
+                ErrorCode.INVALID_REQUEST,
+                "The request body is nested too deeply (more than 200 levels).",
+            ) from exc

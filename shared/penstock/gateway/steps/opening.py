@@ -1,0 +1,213 @@
+"""
+Reading an answer until there is something to relay of it: the part of step 7 that knows relays.
+
+An answer that is a failure, or that breaks before anything of it could be relayed, is an attempt that failed;
+what becomes of the request then is decided in `forward`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import orjson
+
+from penstock import faults
+from penstock.adapters.transport import UpstreamRequest, UpstreamResponse
+from penstock.domain.fault import Fault
+from penstock.errors import ErrorCode
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.relays.collecting import CollectingRelay
+from penstock.gateway.relays.relay import Relay
+from penstock.gateway.relays.translating import CollectingTranslator, TranslatingRelay
+from penstock.gateway.steps.watch import Watch
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.settings import Settings
+
+LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
+_LARGEST_ERROR_BYTES = 1024 * 1024
+
+
+@dataclass(slots=True)
+class Opened:
+    """
+    An answer that has begun.
+
+    Attributes:
+        response: its head, and the rest of its body.
+        relay: None for a plain answer.
+        first: bytes for the client that are there already; a plain answer's whole body.
+        complete: the upstream's body is at its end.
+    """
+
+    response: UpstreamResponse
+    relay: Relay | None
+    first: bytes
+    complete: bool
+
+
+class AttemptFailed(Exception):
+    """One attempt, by *fault*; what becomes of the request is decided by the policy."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+@dataclass(slots=True)
+class Job:
+    """
+    What is to be sent, and how its answer is read.
+
+    Attributes:
+        prepare: the request as it is to be sent now, and what makes a relay for its answer (None for an
+            answer that is not a stream). Asked before each attempt: the upstream may be another one by
+            then. Raises `TransportError` when the upstream is not there, `AttemptFailed` while it loads.
+        adapt: told of a fault; True when the request would be made differently now, because the fault
+            taught something (a template's rule). Then it is sent once more at once.
+        own_key: the credential sent is the configured one, not the client's.
+        path: where it goes, without the upstream's prefix.
+        sending: the request on its way to a server that throws its load away when the connection closes;
+            None for all others.
+        sent: a request went out and its answer was not read to the end: the server may be at work on it.
+    """
+
+    exchange: Exchange
+    state: UpstreamState
+    prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
+    adapt: Callable[[Fault], bool]
+    own_key: bool
+    watch: Watch
+    settings: Settings
+    path: str = ""
+    sending: asyncio.Task[UpstreamResponse] | None = None
+    response: UpstreamResponse | None = None
+    relay: Relay | None = None
+    sent: bool = False
+
+    def hang_up(self) -> None:
+        """Drop the upstream connection, if there is one."""
+        if self.response is not None:
+            self.response.close()
+            self.response = None
+
+
+async def open_body(
+    job: Job, response: UpstreamResponse, make_relay: Callable[[], Relay] | None
+) -> Opened:
+    """Read until there is something to relay."""
+    exchange, watch = job.exchange, job.watch
+    if response.status >= 400 or make_relay is None or not _is_stream(response):
+        limit = _LARGEST_ERROR_BYTES if response.status >= 400 else LARGEST_PLAIN_ANSWER_BYTES
+        body = await response.read(limit)
+        fault = _classify(job, response, body)
+        if fault is not None:
+            raise AttemptFailed(fault)
+        # Also when a stream was asked for and a plain answer came: some servers do that.
+        return _plain(job, response, body, make_relay)
+    relay = job.relay = make_relay()
+    seen = relay.seen
+    while True:
+        data = await response.next_chunk()
+        try:
+            out = relay.feed(data) if data else relay.end()
+        except ValueError as exc:
+            raise AttemptFailed(
+                _bad_answer(f"the stream holds something that is not JSON: {exc}")
+            ) from exc
+        if seen.error is not None:
+            raise AttemptFailed(faults.classify_stream_error(seen.error, job.state.spec))
+        if seen.progress is not None:
+            note_progress(exchange, watch, relay)
+        if seen.token:
+            if exchange.first_token_s is None:
+                exchange.first_token_s = asyncio.get_running_loop().time()
+                exchange.stage = "streaming"
+            if watch.clock != "stall":
+                watch.run("stall")
+            watch.touch()
+        if seen.ended_by_us:
+            job.hang_up()
+            return Opened(response, relay, out + relay.end(), True)
+        if not data:
+            if not (seen.closed or seen.finished or seen.token):
+                raise AttemptFailed(_bad_answer("the stream ended before its first event"))
+            if not (seen.closed or seen.finished) and isinstance(
+                relay, CollectingRelay | CollectingTranslator
+            ):
+                raise AttemptFailed(broken_stream())
+            return Opened(response, relay, out, True)
+        if out:
+            return Opened(response, relay, out, False)
+
+
+def _plain(
+    job: Job, response: UpstreamResponse, body: bytes, make_relay: Callable[[], Relay] | None
+) -> Opened:
+    """An answer that came as one body, in the client's dialect."""
+    relay = None if make_relay is None else make_relay()
+    if not isinstance(relay, CollectingTranslator | TranslatingRelay):
+        return Opened(response, None, body, True)
+    try:
+        out = relay.whole(orjson.loads(body))
+    except orjson.JSONDecodeError as exc:
+        raise AttemptFailed(_bad_answer(f"the answer is not JSON: {exc}")) from exc
+    if relay.seen.error is not None:
+        raise AttemptFailed(faults.classify_stream_error(relay.seen.error, job.state.spec))
+    job.relay = relay
+    return Opened(response, relay, out, True)
+
+
+def _is_stream(response: UpstreamResponse) -> bool:
+    for name, value in response.headers:
+        if name.lower() == b"content-type":
+            kind = value.split(b";")[0].strip().lower()
+            return kind in (
+                b"text/event-stream",
+                b"application/x-ndjson",
+                b"application/stream+json",
+            )
+    return False
+
+
+def _classify(job: Job, response: UpstreamResponse, body: bytes) -> Fault | None:
+    return faults.classify_answer(
+        status=response.status,
+        headers={
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in response.headers
+        },
+        body=body,
+        spec=job.state.spec,
+        now_s=time.time(),
+        own_key=job.own_key,
+        path=job.path,
+    )
+
+
+def note_progress(exchange: Exchange, watch: Watch, relay: Relay) -> None:
+    """Prefill goes on: its clock starts again, and status and heartbeats can tell how far it is."""
+    progress = relay.seen.progress
+    if progress is None:
+        return
+    relay.seen.progress = None
+    exchange.prefill_done, exchange.prefill_total = progress.processed, progress.total
+    if exchange.first_token_s is None:
+        exchange.stage = "prefilling"
+    watch.touch()
+
+
+def broken_stream() -> Fault:
+    """The fault of an answer that broke off."""
+    return Fault(
+        ErrorCode.BROKEN_STREAM,
+        "the upstream's answer broke off before its end",
+        phase="stream",
+        matched="stream ended without its closing event",
+    )
+
+
+def _bad_answer(why: str) -> Fault:
+    return Fault(ErrorCode.BAD_ANSWER, why, phase="stream", matched="unreadable stream")

@@ -1,0 +1,439 @@
+"""
+Other dialects on the path: what is sent to the server is OpenAI's, what the client gets is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from penstock.dialects.sse import parse_event, split_events
+from rawserver import CHUNKED_HEAD, CLOSE, RESET, chunk
+from scripted import ScriptedLlama, delta, event, gateway_here, reply, stream
+
+ASKED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "responses": ("/v1/responses", {"model": "m", "input": "hi"}),
+    "ollama-chat": ("/api/chat", {"model": "m", "messages": [{"role": "user", "content": "hi"}]}),
+    "ollama-generate": ("/api/generate", {"model": "m", "prompt": "hi"}),
+    "messages": (
+        "/v1/messages",
+        {"model": "m", "max_tokens": 64, "messages": [{"role": "user", "content": "hi"}]},
+    ),
+}
+DIALECTS = list(ASKED)
+CALL = {
+    "choices": [
+        {
+            "index": 0,
+            "delta": {
+                "tool_calls": [
+                    {"index": 0, "id": "c1", "function": {"name": "look", "arguments": '{"deep": "True"}'}}
+                ]
+            },
+        }
+    ]
+}  # fmt: skip
+
+
+def said(dialect: str, body: Mapping[str, Any]) -> str:
+    """The text of a whole answer."""
+    if dialect == "responses":
+        parts = [p for item in body["output"] if item["type"] == "message" for p in item["content"]]
+        return "".join(part["text"] for part in parts)
+    if dialect == "messages":
+        return "".join(block["text"] for block in body["content"] if block["type"] == "text")
+    return str(body["message"]["content"] if dialect == "ollama-chat" else body["response"])
+
+
+def values(dialect: str, raw: bytes) -> list[dict[str, Any]]:
+    """The events of a stream."""
+    if dialect.startswith("ollama"):
+        return [json.loads(line) for line in raw.splitlines() if line]
+    return [json.loads(parse_event(one).data) for one in split_events(raw)]
+
+
+def pieces(dialect: str, events: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a stream."""
+    if dialect == "responses":
+        return "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
+    if dialect == "messages":
+        deltas = [e["delta"] for e in events if e["type"] == "content_block_delta"]
+        return "".join(d["text"] for d in deltas if d["type"] == "text_delta")
+    return "".join(said(dialect, e) for e in events)
+
+
+def closes(dialect: str, last: Mapping[str, Any]) -> bool:
+    """Whether this event says that the answer is complete."""
+    if dialect.startswith("ollama"):
+        return last.get("done") is True
+    return last.get("type") in ("response.completed", "message_stop")
+
+
+async def ask(http: httpx.AsyncClient, dialect: str, **fields: Any) -> httpx.Response:
+    """One request in *dialect*."""
+    path, body = ASKED[dialect]
+    return await http.post(path, json={**body, **fields})
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+def test_the_server_is_asked_in_openais_dialect(dialect: str, streams: bool) -> None:
+    """One path, messages, a stream; the client's answer is whole in its own dialect, and announced."""
+
+    async def main() -> None:
+        async with (
+            ScriptedLlama(stream("hel", "lo")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            answer = await ask(gateway.http, dialect, stream=streams)
+            assert answer.status_code == 200
+            assert answer.headers["penstock-window"] == "4096"
+            (request,) = llama.requests
+            assert request.line.startswith(b"POST /v1/chat/completions HTTP")
+            sent = json.loads(request.body)
+            assert sent["messages"] == [{"role": "user", "content": "hi"}]
+            assert (sent["stream"], sent["return_progress"]) == (True, True)
+            if streams:
+                events = values(dialect, answer.content)
+                assert pieces(dialect, events) == "hello"
+                assert closes(dialect, events[-1])
+            else:
+                assert said(dialect, answer.json()) == "hello"
+            record = gateway.runtime.recorder.recent()[0]
+            assert record.outcome == "success"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+def test_a_server_that_answers_plain_although_a_stream_was_asked_for(
+    dialect: str, streams: bool
+) -> None:
+    """Its one body becomes what the client asked for."""
+    whole = {
+        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
+    }  # fmt: skip
+
+    async def main() -> None:
+        async with ScriptedLlama([reply(whole)]) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, stream=streams)
+            if streams:
+                events = values(dialect, answer.content)
+                assert (pieces(dialect, events), closes(dialect, events[-1])) == ("hello", True)
+            else:
+                assert said(dialect, answer.json()) == "hello"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_stream_that_breaks_ends_with_an_error_of_the_dialect(dialect: str) -> None:
+    """No closing event; the error names its code."""
+    script = [CHUNKED_HEAD, event(delta("hel")), RESET]
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, stream=True)
+            events = values(dialect, answer.content)
+            assert pieces(dialect, events[:-1]) == "hel"
+            assert not closes(dialect, events[-1])
+            assert "broke off" in json.dumps(events[-1])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_stream_with_a_finish_reason_and_no_done_is_complete(dialect: str) -> None:
+    """Some servers close after the last chunk; the answer was whole."""
+    script = [CHUNKED_HEAD, event(delta("hello")), event(delta("", "stop")), chunk(b"")]
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            events = values(dialect, (await ask(gateway.http, dialect, stream=True)).content)
+            assert (pieces(dialect, events), closes(dialect, events[-1])) == ("hello", True)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_heartbeats_come_before_the_answer_and_disturb_nothing(dialect: str) -> None:
+    """They commit; a Responses stream is created once and counts on, a Messages stream pings."""
+    gate = asyncio.Event()
+    script = [gate, *stream("hello")]
+
+    async def main() -> None:
+        settings = {"timeouts": {"heartbeat_s": 0.05}}
+        path, body = ASKED[dialect]
+        async with (
+            ScriptedLlama(script) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+            gateway.http.stream("POST", path, json={**body, "stream": True}) as response,
+        ):
+            raw = b""
+            async with asyncio.timeout(10):
+                async for data in response.aiter_bytes():
+                    raw += data
+                    if raw.count(b"\n") > 8:
+                        gate.set()
+            events = values(dialect, raw)
+            assert (pieces(dialect, events), closes(dialect, events[-1])) == ("hello", True)
+            if dialect == "responses":
+                assert [e["type"] for e in events].count("response.created") == 1
+                assert [e["sequence_number"] for e in events] == [*range(len(events))]
+            if dialect == "messages":
+                assert [e["type"] for e in events].count("message_start") == 1
+                assert {"type": "ping"} in events
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_error_after_a_heartbeat_is_the_dialects_own(dialect: str) -> None:
+    """The server goes away while the client is kept waiting."""
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        settings = {"timeouts": {"heartbeat_s": 0.05}, "retry": {"local": {"attempts": 1}}}
+        path, body = ASKED[dialect]
+        refused = reply({"error": {"message": "out of luck", "code": 400}}, b"400 Bad Request")
+        async with (
+            ScriptedLlama([gate, refused]) as llama,
+            gateway_here(llama.url, settings=settings) as gateway,
+            gateway.http.stream("POST", path, json={**body, "stream": True}) as response,
+        ):
+            raw = b""
+            async with asyncio.timeout(10):
+                async for data in response.aiter_bytes():
+                    raw += data
+                    gate.set()
+            events = values(dialect, raw)
+            assert not closes(dialect, events[-1])
+            assert "out of luck" in json.dumps(events[-1])
+            if dialect == "responses":
+                assert events[0]["type"] == "response.created"
+                assert [e["sequence_number"] for e in events] == [*range(len(events))]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+def test_tool_calls_are_mended_on_the_way(dialect: str, streams: bool) -> None:
+    """`"True"` becomes true where the tool's schema wants a boolean, in every dialect."""
+    schema = {"type": "object", "properties": {"deep": {"type": "boolean"}}}
+    tools = {
+        "responses": [{"type": "function", "name": "look", "parameters": schema}],
+        "ollama-chat": [{"type": "function", "function": {"name": "look", "parameters": schema}}],
+        "messages": [{"name": "look", "input_schema": schema}],
+    }[dialect]
+    script = [
+        CHUNKED_HEAD,
+        event(CALL),
+        event(delta("", "tool_calls")),
+        event(b"[DONE]"),
+        chunk(b""),
+    ]
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, stream=streams, tools=tools)
+            assert answer.status_code == 200
+            told = answer.text.replace("\\", "").replace(" ", "")
+            assert '"deep":true' in told
+            assert "True" not in told
+            assert gateway.runtime.recorder.recent()[0].repaired == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_long_conversation_is_refused_in_the_dialects_shape(dialect: str) -> None:
+    """What cannot be cut is refused before anything is sent, with the numbers that clients read."""
+    long = "word " * 6000
+
+    async def main() -> None:
+        path, body = ASKED[dialect]
+        text = json.dumps(body).replace('"hi"', json.dumps(long))
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.post(
+                path,
+                content=text,
+                headers={"content-type": "application/json", "penstock-strategy": "off"},
+            )
+            assert answer.status_code == 400
+            assert "maximum context length is 4096 tokens" in answer.text
+            assert not llama.requests
+            error = answer.json()["error"]
+            if dialect.startswith("ollama"):
+                assert isinstance(error, str)
+            elif dialect == "messages":
+                assert (answer.json()["type"], error["type"]) == ("error", "invalid_request_error")
+            else:
+                assert error["code"] == "context_length_exceeded"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_hanging_up_ends_the_request_upstream(dialect: str) -> None:
+    """The server's connection closes when the client's does."""
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        path, body = ASKED[dialect]
+        script = [CHUNKED_HEAD, event(delta("hel")), gate]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            async with gateway.http.stream("POST", path, json={**body, "stream": True}) as response:
+                async for _ in response.aiter_bytes():
+                    break
+            async with asyncio.timeout(5):
+                while not gateway.runtime.recorder.recent():
+                    await asyncio.sleep(0.01)
+            assert gateway.runtime.recorder.recent()[0].client_gone is True
+            gate.set()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "expected"),
+    [
+        ("/api/chat", {"messages": []}, ("done_reason", "load")),
+        ("/api/generate", {"prompt": "", "keep_alive": 0}, ("done_reason", "unload")),
+        ("/api/embed", {"input": []}, ("embeddings", [])),
+    ],
+    ids=["load", "unload", "nothing to embed"],
+)
+def test_what_needs_no_server_is_answered_here(
+    path: str, fields: dict[str, Any], expected: tuple[str, Any]
+) -> None:
+    """In front of a server that has no such thing."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.post(path, json={"model": "m", **fields})
+            assert answer.status_code == 200
+            assert answer.json()[expected[0]] == expected[1]
+            assert not llama.requests
+
+    asyncio.run(main())
+
+
+def test_embeddings_of_ollamas_clients() -> None:
+    """`/api/embed` goes to `/v1/embeddings`, the answer is Ollama's."""
+    made = {
+        "data": [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": [1.0]}],
+        "usage": {"prompt_tokens": 4},
+    }
+
+    async def main() -> None:
+        async with (
+            ScriptedLlama([reply(made)], [reply({"nothing": 1})]) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            body = {"model": "m", "input": ["a", "b"], "keep_alive": "5m"}
+            answer = await gateway.http.post("/api/embed", json=body)
+            assert (answer.status_code, answer.json()["embeddings"]) == (200, [[1.0], [2.0]])
+            assert "keep_alive dropped" in answer.headers["penstock-changed"]
+            assert llama.requests[0].line.startswith(b"POST /v1/embeddings ")
+            broken = await gateway.http.post("/api/embed", json=body)
+            assert (broken.status_code, broken.json()["code"]) == (502, "bad_answer")
+
+    asyncio.run(main())
+
+
+def test_a_raw_prompt_of_ollamas_clients_has_no_template_around_it() -> None:
+    """It goes to `/v1/completions`; one with a suffix is refused, by whom and why."""
+    script = [
+        CHUNKED_HEAD,
+        event({"choices": [{"index": 0, "text": "hel", "finish_reason": None}]}),
+        event({"choices": [{"index": 0, "text": "lo", "finish_reason": "stop"}]}),
+        event(b"[DONE]"),
+        chunk(b""),
+    ]
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            body = {"model": "m", "prompt": "hi", "raw": True}
+            answer = await gateway.http.post("/api/generate", json=body)
+            events = values("ollama-generate", answer.content)
+            assert pieces("ollama-generate", events) == "hello"
+            assert events[-1]["done"] is True
+            assert llama.requests[0].line.startswith(b"POST /v1/completions ")
+            assert json.loads(llama.requests[0].body)["prompt"] == "hi"
+            refused = await gateway.http.post("/api/generate", json={**body, "suffix": "x"})
+            assert refused.status_code == 400
+            assert "by an Ollama server only" in refused.json()["error"]
+
+    asyncio.run(main())
+
+
+def test_a_client_key_goes_on_as_a_bearer_token() -> None:
+    """Anthropic's clients send `x-api-key`, which servers with OpenAI's paths do not read."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            path, body = ASKED["messages"]
+            await gateway.http.post(f"{path}?beta=true", json=body, headers={"x-api-key": "mine"})
+            (request,) = llama.requests
+            assert b"authorization: Bearer mine" in request.head
+            assert request.line.startswith(b"POST /v1/chat/completions HTTP")
+
+    asyncio.run(main())
+
+
+def test_an_upstream_that_closes_before_it_answers_is_asked_again() -> None:
+    """What the first attempt wrote in the client's dialect is forgotten."""
+    broken = [CHUNKED_HEAD, event({"error": {"message": "Loading model", "code": 503}}), CLOSE]
+
+    async def main() -> None:
+        async with (
+            ScriptedLlama(broken, stream("hello")) as llama,
+            gateway_here(llama.url) as gateway,
+        ):
+            answer = await ask(gateway.http, "responses", stream=True)
+            events = values("responses", answer.content)
+            assert pieces("responses", events) == "hello"
+            assert [e["sequence_number"] for e in events] == [*range(len(events))]
+
+    asyncio.run(main())
+
+
+COUNTED: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "openai": (
+        "/v1/chat/completions/input_tokens",
+        {"model": "m", "messages": [{"role": "user", "content": "one two three"}]},
+    ),
+    "responses": ("/v1/responses/input_tokens", {"model": "m", "input": "one two three"}),
+    "messages": (
+        "/v1/messages/count_tokens",
+        {"model": "m", "messages": [{"role": "user", "content": "one two three"}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", list(COUNTED))
+def test_tokens_are_counted_without_a_generation(dialect: str) -> None:
+    """By the server's own counts; a word is a token of the scripted one, the template adds some."""
+
+    async def main() -> None:
+        path, body = COUNTED[dialect]
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.post(path, json=body)
+            longer = json.loads(json.dumps(body).replace("three", "three four five six"))
+            more = await gateway.http.post(path, json=longer)
+            assert (answer.status_code, more.status_code) == (200, 200)
+            assert more.json()["input_tokens"] - answer.json()["input_tokens"] == 3
+            assert answer.json()["input_tokens"] == 3 + 2  # <user> and <assistant>
+            assert not llama.requests
+            assert gateway.runtime.fleet.get("box").limiter.running == 0
+
+    asyncio.run(main())
