@@ -9,9 +9,8 @@ runs the very same dry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,8 +36,7 @@ from penstock.toolcalls.project import project_request
 _OLLAMAS_OWN = frozenset({"options", "keep_alive"})
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
+class Tuned(NamedTuple):
     """
     A request made ready for one upstream.
 
@@ -296,13 +294,13 @@ def _sampling(
         if upstream.name == profile.upstream and (upstream.sampling or upstream.sampling_defaults):
             forced = {**forced, **upstream.sampling}
             defaults = {**defaults, **upstream.sampling_defaults}
-    layers = (given, forced, defaults, profile.reading.published)
-    keys = tuple(tuple(layer.items()) for layer in layers)
+    ours = tuple(forced.items()), tuple(defaults.items()), tuple(profile.reading.published.items())
+    said = tuple(given.items())
     # A client asks with the same sampling again and again. Only numbers are remembered: `True` is equal
     # to 1 and would answer for it, and a text may be of any size.
-    if all(type(value) in (int, float) for _, value in given.values()):
-        return _merged(*keys, settings.optimised, spec.kind)
-    return _merged.__wrapped__(*keys, settings.optimised, spec.kind)
+    if not given or all(type(value) in (int, float) for _, value in given.values()):
+        return _merged(said, *ours, settings.optimised, spec.kind)
+    return _merged.__wrapped__(said, *ours, settings.optimised, spec.kind)
 
 
 @lru_cache(maxsize=512)
