@@ -274,9 +274,12 @@ async def _count(
     ask: _Asker, counting: Counting, model: str, texts: Sequence[str]
 ) -> list[int] | None:
     groups = list(_groups(texts, counting.at_once))
-    answers = await asyncio.gather(
-        *(ask.post(counting.path, counting.body(model, group)) for group in groups)
-    )
+    if len(groups) == 1:  # nearly always: no tasks are needed
+        answers = [await ask.post(counting.path, counting.body(model, groups[0]))]
+    else:
+        answers = await asyncio.gather(
+            *(ask.post(counting.path, counting.body(model, group)) for group in groups)
+        )
     counts: list[int] = []
     for group, raw in zip(groups, answers, strict=True):
         found = None if raw is None else counting.read(_json(raw), len(group))

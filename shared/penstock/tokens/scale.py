@@ -40,11 +40,13 @@ class Weighed(NamedTuple):
         tokens: one weight for each message, what the template adds included.
         uncounted: places whose weight is only the upper bound: the server can count them and has not.
         mix: what all of them together are made of.
+        edition: of the scale; what was weighed by another one holds no more.
     """
 
     tokens: list[int]
     uncounted: list[int]
     mix: Mix
+    edition: int = 0
 
 
 class Scale:
@@ -78,6 +80,7 @@ class Scale:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._tools: dict[int, int] = {}
+        self.edition = 0
 
     def weigh(self, messages: Sequence[Mapping[str, Any]]) -> Weighed:
         """What each of *messages* weighs."""
@@ -99,7 +102,8 @@ class Scale:
         uncounted = []
         if total >= _UNCOUNTED:  # it is the highest lane
             uncounted = [at for at, one in enumerate(found) if one >= _UNCOUNTED]
-        return Weighed([one & MASK for one in found], uncounted, Mix(total, tuple(keys)))
+        mix = Mix(total, tuple(keys))
+        return Weighed([one & MASK for one in found], uncounted, mix, self.edition)
 
     def weigh_one(self, message: Mapping[str, Any]) -> tuple[int, bool]:
         """What *message* weighs, and whether that is as good as it gets (not just an upper bound)."""
@@ -142,6 +146,7 @@ class Scale:
     def forget(self) -> None:
         """The model or its template is another one: nothing that was counted holds any more."""
         self._young, self._old, self._tools = {}, {}, {}
+        self.edition += 1
 
     def __len__(self) -> int:
         """Messages that are remembered."""

@@ -200,7 +200,8 @@ class Contexts:
         if rest or not tools_counted:
             self._spawn(self._count_behind(context, request, rest, not tools_counted), "count")
         counted = scale.exact and scale.overhead.measured and not rest
-        return prepared_by(task, plan, num_ctx, counted=counted)
+        known = None if weighed.uncounted else (scale, weighed)
+        return prepared_by(task, plan, num_ctx, counted=counted, weighed=known)
 
     async def count(self, request: FitRequest) -> int:
         """
@@ -229,7 +230,7 @@ class Contexts:
         state: UpstreamState,
         profile: ModelProfile,
         *,
-        messages: Messages,
+        prepared: Prepared,
         body: Mapping[str, Any],
         actual: int,
         certain: int,
@@ -239,7 +240,7 @@ class Contexts:
         The server told how many tokens a prompt had.
 
         Args:
-            messages, body: what was sent, with its tools.
+            prepared, body: what was sent, with its tools.
             actual: what the server counted.
             certain: what the prompt has at the very least, or nearly so.
             tools_key: of its tools, where it is known already.
@@ -248,8 +249,13 @@ class Contexts:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
-        read = context.as_read(messages)
-        weighed = context.scale.weigh_request(read, body, tools_key)
+        scale = context.scale
+        read = context.as_read(prepared.messages)
+        by, known = prepared.weighed or (None, None)
+        if known is not None and by is scale and known.edition == scale.edition:
+            weighed = scale.whole(known, body, tools_key)
+        else:
+            weighed = scale.weigh_request(read, body, tools_key)
         # Templates leave out what was thought in earlier turns, and blanks at the ends of texts.
         least = context.calibration.at_least(weighed) - tokens.thinking_bytes(read)
         if actual < _CUT_BELOW * max(certain, least):

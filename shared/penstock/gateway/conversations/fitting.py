@@ -20,6 +20,7 @@ from penstock.domain.pressure import Pressure
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
 from penstock.limits.num_ctx import NumCtx
+from penstock.tokens import Scale, Weighed
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -38,6 +39,8 @@ class Prepared(NamedTuple):
         num_ctx: the window that Ollama is asked for, None for other servers.
         changes: what is announced.
         plan, task: the planner's result and what it was asked, for `explain` and the summariser.
+        weighed: what `messages` weigh, by which scale; None where they are others than those that were weighed,
+            or where something of them was not counted yet.
     """
 
     messages: Messages
@@ -49,6 +52,7 @@ class Prepared(NamedTuple):
     changes: tuple[Change, ...] = ()
     plan: Fitted | None = None
     task: FitTask | None = None
+    weighed: tuple[Scale, Weighed] | None = None
 
     def after(self, changes: tuple[Change, ...]) -> Prepared:
         """The same with what was changed before it was fitted announced first."""
@@ -193,12 +197,20 @@ def cannot_fit(problem: DoesNotFit, task: FitTask) -> RequestError:
     return overflow(problem.tokens, task.window, hint=hint)
 
 
-def prepared_by(task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted: bool) -> Prepared:
+def prepared_by(
+    task: FitTask,
+    plan: Fitted,
+    num_ctx: NumCtx | None,
+    *,
+    counted: bool,
+    weighed: tuple[Scale, Weighed] | None = None,
+) -> Prepared:
     """
     What a plan came to.
 
     Args:
         counted: all weights are the server's own counts, and what the template adds was measured.
+        weighed: what the task's messages weigh, by which scale, where all of it is known.
     """
     changes = plan.changes
     if num_ctx is not None and num_ctx.why:
@@ -214,4 +226,5 @@ def prepared_by(task: FitTask, plan: Fitted, num_ctx: NumCtx | None, *, counted:
         changes=changes,
         plan=plan,
         task=task,
+        weighed=weighed if plan.messages is task.messages else None,
     )

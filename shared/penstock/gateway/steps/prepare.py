@@ -150,6 +150,7 @@ class Preparation:
             memory_short=pressure is not Pressure.CALM,
             prepared=prepared,
             project=self.context is not None and self.context.projected,
+            tools_key=self._tools_key or 0,
         )
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
@@ -179,7 +180,7 @@ class Preparation:
         cut = self._runtime.contexts.answered(
             self._state,
             profile,
-            messages=prepared.messages,
+            prepared=prepared,
             body=self._body,
             actual=actual,
             certain=self.tuned.prompt_at_least if self.tuned is not None else 0,

@@ -86,6 +86,7 @@ def tune(
     memory_short: bool = False,
     prepared: Prepared | None = None,
     project: bool = False,
+    tools_key: int = 0,
 ) -> Tuned:
     """
     Make a request ready for a local upstream.
@@ -102,6 +103,7 @@ def tune(
         memory_short: whether the machine is short of memory.
         prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
         project: schemas are reduced to what the server's grammar can take, not only kept from hanging it.
+        tools_key: see `project_request`.
 
     Raises:
         RequestError: the request cannot work.
@@ -137,7 +139,7 @@ def tune(
         at_least = limits.prompt_lower_bound(body)
     else:
         at_least = _conversation(edit, profile, spec, prepared)
-        fields, changes = project_request(body, only_harmful=not project)
+        fields, changes = project_request(body, only_harmful=not project, tools_key=tools_key)
         for name, value in fields.items():
             edit.replace(name, value)
         edit.changes.extend(changes)
