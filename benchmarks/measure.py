@@ -198,11 +198,17 @@ class Bench:
         connections: int,
         requests: int,
         events: int | None = None,
+        options: tuple[str, ...] = (),
     ) -> dict[str, float]:
-        """Send; the generator's figures and the gateway's CPU for them."""
+        """
+        Send; the generator's figures and the gateway's CPU for them.
+
+        Args:
+            options: more of the generator's (`load/loadgen.c`).
+        """
         requests = max(connections, round(requests * self.share))
         command = [self._loadgen, "-p", str(gateway.port), "-f", str(self._files[body]),
-                   "-c", str(connections), "-n", str(requests)]  # fmt: skip
+                   "-c", str(connections), "-n", str(requests), *options]  # fmt: skip
         if events is not None:
             command += ["-e", str(events)]
         before = gateway.cpu_s()

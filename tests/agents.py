@@ -61,12 +61,14 @@ class Place:
         model: the name that it asks for.
         window: tokens, what the agent shall believe.
         patience_s: how long it waits for the next sign of life; None for its own idea.
+        compacts: whether it may summarise a conversation that its server refuses for length.
     """
 
     url: str
     model: str = "m"
     window: int = 65_536
     patience_s: float | None = None
+    compacts: bool = True
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,7 @@ def _opencode(home: Path, place: Place) -> Mapping[str, str]:
         "$schema": "https://opencode.ai/config.json",
         "autoupdate": False,
         "share": "disabled",
+        "compaction": {"auto": place.compacts},
         "model": f"penstock/{place.model}",
         "small_model": f"penstock/{place.model}",
         "permission": {"*": "allow"},

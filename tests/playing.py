@@ -1,10 +1,11 @@
 """
 A llama.cpp that plays the model's part for a real agent, in a thread of its own.
 
-To a request that offers tools it answers with one call, to one that brings the result with a closing text,
-and to one without tools (agents ask for titles) with a short title. So any number of repeated requests
-comes to the same end. Before that it has the troubles that a test asks for, one for each request with tools:
-silence, a stream that breaks, a restart.
+To a request that offers tools it answers with a call; how far the calls are it reads from the id of the last
+one in the conversation, so a request that is repeated gets the same answer again. When all were made it says
+a closing text; to a request without tools (agents ask for titles) it answers with a short one. Before that it
+has the troubles that a test asks for, one for each request with tools: silence, a stream that breaks, a
+restart. A prompt that is longer than the window is refused in llama.cpp's words.
 
 Tokens are words here (`scripted.ScriptedLlama`), in counts as in usage.
 """
@@ -64,32 +65,39 @@ class PlayingLlama(ScriptedLlama):
     See the module.
 
     Attributes:
-        bodies: of the requests that offered tools, in order.
-        said: the closing text.
+        asked: tokens of each request that offered tools, in order.
+        refused: prompts that were too long.
     """
 
     def __init__(
-        self, call: Call, said: str, *, troubles: Sequence[Trouble] = (), window: int
+        self, calls: Sequence[Call], said: str, *, troubles: Sequence[Trouble] = (), window: int
     ) -> None:
         super().__init__(window=window)
-        self.call = call
+        self.calls = list(calls)
         self.said = said
-        self.bodies: list[dict[str, Any]] = []
+        self.asked: list[int] = []
+        self.refused = 0
         self._troubles = list(troubles)
         self._restarting: set[asyncio.Task[None]] = set()
 
     def script_for(self, request: Received) -> Script:
         """One of the answers, or a trouble and then the answer."""
         body = json.loads(request.body)
+        words = self.words(body)
+        if words > self.window:
+            self.refused += 1
+            return [_too_long(words, self.window)]
         offered = {tool["function"]["name"] for tool in body.get("tools") or ()}
         if not offered:
-            return self._answer(body, "A title")
-        self.bodies.append(body)
-        # A call in the conversation, not only its result: some strategies shorten results.
-        done = any(message["role"] == "tool" for message in body["messages"])
-        if not done and self.call.tool not in offered:
-            return [_refusal(f"no tool {self.call.tool} among {sorted(offered)}")]
-        answer = self._answer(body, self.said) if done else self._called(body)
+            return _played(words, body, _said("A title"), "stop")
+        self.asked.append(words)
+        made = _made(body)
+        if made == len(self.calls):
+            answer = _played(words, body, _said(self.said), "stop")
+        elif self.calls[made].tool in offered:
+            answer = _played(words, body, _called(self.calls[made], made), "tool_calls")
+        else:
+            return [_refusal(f"no tool {self.calls[made].tool} among {sorted(offered)}")]
         match self._troubles.pop(0) if self._troubles else None:
             case Silence(wait_s):
 
@@ -115,41 +123,66 @@ class PlayingLlama(ScriptedLlama):
         await asyncio.sleep(down_s)
         await self.come_back()
 
-    def _answer(self, body: dict[str, Any], text: str) -> Script:
-        head, tail = text.split(" ", 1)
-        return _played(body, [delta(f"{head} "), delta(tail)], "stop", len(text.split()))
+    def rendered(self, message: dict[str, Any]) -> str:
+        """Calls are part of it."""
+        return f"{super().rendered(message)} {message.get('tool_calls') or ''}"
 
-    def _called(self, body: dict[str, Any]) -> Script:
-        arguments = json.dumps(self.call.arguments)
-        half = len(arguments) // 2
-        function = {"name": self.call.tool, "arguments": arguments[:half]}
-        first = {"index": 0, "id": "call_1", "type": "function", "function": function}
-        rest = {"index": 0, "function": {"arguments": arguments[half:]}}
-        chunks = [delta(""), delta("")]
-        for each, piece in zip(chunks, (first, rest), strict=True):
-            each["choices"][0]["delta"] = {"tool_calls": [piece]}
-        return _played(body, chunks, "tool_calls", 9)
+    def words(self, body: dict[str, Any]) -> int:
+        """Tools are part of the prompt."""
+        texts = [*map(str, body.get("tools") or ()), *map(self.rendered, body["messages"])]
+        return len(" ".join([*texts, "<assistant>"]).split())
 
 
-def _played(
-    body: dict[str, Any], chunks: list[dict[str, Any]], reason: str, written: int
-) -> Script:
-    """A stream, or a plain answer if the request wanted one, with usage."""
-    read = len(" ".join(str(message) for message in body["messages"]).split())
+def _made(body: dict[str, Any]) -> int:
+    """How many calls were made, by the newest one that is left of the conversation."""
+    calls = [call for message in body["messages"] for call in message.get("tool_calls") or ()]
+    return int(calls[-1]["id"].removeprefix("call_")) + 1 if calls else 0
+
+
+def _said(text: str) -> list[dict[str, Any]]:
+    head, tail = text.split(" ", 1)
+    return [delta(f"{head} "), delta(tail)]
+
+
+def _called(call: Call, number: int) -> list[dict[str, Any]]:
+    """A call in two pieces."""
+    arguments = json.dumps(call.arguments)
+    half = len(arguments) // 2
+    function = {"name": call.tool, "arguments": arguments[:half]}
+    first = {"index": 0, "id": f"call_{number}", "type": "function", "function": function}
+    rest = {"index": 0, "function": {"arguments": arguments[half:]}}
+    chunks = [delta(""), delta("")]
+    for each, piece in zip(chunks, (first, rest), strict=True):
+        each["choices"][0]["delta"] = {"tool_calls": [piece]}
+    return chunks
+
+
+def _played(words: int, body: dict[str, Any], chunks: list[dict[str, Any]], reason: str) -> Script:
+    """A stream with usage, as Penstock asks for it, whatever its client does."""
     usage = {
-        "prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written,
-    }  # fmt: skip
+        "prompt_tokens": words,
+        "completion_tokens": len(chunks),
+        "total_tokens": words + len(chunks),
+    }
     if not body.get("stream"):
-        message: dict[str, Any] = {"role": "assistant", "content": ""}
-        for each in chunks:
-            message["content"] += each["choices"][0]["delta"].get("content", "")
-        plain = {**chunks[0], "object": "chat.completion", "usage": usage}
-        plain["choices"] = [{"index": 0, "message": message, "finish_reason": reason}]
-        return [reply(plain)]
-    steps = [CHUNKED_HEAD, *map(event, chunks), event(delta("", reason))]
-    if (body.get("stream_options") or {}).get("include_usage"):
-        steps.append(event({**delta(""), "choices": [], "usage": usage}))
-    return [*steps, event(b"[DONE]"), chunk(b"")]
+        return [_refusal("this one plays streams only")]
+    return [
+        CHUNKED_HEAD,
+        *map(event, chunks),
+        event(delta("", reason)),
+        event({**delta(""), "choices": [], "usage": usage}),
+        event(b"[DONE]"),
+        chunk(b""),
+    ]
+
+
+def _too_long(words: int, window: int) -> bytes:
+    said = f"request ({words} tokens) exceeds the available context size ({window} tokens), try increasing it"
+    error = {
+        "code": 400, "message": said, "type": "exceed_context_size_error",
+        "n_prompt_tokens": words, "n_ctx": window,
+    }  # fmt: skip
+    return reply({"error": error}, b"400 Bad Request")
 
 
 def _refusal(why: str) -> bytes:
@@ -158,7 +191,7 @@ def _refusal(why: str) -> bytes:
 
 @contextlib.contextmanager
 def playing(
-    call: Call, said: str, *, troubles: Sequence[Trouble] = (), window: int = 65_536
+    calls: Sequence[Call], said: str, *, troubles: Sequence[Trouble] = (), window: int = 65_536
 ) -> Iterator[PlayingLlama]:
     """Run one in a thread."""
     started = threading.Event()
@@ -168,7 +201,7 @@ def playing(
     async def serve() -> None:
         over = asyncio.Event()
         loop = asyncio.get_running_loop()
-        async with PlayingLlama(call, said, troubles=troubles, window=window) as model:
+        async with PlayingLlama(calls, said, troubles=troubles, window=window) as model:
             made.append(model)
             ends.append(lambda: loop.call_soon_threadsafe(over.set))
             started.set()

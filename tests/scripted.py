@@ -156,11 +156,15 @@ class ScriptedLlama:
                 await step(peer)
         return True
 
+    def rendered(self, message: dict[str, Any]) -> str:
+        """What the template makes of a message."""
+        return f"<{message['role']}> {message.get('content') or ''}"
+
     def _count(self, target: bytes, body: dict[str, Any]) -> bytes:
         if not self.counts:
             return reply({"error": {"message": "File Not Found", "code": 404}}, b"404 Not Found")
         if target == b"/apply-template":
-            rendered = [f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"]]
+            rendered = [self.rendered(message) for message in body["messages"]]
             return reply(
                 {"prompt": " ".join([*map(str, body.get("tools") or ()), *rendered, "<assistant>"])}
             )
@@ -170,8 +174,11 @@ class ScriptedLlama:
             for part in given if isinstance(given, list) else [given]:
                 tokens += [part] if isinstance(part, int) else [1000] * len(part.split())
             return reply({"tokens": tokens})
-        rendered = " ".join(f"<{m['role']}> {m.get('content') or ''}" for m in body["messages"])
-        return reply({"input_tokens": len(rendered.split()) + 1})
+        return reply({"input_tokens": self.words(body)})
+
+    def words(self, body: dict[str, Any]) -> int:
+        """What `/v1/chat/completions/input_tokens` says."""
+        return len(" ".join(self.rendered(message) for message in body["messages"]).split()) + 1
 
     def _probe(self, target: str) -> bytes:
         if not self.ready:

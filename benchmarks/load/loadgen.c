@@ -4,6 +4,7 @@
  *
  * Usage: loadgen -p PORT [-u PATH] -f BODYFILE -c CONNECTIONS (-n REQUESTS | -d SECONDS)
  *                [-r RATE] [-w WARMUP_REQUESTS] [-e EXPECTED_EVENTS] [-H HEADER]...
+ *                [-M TEXT_OF_EVERY_EVENT] [-C TEXT_OF_THE_CLOSING_EVENT]
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -43,6 +44,7 @@ typedef struct {
 static char *req;
 static size_t reql;
 static int ep, port, conc = 1, expect = -1;
+static const char *marker = "data: ", *closing = "[DONE]";
 static long N = 0;
 static double D = 0, rate = 0;
 static long W = 0;
@@ -152,11 +154,12 @@ static void finish(conn * c, int ok)
         }
         if (expect >= 0) {
             char *p = c->body, *e = c->body + c->bl;
-            while ((p = memmem(p, e - p, "data: ", 6))) {
+            size_t step = strlen(marker);
+            while ((p = memmem(p, e - p, marker, step))) {
                 evn++;
-                p += 6;
+                p += step;
             }
-            if (evn < expect || !memmem(c->body, c->bl, "[DONE]", 6))
+            if (evn < expect || !memmem(c->body, c->bl, closing, strlen(closing)))
                 incomplete++;
         }
     } else {
@@ -299,7 +302,7 @@ int main(int ac, char **av)
     char *path = "/v1/chat/completions", *file = NULL;
     char hdrs[4096] = "";
     int o;
-    while ((o = getopt(ac, av, "p:u:f:c:n:d:r:w:e:H:")) != -1)
+    while ((o = getopt(ac, av, "p:u:f:c:n:d:r:w:e:H:M:C:")) != -1)
         switch (o) {
         case 'p':
             port = atoi(optarg);
@@ -327,6 +330,12 @@ int main(int ac, char **av)
             break;
         case 'e':
             expect = atoi(optarg);
+            break;
+        case 'M':
+            marker = optarg;
+            break;
+        case 'C':
+            closing = optarg;
             break;
         case 'H':
             strcat(hdrs, optarg);

@@ -17,7 +17,7 @@ from gateways import RunningGateway, free_port, until
 from penstock.cli.look import is_called
 from penstock.cli.output import program
 
-COMMANDS = ["serve", "detect", "probe", "explain", "doctor", "status", "stop", "config", "demo", "llama-server", "completion", "version"]  # fmt: skip
+COMMANDS = ["serve", "detect", "probe", "explain", "doctor", "status", "stop", "config", "connect", "demo", "llama-server", "completion", "version"]  # fmt: skip
 
 
 @pytest.fixture

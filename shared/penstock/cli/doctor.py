@@ -75,6 +75,7 @@ def examine(path: Path | None) -> list[Finding]:
     found += _bind(loaded)
     found += _port(loaded.settings.listen.host, loaded.settings.listen.port)
     found += asyncio.run(_upstreams(loaded))
+    found += _clients()
     return found
 
 
@@ -194,6 +195,28 @@ def _status_of(running: Any) -> dict[str, Any]:
         httpx.HTTPError,
     ):  # it may go away just now; the rest of the report stands
         return {}
+
+
+def _clients() -> list[Finding]:
+    """Coding agents and chat apps: connected with what is true no more, and what cannot be prevented."""
+    import httpx
+
+    from penstock.adapters import runtime_file
+    from penstock.adapters.client_files import connected, traces_of
+    from penstock.client import Client
+    from penstock.clients import CLIENTS, Model, read_models, remarks
+    from penstock.errors import PenstockError
+
+    gateways: dict[str, tuple[Model, ...]] = {}
+    for running in runtime_file.alive():
+        try:
+            with Client(running.url, token=running.token) as client:
+                gateways[running.url] = read_models(client.models())
+        except (PenstockError, httpx.HTTPError):  # one that wants a key tells nothing here
+            continue
+    installed = [spec.name for spec in CLIENTS if traces_of(spec)]
+    said = remarks(CLIENTS, connected(), installed, gateways, program())
+    return [Finding(r.what, r.good, r.says, r.do) for r in said]
 
 
 def prefix_findings(status: dict[str, Any]) -> list[Finding]:

@@ -21,6 +21,7 @@ _COMMANDS = {
     "status": ("running", "Show what the running gateway does."),
     "stop": ("running", "End the running gateway."),
     "config": ("settings", "Show the settings in force and where each comes from."),
+    "connect": ("connect", "Set up a coding agent or chat app for the gateway."),
     "demo": ("demo", "See the difference on a real llama.cpp, without any download."),
     "llama-server": ("llama", "Run the embedded llama.cpp."),
     "completion": ("shell", "Print the shell completion script."),

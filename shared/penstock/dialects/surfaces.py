@@ -49,8 +49,7 @@ def error_object(error: AnswerError, facts: Facts | None) -> dict[str, Any]:
     return value
 
 
-# Anthropic's error types by status (docs.anthropic.com/en/api/errors).
-_ANTHROPIC_TYPES = {
+ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
@@ -61,16 +60,19 @@ _ANTHROPIC_TYPES = {
     504: "timeout_error",
     529: "overloaded_error",
 }
+"""Anthropic's error types by status (docs.anthropic.com/en/api/errors); `api_error` for every other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
     """
-    One client dialect.
+    One client dialect, as far as it is spoken outside of a translated stream: errors of all of them, and the streams
+    that are relayed as they come. What a translated stream says is its `AnswerWriter`'s.
 
     Attributes:
         name: `openai`, `completions`, `responses`, `anthropic`, `ollama`, `llamacpp`.
-        closing_marker: bytes that every closing event holds (others may hold them too).
+        closing_marker: bytes that every closing event holds (others may hold them too); b"" where streams are
+            always translated.
         is_ndjson: lines instead of server-sent events.
     """
 
@@ -106,10 +108,6 @@ class Surface:
         value = self.value_of(raw)
         if not isinstance(value, Mapping):
             return False
-        if self.name == "anthropic":
-            return value.get("type") == "message_stop"
-        if self.name == "responses":
-            return value.get("type") in ("response.completed", "response.incomplete")
         if self.name == "ollama":
             return value.get("done") is True
         return value.get("stop") is True
@@ -136,8 +134,6 @@ class Surface:
                     "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}],
                 }
             )
-        if self.name == "anthropic":
-            return b'event: ping\ndata: {"type": "ping"}\n\n'
         if self.name == "ollama":
             return (
                 orjson.dumps(
@@ -153,7 +149,7 @@ class Surface:
             )
         if self.name == "llamacpp":
             return _data({"index": 0, "content": "", "tokens": [], "stop": False})
-        return b""  # Responses: nothing may come before the upstream's own response.created
+        return b""
 
     def announcement(self, facts: bytes) -> bytes:
         """A comment line that stands directly before the `data:` line of the closing event."""
@@ -163,7 +159,7 @@ class Surface:
         """The body of an answer that is an error."""
         value = error_object(error, facts)
         if self.name == "anthropic":
-            kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+            kind = ANTHROPIC_TYPES.get(error.status, "api_error")
             body: dict[str, Any] = {"type": "error", "error": {**value, "type": kind}}
             if facts is not None:
                 body["request_id"] = facts.id
@@ -176,23 +172,8 @@ class Surface:
     def error_event(self, error: AnswerError, facts: Facts | None) -> bytes:
         """The error inside a stream that has begun; the stream ends after it."""
         body = self.error_body(error, facts)
-        if self.name == "anthropic":
-            return b"event: error\n" + _data(body)
         if self.name == "ollama":
             return orjson.dumps(body) + b"\n"
-        if self.name == "responses":
-            failed = {
-                "type": "response.failed",
-                "sequence_number": 0,
-                "response": {
-                    "id": f"resp_{facts.id if facts is not None else ''}",
-                    "object": "response",
-                    "status": "failed",
-                    "error": {"code": error.code.value, "message": error.message},
-                    "output": [],
-                },
-            }
-            return b"event: response.failed\n" + _data(failed)
         body["error"]["status"] = error.status
         return _data(body)
 
@@ -203,8 +184,8 @@ def _data(value: Any) -> bytes:
 
 OPENAI = Surface("openai", b"[DONE]")
 COMPLETIONS = Surface("completions", b"[DONE]")
-RESPONSES = Surface("responses", b"response.")
-ANTHROPIC = Surface("anthropic", b"message_stop")
+RESPONSES = Surface("responses", b"")
+ANTHROPIC = Surface("anthropic", b"")
 OLLAMA = Surface("ollama", b'"done"', is_ndjson=True)
 LLAMACPP = Surface("llamacpp", b'"stop"')
 
@@ -230,6 +211,7 @@ def surface_of(dialect: str, operation: str) -> Surface:
 
 __all__ = [
     "ANTHROPIC",
+    "ANTHROPIC_TYPES",
     "COMPLETIONS",
     "LLAMACPP",
     "OLLAMA",

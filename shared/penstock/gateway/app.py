@@ -215,7 +215,7 @@ class Gateway:
             kind = b"text/plain; version=0.0.4; charset=utf-8"
             await answer.whole(200, _own(kind), self.runtime.recorder.metrics.render())
             return
-        ready = path == "/healthz" or not self.runtime.draining
+        ready = path != "/readyz" or not self.runtime.draining
         body = {"status": "ok" if ready else "draining"}
         await answer.whole(200 if ready else 503, _own(b"application/json"), orjson.dumps(body))
 

@@ -73,7 +73,7 @@ def test_no_path_raises_anything_else(raw: bytes) -> None:
         ("DELETE", "/api/delete", "change", "other", "ollama"), ("HEAD", "/api/blobs/sha256:x", "change", "other", "ollama"),
         ("POST", "/slots/0", "change", "other", "openai"), ("POST", "/models/load", "change", "other", "openai"), ("POST", "/api/v1/models/unload", "change", "other", "openai"),
         ("POST", "/lora-adapters", "change", "other", "openai"), ("DELETE", "/anything", "change", "other", "openai"), ("PUT", "/x", "change", "other", "openai"),
-        ("GET", "/penstock/status", "admin", "other", "openai"), ("POST", "/penstock", "admin", "other", "openai"), ("GET", "/healthz", "health", "other", "openai"),
+        ("GET", "/penstock/status", "admin", "other", "openai"), ("POST", "/penstock", "admin", "other", "openai"), ("GET", "/healthz", "health", "other", "openai"), ("HEAD", "/", "health", "other", "openai"), ("GET", "/", "read", "other", "openai"),
     ],
 )  # fmt: skip
 def test_what_a_path_means(method: str, path: str, kind: str, operation: str, dialect: str) -> None:

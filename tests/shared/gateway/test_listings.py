@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -29,7 +30,9 @@ from penstock.gateway.views.ollama_shapes import (
     ollama_tags,
     ollama_version,
 )
+from scene_server import SceneServer
 from scripted import ScriptedLlama, gateway_here
+from server_scenes import scene
 
 LOCAL, CLOUD = Locality.LOCAL, Locality.CLOUD
 
@@ -292,5 +295,30 @@ def test_listings_of_a_gateway() -> None:
             assert (await get("/api/version")).json() == {"version": SPOKEN_VERSION}
             head = await gateway.http.head("/api/version")
             assert (head.status_code, head.content) == (200, b"")
+
+    asyncio.run(main())
+
+
+def test_listings_in_front_of_an_ollama() -> None:
+    """Its own answers and version, with the running window; an alias is asked about by its target's id."""
+    settings = {"routing": {"aliases": {"claude-*": "org/tiny-tools:v1"}}}
+
+    async def main() -> None:
+        async with (
+            SceneServer(scene("ollama/one_loaded")) as server,
+            gateway_here(server.url, settings=settings) as gateway,
+            ollama.AsyncClient(host=gateway.url, trust_env=False) as client,
+        ):
+            running = (await client.ps()).models[0]
+            assert running.context_length
+            shown = await client.show("claude-org-tiny-tools-v1")
+            assert server.asked[-1] == "show org/tiny-tools:v1"
+            lengths = {
+                v for k, v in (shown.modelinfo or {}).items() if k.endswith(".context_length")
+            }
+            assert len(lengths) == 1
+            assert continues_parameters(shown.parameters or "")["num_ctx"] == str(lengths.pop())
+            version = json.loads(scene("ollama/one_loaded").answers["GET /api/version"].body)
+            assert (await gateway.http.get("/api/version")).json() == version
 
     asyncio.run(main())

@@ -384,7 +384,7 @@ def test_a_client_key_goes_on_as_a_bearer_token() -> None:
             path, body = ASKED["messages"]
             await gateway.http.post(f"{path}?beta=true", json=body, headers={"x-api-key": "mine"})
             (request,) = llama.requests
-            assert b"authorization: Bearer mine" in request.head
+            assert b"authorization: Bearer mine" in request.raw
             assert request.line.startswith(b"POST /v1/chat/completions HTTP")
 
     asyncio.run(main())
@@ -435,5 +435,38 @@ def test_tokens_are_counted_without_a_generation(dialect: str) -> None:
             assert answer.json()["input_tokens"] == 3 + 2  # <user> and <assistant>
             assert not llama.requests
             assert gateway.runtime.fleet.get("box").limiter.running == 0
+
+    asyncio.run(main())
+
+
+def test_ollamas_command_asks_whether_anybody_is_there() -> None:
+    """`HEAD /`, before anything else; no upstream is asked."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await gateway.http.head("/")
+            assert (answer.status_code, answer.content) == (200, b"")
+            assert not llama.requests
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
+def test_a_heartbeat_comes_before_the_official_clients_give_up(header: str) -> None:
+    """Theirs for Python and theirs for JavaScript say how patient they are; ours waits 15 s otherwise."""
+    gate = asyncio.Event()
+
+    async def main() -> None:
+        path, body = ASKED["responses"]
+        async with (
+            ScriptedLlama([gate, *stream("hello")]) as llama,
+            gateway_here(llama.url) as gateway,
+            gateway.http.stream(
+                "POST", path, json={**body, "stream": True}, headers={header: "1"}
+            ) as response,
+        ):
+            async with asyncio.timeout(8):
+                async for _ in response.aiter_bytes():
+                    gate.set()
 
     asyncio.run(main())

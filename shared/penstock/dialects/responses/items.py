@@ -4,8 +4,8 @@ Input items of a Responses request as neutral messages.
 The dialect spells one turn of the assistant as several items (reasoning, message, calls); templates know
 one message with all of it, so consecutive ones are joined. Item kinds: `openai.types.responses.
 response_input_item`; what Codex sends: openai/codex, `codex-rs/protocol/src/models.rs`, `ResponseItem`.
-Codex sends reasoning back by `summary` and `encrypted_content` only, never by `content`
-(`should_serialize_reasoning_content` there); so our own answers keep it in these (see `answer`).
+Codex sends reasoning items back as they came; older versions leave out their `content`
+(`should_serialize_reasoning_content` there), so our own answers keep it in `encrypted_content` too.
 """
 
 from __future__ import annotations

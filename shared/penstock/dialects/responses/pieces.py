@@ -107,7 +107,7 @@ class OpenItem:
         if self.kind == "summary":
             return {**base, "type": "reasoning", "summary": parts, "encrypted_content": None}
         if self.kind == "thought":
-            # Codex sends no `content` back; without this the next turn would have lost the thinking.
+            # Older Codex sends no `content` back; without this the next turn would lack the thinking.
             sealed = None if is_begun else OUR_REASONING + text
             item = {**base, "type": "reasoning", "summary": [], "content": parts}
             return {**item, "encrypted_content": sealed}

@@ -85,7 +85,8 @@ class Incoming:
         self.access = access
         self.deadline_s: float | None = None
         self.strategy: Strategy | None = None
-        timeout = headers.get("x-stainless-read-timeout")
+        # Python's official clients say the first, those for JavaScript the second (Claude Code is one).
+        timeout = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout")
         self.client_timeout_s = None if timeout is None else _seconds(timeout)
 
     async def read_body(self, settings: Settings) -> bytes:

@@ -194,7 +194,7 @@ def _routed(method: str, path: str) -> Route:
             asks = method in ("GET", "HEAD", "OPTIONS")
             inner = Route("read" if asks else "change", "other", "openai", f"/{rest}")
         return replace(inner, upstream=name)
-    if path in _HEALTH:
+    if path in _HEALTH or (path == "/" and method == "HEAD"):  # Ollama's clients ask it first
         return Route("health", "other", "openai", path)
     if path == "/penstock" or path.startswith("/penstock/"):
         return Route("admin", "other", "openai", path)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from penstock.dialects.anthropic import MESSAGES, read_for_count
 from penstock.dialects.base import AnswerHead, AnswerWriter, Asked, ClientDialect
 from penstock.dialects.ollama.chat import CHAT as OLLAMA_CHAT
 from penstock.dialects.ollama.embeddings import embed_answer, embed_request, nothing_to_embed
@@ -30,6 +31,7 @@ from penstock.servers.base import ServerSpec
 
 _CHAT_PATH = "/v1/chat/completions"
 _CONVERSATIONS: Mapping[str, ClientDialect] = {
+    "/v1/messages": MESSAGES,
     "/v1/responses": RESPONSES,
     "/api/chat": OLLAMA_CHAT,
     "/api/generate": GENERATE,
@@ -141,7 +143,7 @@ def counted_body(body: dict[str, Any], route: Route) -> tuple[dict[str, Any], tu
     """
     if route.dialect == "openai":
         return body, ()
-    asked = RESPONSES.read(body)
+    asked = read_for_count(body) if route.dialect == "anthropic" else RESPONSES.read(body)
     return render_request(asked.chat), asked.changes
 
 

@@ -286,6 +286,9 @@ def test_a_fork_goes_its_own_way(events: list[Event], data: st.DataObject) -> No
         assert alone.write(event) == forked.write(event)
     fork = forked.fork()
     assert isinstance(fork, LineWriter)
+    calls = [event.call for event in events[:at] if isinstance(event, ToolCallDelta)]
+    if calls:
+        fork.write(ToolCallDelta(calls[-1], arguments="more"))
     fork.write(ToolCallDelta(7, "other", "g", "{}"))
     fork.write(ReasoningDelta("elsewhere"))
     fork.end(b"")

@@ -90,7 +90,7 @@ def test_the_light_form() -> None:
 
 @pytest.mark.parametrize("reasoning", [{"summary": "auto"}, None], ids=["summary", "none"])
 def test_the_next_turn_has_what_this_one_said(reasoning: Any) -> None:
-    """An answer sent back as Codex does (thinking without its `content`) reads as the same turn."""
+    """An answer sent back as Codex does (older versions: thinking without its `content`) reads as the same turn."""
     first = body("documented-odd-tools") | {"reasoning": reasoning}
     events = [
         ReasoningDelta("hm, "),

@@ -1,0 +1,288 @@
+"""
+Neutral events as a Messages stream, or as one `message` body.
+
+One content block is open at a time: what is of another kind closes it. Clients run a tool when its block
+stops, so a block that an error cut off is never stopped. A local model signs no thinking; clients send a
+thinking block back only with a signature, so each gets a fixed one.
+Grammar: docs.anthropic.com/en/docs/build-with-claude/streaming; `anthropic/lib/streaming/_messages.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import orjson
+
+from penstock.dialects.base import AnswerHead
+from penstock.dialects.surfaces import ANTHROPIC_TYPES
+from penstock.domain.chat import (
+    Event,
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+    UsageReported,
+)
+
+SIGNATURE = "penstock"
+_PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+_NO_CALL = -1
+# How deep orjson writes, less what stands around the arguments of a call in a body.
+_LEVELS_AROUND = 12
+_DELTAS = {
+    "text": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+    "tool_use": ("input_json_delta", "partial_json"),
+}
+
+
+class MessageWriter:
+    """One answer; see `AnswerWriter`."""
+
+    __slots__ = (
+        "_before", "_call", "_call_ids", "_head", "_is_begun", "_kind", "_place", "_progress", "_reason",
+        "_usage",
+    )  # fmt: skip
+
+    def __init__(self, head: AnswerHead) -> None:
+        self._head = head
+        self._is_begun = False
+        self._progress = Usage(0, 0)
+        self._kind = ""  # of the open block; "" for none
+        self._place = -1  # of the last block
+        self._call = _NO_CALL
+        self._before = b""  # a delta of the open block up to its text
+        self._call_ids: frozenset[str] = frozenset()
+        self._reason: FinishReason | None = None
+        self._usage: Usage | None = None
+
+    def write(self, event: Event) -> bytes:
+        """See `AnswerWriter`."""
+        kind = type(event)
+        if kind is TextDelta:
+            text: str = event.text  # type: ignore[union-attr]
+            if not text:
+                return b""
+            if self._kind == "text":
+                return self._before + orjson.dumps(text) + b"}}\n\n"
+            return self._start({"type": "text", "text": ""}) + self._grow(text)
+        if isinstance(event, ReasoningDelta):
+            if not event.text:
+                return b""
+            if self._kind == "thinking":
+                return self._grow(event.text)
+            block = {"type": "thinking", "thinking": "", "signature": ""}
+            return self._start(block) + self._grow(event.text)
+        if isinstance(event, ToolCallDelta):
+            begun = b""
+            if self._kind != "tool_use" or self._call != event.call:
+                call_id = call_id_of(event, self._head, self._call_ids)
+                self._call_ids |= {call_id}
+                begun = self._start(
+                    {"type": "tool_use", "id": call_id, "name": event.name, "input": {}}
+                )
+                self._call = event.call
+            return begun + self._grow(event.arguments)
+        if isinstance(event, PrefillProgress):
+            self._progress = Usage(event.total, 0, event.cached)
+        elif isinstance(event, Finished):
+            self._reason = event.reason
+            return self._close()
+        elif isinstance(event, UsageReported):
+            self._usage = event.usage
+        return b""
+
+    def end(self, comment: bytes) -> bytes:
+        """See `AnswerWriter`."""
+        delta = {
+            "type": "message_delta",
+            "delta": {
+                "stop_reason": stop_reason(self._reason, has_calls=bool(self._call_ids)),
+                "stop_sequence": None,
+            },
+            "usage": usage_object(self._usage or self._progress),
+        }
+        return b'%b%b%bevent: message_stop\n%bdata: {"type":"message_stop"}\n\n' % (
+            self._begin(),
+            self._close(),
+            _event(delta),
+            comment,
+        )
+
+    def heartbeat(self) -> bytes:
+        """A ping, which clients skip; it may come before everything else."""
+        return _PING
+
+    def failed(self, error: Mapping[str, Any], status: int) -> bytes:
+        """See `AnswerWriter`."""
+        return _event(error_value(error, status))
+
+    def fork(self) -> Self:
+        """See `AnswerWriter`."""
+        other = type(self).__new__(type(self))
+        for name in MessageWriter.__slots__:
+            setattr(other, name, getattr(self, name))  # values only, nothing that changes in place
+        return other
+
+    def _begin(self) -> bytes:
+        """The head of the stream, once."""
+        if self._is_begun:
+            return b""
+        self._is_begun = True
+        message = message_object(self._head, [], None, self._progress)
+        return _event({"type": "message_start", "message": message})
+
+    def _start(self, block: Mapping[str, Any]) -> bytes:
+        before = self._begin() + self._close()
+        self._place += 1
+        self._kind = block["type"]
+        delta, field = _DELTAS[self._kind]
+        self._before = (
+            b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,'
+            b'"delta":{"type":"%b","%b":' % (self._place, delta.encode(), field.encode())
+        )
+        start = {"type": "content_block_start", "index": self._place, "content_block": block}
+        return before + _event(start)
+
+    def _grow(self, text: str) -> bytes:
+        """More of the open block."""
+        return self._before + orjson.dumps(text) + b"}}\n\n" if text else b""
+
+    def _close(self) -> bytes:
+        kind, self._kind = self._kind, ""
+        if not kind:
+            return b""
+        signed = b""
+        if kind == "thinking":
+            delta = {"type": "signature_delta", "signature": SIGNATURE}
+            signed = _event({"type": "content_block_delta", "index": self._place, "delta": delta})
+        return signed + _event({"type": "content_block_stop", "index": self._place})
+
+
+def _event(value: Mapping[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), orjson.dumps(value))
+
+
+def call_id_of(event: ToolCallDelta, head: AnswerHead, taken: frozenset[str]) -> str:
+    """The server's id of a call, or one of ours where it gave none or one twice."""
+    if event.id and event.id not in taken:
+        return event.id
+    return f"toolu_{head.id}_{event.call}"
+
+
+def stop_reason(reason: FinishReason | None, *, has_calls: bool) -> str:
+    """
+    Why the answer ended.
+
+    Clients run tools by `tool_use`, so it is said exactly where there are calls; some servers say `stop`.
+    """
+    if reason == "length":
+        return "max_tokens"
+    if reason == "content_filter":
+        return "refusal"
+    return "tool_use" if has_calls else "end_turn"
+
+
+def usage_object(usage: Usage) -> dict[str, int]:
+    """The dialect's `usage`, in which what came from the cache is no part of `input_tokens`."""
+    cached = usage.cached_tokens or 0
+    return {
+        "input_tokens": max(0, usage.prompt_tokens - cached),
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": usage.completion_tokens,
+    }
+
+
+def message_object(
+    head: AnswerHead, content: list[dict[str, Any]], stop: str | None, usage: Usage
+) -> dict[str, Any]:
+    """The `message`."""
+    return {
+        "id": f"msg_{head.id}",
+        "type": "message",
+        "role": "assistant",
+        "model": head.model,
+        "content": content,
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": usage_object(usage),
+    }
+
+
+def error_value(error: Mapping[str, Any], status: int) -> dict[str, Any]:
+    """The dialect's error, with our own fields beside its two."""
+    kind = ANTHROPIC_TYPES.get(status, "api_error")
+    message = str(error.get("message") or "The answer broke off.")
+    value = {
+        "type": "error",
+        "error": {**error, "type": kind, "message": message, "status": status},
+    }
+    if error.get("request_id"):
+        value["request_id"] = error["request_id"]
+    return value
+
+
+def whole_answer(events: Sequence[Event], head: AnswerHead) -> dict[str, Any]:
+    """The `message` body: blocks in the order in which they began."""
+    blocks: list[tuple[dict[str, Any], int, list[str]]] = []
+    taken: frozenset[str] = frozenset()
+    reason: FinishReason | None = None
+    usage = Usage(0, 0)
+    is_final = False
+    for event in events:
+        if isinstance(event, TextDelta | ReasoningDelta):
+            kind = "text" if isinstance(event, TextDelta) else "thinking"
+            if not event.text:
+                continue
+            if not blocks or blocks[-1][0]["type"] != kind:
+                blocks.append(({"type": kind}, _NO_CALL, []))
+            blocks[-1][2].append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            if not blocks or blocks[-1][1] != event.call:
+                call_id = call_id_of(event, head, taken)
+                taken |= {call_id}
+                block = {"type": "tool_use", "id": call_id, "name": event.name}
+                blocks.append((block, event.call, []))
+            blocks[-1][2].append(event.arguments)
+        elif isinstance(event, Finished):
+            reason = event.reason
+        elif isinstance(event, UsageReported):
+            usage, is_final = event.usage, True
+        elif isinstance(event, PrefillProgress) and not is_final:
+            usage = Usage(event.total, 0, event.cached)
+    content = [_filled(block, "".join(pieces)) for block, _, pieces in blocks]
+    return message_object(head, content, stop_reason(reason, has_calls=bool(taken)), usage)
+
+
+def _filled(block: dict[str, Any], text: str) -> dict[str, Any]:
+    if block["type"] == "thinking":
+        return {**block, "thinking": text, "signature": SIGNATURE}
+    if block["type"] == "text":
+        return {**block, "text": text}
+    return {**block, "input": input_of(text)}
+
+
+def input_of(arguments: str) -> dict[str, Any]:
+    """
+    A call's arguments as the object that the dialect has there.
+
+    What is no object (cut off by the output limit, or never JSON) stays readable and is never completed: it
+    stands in `INVALID_JSON`, the word of Anthropic's documentation for it
+    (docs.anthropic.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
+    """
+    if not arguments:
+        return {}
+    try:
+        value = orjson.loads(arguments)
+        around = value
+        for _ in range(_LEVELS_AROUND):
+            around = [around]
+        orjson.dumps(around)  # nested deeper than can be written again
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return {"INVALID_JSON": arguments}
+    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}
