@@ -91,6 +91,7 @@ class Runtime:
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
+        self.contexts.connect(transport)
         self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
 
     def _begin(self, exchange: Exchange) -> None:
