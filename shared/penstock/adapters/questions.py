@@ -1,7 +1,7 @@
 """
 Small questions to a server beside its requests: a POST, and its whole answer or nothing.
 
-Over the data path's own transport where there is one. Nearly every request of an agent brings messages that
+Over the kind of transport that requests take. Nearly every request of an agent brings messages that
 the server has not counted yet, and waits for their counts: httpx took longer for one such question than the
 gateway for all of the rest of the request. Whoever has no transport (the command line) asks over httpx.
 """

@@ -91,7 +91,6 @@ class Runtime:
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
-        self.contexts.connect(transport)
         self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
 
     def _begin(self, exchange: Exchange) -> None:
@@ -110,6 +109,7 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.contexts.aclose()
         self.recorder.log.flush()
 
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:

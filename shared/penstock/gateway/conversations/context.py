@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from penstock import compress, tokens
 from penstock.adapters import probe
 from penstock.adapters.questions import OverTransport
-from penstock.adapters.transport import UpstreamTransport
+from penstock.adapters.transport import Transport
 from penstock.compress import DoesNotFit, Fitted
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile
@@ -101,18 +101,19 @@ class Contexts:
         spawn: Callable[[Any, str], asyncio.Task[Any]],
     ) -> None:
         self._client_of = client_of
-        self._transport: UpstreamTransport | None = None
+        self._transport = Transport()
         self._spawn = spawn
         self._known: OrderedDict[tuple[str, str], ModelContext] = OrderedDict()
 
-    def connect(self, transport: UpstreamTransport) -> None:
-        """Have servers asked over the data path's transport, which costs a fraction of httpx."""
-        self._transport = transport
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
 
-    def _way_to(self, state: UpstreamState) -> Any:
-        """By which *state* is asked for counts."""
-        if self._transport is None:
-            return self._client_of(state)
+    def _way_to(self, state: UpstreamState) -> OverTransport:
+        """
+        By which *state* is asked for counts: like requests, but over connections of their own. A request on one
+        that counting had used before would be sent once more, unseen, when the server drops it.
+        """
         return OverTransport(self._transport, state.origin, state.host, state.prefix)
 
     def of(self, state: UpstreamState, profile: ModelProfile) -> ModelContext:
