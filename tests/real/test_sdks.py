@@ -280,7 +280,10 @@ def test_a_full_queue(sdk: Sdk, front: Front, stream: bool) -> None:
 
 
 def test_count_tokens(front: Front) -> None:
-    """Anthropic's clients learn before they ask what a conversation weighs; the server's count, or close to it."""
+    """
+    Anthropic's clients learn before they ask what a conversation weighs: llama.cpp's own count. Ollama counts for
+    nobody, and shows the tools to its models in a way of its own: there it is an estimate.
+    """
     sdk = front.clients["anthropic"]
     assert isinstance(sdk, Messages)
     text = "How is the weather in Oslo and in Bergen?"
@@ -295,7 +298,7 @@ def test_count_tokens(front: Front) -> None:
         model="say", messages=sdk.user(text), system="You know the weather.", tools=tools  # type: ignore[arg-type]
     )  # fmt: skip
     reply = sdk.ask(Ask("say", sdk.user(text), system="You know the weather.", tools=[TOOL]))
-    assert counted.input_tokens == pytest.approx(reply.read, rel=0.1)
+    assert counted.input_tokens == pytest.approx(reply.read, rel=0.25)
     if front.kind == "llamacpp":
         assert counted.input_tokens == reply.read
 
@@ -322,7 +325,7 @@ def test_the_stream_helpers(sdk: Sdk, model: str) -> None:
 def test_heartbeats(sdk: Sdk, front: Front) -> None:
     """While a long prompt is read, heartbeats keep the client waiting, and its SDK makes nothing of them."""
     until(lambda: front.busy() == 0, 60.0, "a free slot")
-    text = f"{sdk.name}: " + "the gate and the water " * (3 if front.kind == "ollama" else 100)
+    text = f"{sdk.name}: " + "the gate and the water " * (2 if front.kind == "ollama" else 40)
     client = SDKS[sdk.name](front.narrow.url, KEY)
     reply = client.ask(Ask("slow", client.user(text), stream=True, limit=4))
     client.close()
@@ -354,8 +357,8 @@ def test_embeddings(sdk: Sdk) -> None:
 
 # Hanging up
 
-LONG = "the gate and the water " * 350
-"""More than 7,000 tokens: over twenty batches of the slow model."""
+LONG = "the gate and the water " * 200
+"""More than 2,500 tokens: ten batches of the slow model."""
 
 
 @pytest.mark.parametrize("stage", ["decoding", "prefill"])
@@ -366,7 +369,7 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
     in llama.cpp's prefill within two batches. Ollama computes a prompt to its end; the next request waits.
     """
     if stage == "prefill" and front.kind == "ollama":
-        text = "the gate and the water " * 4
+        text = "the gate and the water " * 2
     else:
         text = LONG if stage == "prefill" else "Hello"
 

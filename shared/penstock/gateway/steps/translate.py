@@ -25,6 +25,7 @@ from penstock.dialects.openai.body import render_request
 from penstock.dialects.responses import RESPONSES
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Event
+from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.exchange import Exchange, Operation
 from penstock.gateway.edge.routes import Route
 from penstock.servers.base import ServerSpec
@@ -91,8 +92,20 @@ NOTHING = Work("other", "openai", "", {}, b"")
 
 
 def chat_work(body: dict[str, Any]) -> Work:
-    """A conversation in OpenAI's dialect."""
-    return Work("chat", "openai", _CHAT_PATH, body, orjson.dumps(body))
+    """
+    A conversation in OpenAI's dialect.
+
+    Raises:
+        RequestError: something in it is nested deeper than can be written.
+    """
+    try:
+        raw = orjson.dumps(body)
+    except TypeError as error:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            "The request is nested too deeply (a tool's schema?); 200 levels can be sent on.",
+        ) from error
+    return Work("chat", "openai", _CHAT_PATH, body, raw)
 
 
 def work_of(
