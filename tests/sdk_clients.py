@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -97,6 +98,10 @@ class Stops:
     calls: str
 
 
+class BrokenOff(Exception):
+    """A stream said that its answer is not whole, and the SDK leaves it to the application to see that."""
+
+
 class Sdk(Protocol):
     """One SDK in one dialect."""
 
@@ -118,6 +123,17 @@ class Sdk(Protocol):
 
     def ask(self, ask: Ask) -> Reply:
         """One answer, read to its end."""
+
+    def helped(self, ask: Ask) -> Reply | None:
+        """The same by the SDK's helper for streams; None where it has none."""
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        """
+        Pieces of text and thinking as they come.
+
+        Raises:
+            BrokenOff: the dialect says by an event that the answer is not whole; else one of `errors`.
+        """
 
     async def wait(self, ask: Ask) -> None:
         """The same by the asynchronous client, which hangs up when it is cancelled."""
@@ -239,9 +255,7 @@ class Messages:
                 assert event.index == len(blocks)
                 is_open = True
                 block = event.content_block.to_dict()
-                assert [block.get(name) or None for name in ("text", "thinking", "input")] == [
-                    None
-                ] * 3
+                assert not any(block.get(name) for name in ("text", "thinking", "input"))
                 blocks.append(block)
                 partial = ""
                 continue
@@ -285,7 +299,7 @@ class Messages:
             if block.type == "thinking":
                 assert isinstance(block.signature, str)
             if block.type == "tool_use":
-                assert block.id.startswith("toolu_")
+                assert re.fullmatch(r"[a-zA-Z0-9_-]+", block.id)  # what Anthropic's API takes back
         usage = message.usage
         read = (
             usage.input_tokens
@@ -306,6 +320,16 @@ class Messages:
             [{"role": "assistant", "content": blocks}],
             headers,
         )
+
+    def helped(self, ask: Ask) -> Reply | None:
+        with self.client.messages.stream(**self.body(ask)) as stream:
+            return self._reply(stream.get_final_message(), 1, stream.response.headers)
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        with self.client.messages.create(**self.body(ask), stream=True) as stream:
+            for event in stream:
+                if event.type == "content_block_delta":
+                    yield getattr(event.delta, "text", "") or getattr(event.delta, "thinking", "")
 
     async def wait(self, ask: Ask) -> None:
         async with anthropic.AsyncAnthropic(**self._given) as client:
@@ -442,7 +466,8 @@ class Chat(_OpenAI):
     def _streamed(self, chunks: list[Any], headers: Mapping[str, str]) -> Reply:
         for chunk in chunks:
             chat_types.ChatCompletionChunk.model_validate(chunk.to_dict())
-        assert len({chunk.id for chunk in chunks}) == 1
+        # Heartbeats are ours, of no time; the rest is one answer's.
+        assert len({chunk.id for chunk in chunks if chunk.created}) == 1
         last = chunks[-1]
         assert last.choices == []
         assert not any(chunk.usage for chunk in chunks[:-1])
@@ -493,6 +518,23 @@ class Chat(_OpenAI):
             [message],
             headers,
         )
+
+    def helped(self, ask: Ask) -> Reply | None:
+        body = self.body(replace(ask, stream=False))
+        body["stream_options"] = {"include_usage": True}
+        for tool in body.get("tools", ()):
+            tool["function"]["strict"] = True  # the helper insists on it
+        with self.client.chat.completions.stream(**body) as stream:
+            stream.until_done()
+            whole: Any = stream.get_final_completion()
+        (choice,) = whole.choices
+        return self._reply(whole, choice.message, choice.finish_reason, whole.usage, 1, {})
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        with self.client.chat.completions.create(**self.body(ask)) as stream:
+            for chunk in stream:
+                for choice in chunk.choices:
+                    yield choice.delta.content or ""
 
     async def wait(self, ask: Ask) -> None:
         async with openai.AsyncOpenAI(**self._given) as client:
@@ -599,6 +641,23 @@ class Responses(_OpenAI):
             headers,
         )
 
+    def helped(self, ask: Ask) -> Reply | None:
+        body = self.body(ask)
+        del body["stream"]
+        for tool in body.get("tools", ()):
+            tool["strict"] = True
+        with self.client.responses.stream(**body) as stream:
+            stream.until_done()
+            return self._reply(stream.get_final_response(), 1, {})
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        with self.client.responses.create(**self.body(ask)) as stream:
+            for event in stream:
+                if event.type == "response.failed":
+                    raise BrokenOff(event.response.error.message)
+                if event.type == "response.output_text.delta":
+                    yield event.delta
+
     async def wait(self, ask: Ask) -> None:
         async with openai.AsyncOpenAI(**self._given) as client:
             answer = await client.responses.create(**self.body(ask))
@@ -702,6 +761,13 @@ class Native:
             [ollama.Message(**said)],
             self._headers,
         )
+
+    def helped(self, ask: Ask) -> Reply | None:
+        return None
+
+    def pieces(self, ask: Ask) -> Iterator[str]:
+        for part in self.client.chat(**self.body(ask)):
+            yield part.message.content or ""
 
     async def wait(self, ask: Ask) -> None:
         client = ollama.AsyncClient(**self._given)

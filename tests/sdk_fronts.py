@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import httpx
 import parts
 from gateways import RunningGateway, free_port
 from penstock.adapters.tiny_templates import THINKING_TEMPLATE
+from sdk_clients import SDKS, Sdk
 
 KEY = "key-of-the-tests"
 WINDOW = 2048
@@ -61,9 +62,11 @@ class Front:
 
     Attributes:
         kind: `llamacpp` or `ollama`.
-        gateway: reaches all models; `narrow` only `slow`, one request at a time, nobody waits.
+        gateway: reaches all models; `narrow` only `slow`, one request at a time, nobody waits, and heartbeats
+            come five times a second.
         servers: llama.cpp by model; empty for Ollama.
         ollama: None for llama.cpp.
+        clients: the SDKs as clients of the larger gateway.
     """
 
     kind: str
@@ -71,6 +74,7 @@ class Front:
     narrow: RunningGateway
     servers: dict[str, parts.LlamaCpp]
     ollama: parts.Ollama | None = None
+    clients: dict[str, Sdk] = field(default_factory=dict)
 
     def id_of(self, model: str) -> str:
         """As the server lists it."""
@@ -142,11 +146,21 @@ def _settings(upstreams: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     }
 
 
-_NARROW = {"concurrency": {"max_concurrency": 1, "queue_length": 0}}
+_NARROW = {
+    "concurrency": {"max_concurrency": 1, "queue_length": 0},
+    "timeouts": {"heartbeat_s": 0.2},
+}
 
 
 def _gone() -> dict[str, Any]:
     return {"name": "gone", "url": f"http://127.0.0.1:{free_port()}"}
+
+
+def _clients(stack: contextlib.ExitStack, gateway: RunningGateway) -> dict[str, Sdk]:
+    made: dict[str, Sdk] = {name: sdk(gateway.url, KEY) for name, sdk in SDKS.items()}
+    for client in made.values():
+        stack.callback(client.close)
+    return made
 
 
 @contextlib.contextmanager
@@ -173,7 +187,7 @@ def front_of_llamacpp(folder: Path) -> Iterator[Front]:
                 ("narrow", _settings([upstreams[-1]], **_NARROW)),
             )
         )
-        yield Front("llamacpp", gateway, narrow, servers)
+        yield Front("llamacpp", gateway, narrow, servers, None, _clients(stack, gateway))
 
 
 @contextlib.contextmanager
@@ -203,7 +217,7 @@ def front_of_ollama(folder: Path) -> Iterator[Front]:
                 ("narrow", _settings([box], **_NARROW)),
             )
         )
-        yield Front("ollama", gateway, narrow, {}, server)
+        yield Front("ollama", gateway, narrow, {}, server, _clients(stack, gateway))
 
 
 FRONTS = {"llamacpp": front_of_llamacpp, "ollama": front_of_ollama}

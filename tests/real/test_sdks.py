@@ -16,7 +16,7 @@ import pytest
 
 import loops
 from gateways import until
-from sdk_clients import SDKS, Ask, Messages, Refusal, Responses, Sdk
+from sdk_clients import SDKS, Ask, BrokenOff, Messages, Native, Refusal, Responses, Sdk
 from sdk_fronts import FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
 
 pytestmark = pytest.mark.real
@@ -42,12 +42,10 @@ def front(
         yield front
 
 
-@pytest.fixture(scope="module", params=SDKS)
-def sdk(request: pytest.FixtureRequest, front: Front) -> Iterator[Sdk]:
+@pytest.fixture(params=SDKS)
+def sdk(request: pytest.FixtureRequest, front: Front) -> Sdk:
     """Each SDK as a client of that gateway."""
-    made = SDKS[request.param](front.gateway.url, KEY)
-    yield made
-    made.close()
+    return front.clients[request.param]
 
 
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -281,6 +279,64 @@ def test_a_full_queue(sdk: Sdk, front: Front, stream: bool) -> None:
     assert told.code in ("queue_full", "")
 
 
+def test_count_tokens(front: Front) -> None:
+    """
+    Anthropic's clients learn before they ask what a conversation weighs: llama.cpp's own count. Ollama counts for
+    nobody, and shows the tools to its models in a way of its own: there it is an estimate.
+    """
+    sdk = front.clients["anthropic"]
+    assert isinstance(sdk, Messages)
+    text = "How is the weather in Oslo and in Bergen?"
+    tools = [
+        {
+            "name": TOOL["name"],
+            "description": TOOL["description"],
+            "input_schema": TOOL["parameters"],
+        }
+    ]
+    counted = sdk.client.messages.count_tokens(
+        model="say", messages=sdk.user(text), system="You know the weather.", tools=tools  # type: ignore[arg-type]
+    )  # fmt: skip
+    reply = sdk.ask(Ask("say", sdk.user(text), system="You know the weather.", tools=[TOOL]))
+    assert counted.input_tokens == pytest.approx(reply.read, rel=0.25)
+    if front.kind == "llamacpp":
+        assert counted.input_tokens == reply.read
+
+
+@pytest.mark.parametrize("model", ["say", "calls", "two", "think"])
+def test_the_stream_helpers(sdk: Sdk, model: str) -> None:
+    """What the SDK's own helper folds a stream into is the plain answer."""
+    tools = [TOOL] if model in ("calls", "two") else []
+    history = sdk.user("How is the weather?")
+    ask = Ask(model, history, tools=tools, thinking=model in ("calls", "think"))
+    helped = sdk.helped(ask)
+    if sdk.name == Native.name:
+        assert helped is None
+        return
+    assert helped is not None
+    plain = sdk.ask(ask)
+    assert (helped.text, helped.thinking, helped.stop) == (plain.text, plain.thinking, plain.stop)
+    assert (helped.order, helped.written) == (plain.order, plain.written)
+    assert [(c.name, c.arguments) for c in helped.calls] == [
+        (c.name, c.arguments) for c in plain.calls
+    ]
+
+
+def test_heartbeats(sdk: Sdk, front: Front) -> None:
+    """While a long prompt is read, heartbeats keep the client waiting, and its SDK makes nothing of them."""
+    until(lambda: front.busy() == 0, 60.0, "a free slot")
+    text = f"{sdk.name}: " + "the gate and the water " * (2 if front.kind == "ollama" else 40)
+    client = SDKS[sdk.name](front.narrow.url, KEY)
+    reply = client.ask(Ask("slow", client.user(text), stream=True, limit=4))
+    client.close()
+    assert reply.written == 4
+    told = front.narrow.http.get(
+        f"/penstock/requests/{reply.headers['penstock-request-id']}",
+        headers={"authorization": f"Bearer {KEY}"},
+    ).json()
+    assert told["heartbeats"] > 1
+
+
 def test_models(sdk: Sdk, front: Front) -> None:
     """Every model stands in the listing that the SDK reads."""
     names = {front.id_of(name) for name in ("say", "calls", "two", "think", "embed", "slow")}
@@ -301,8 +357,8 @@ def test_embeddings(sdk: Sdk) -> None:
 
 # Hanging up
 
-LONG = "the gate and the water " * 350
-"""More than 7,000 tokens: over twenty batches of the slow model."""
+LONG = "the gate and the water " * 200
+"""More than 2,500 tokens: ten batches of the slow model."""
 
 
 @pytest.mark.parametrize("stage", ["decoding", "prefill"])
@@ -313,7 +369,7 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
     in llama.cpp's prefill within two batches. Ollama computes a prompt to its end; the next request waits.
     """
     if stage == "prefill" and front.kind == "ollama":
-        text = "the gate and the water " * 60
+        text = "the gate and the water " * 2
     else:
         text = LONG if stage == "prefill" else "Hello"
 
@@ -343,3 +399,19 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
     until(lambda: front.busy() == 0 and front.in_flight() == 0, 30.0, "a free slot")
     asyncio.run(hang_up())
     assert sdk.ask(Ask("slow", sdk.user("Hello"), limit=1)).written == 1
+
+
+def test_a_server_that_dies_in_the_middle(sdk: Sdk, front: Front) -> None:
+    """Half an answer is never taken for a whole one: an exception, or on Responses `response.failed`."""
+    until(lambda: front.busy() == 0 and front.in_flight() == 0, 60.0, "a free slot")
+    pieces = sdk.pieces(Ask("slow", sdk.user("Hello"), stream=True, limit=4000))
+    next(pieces)
+    try:
+        front.end_slow()
+        with pytest.raises((*sdk.errors, BrokenOff)) as raised:
+            for _ in pieces:
+                pass
+        assert isinstance(raised.value, BrokenOff) == (sdk.name == Responses.name)
+        assert "box" in str(raised.value)
+    finally:
+        front.revive_slow()
