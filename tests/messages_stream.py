@@ -151,4 +151,6 @@ def accumulated(stream: bytes) -> dict[str, Any]:
             event=_EVENTS.validate_python(value), current_snapshot=snapshot, json_bufs=buffers
         )
     assert isinstance(snapshot, BaseModel)
-    return snapshot.model_dump(exclude_unset=True)
+    message = snapshot.model_dump(exclude_unset=True)
+    assert message.pop("stop_details", None) is None  # the SDK sets it, whether sent or not
+    return message

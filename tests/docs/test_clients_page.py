@@ -9,7 +9,7 @@ import pytest
 from penstock.clients import CLIENTS, ClientSpec, Connection, Model
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "clients.md").read_text(encoding="utf-8")
-MODEL = Model("m", 65_536, None, "running")
+MODEL = Model("m", 131_072, None, "running")
 TO = Connection("http://127.0.0.1:7367", MODEL, (MODEL,), "sk-1")
 
 

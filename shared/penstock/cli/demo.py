@@ -81,6 +81,7 @@ def demo(as_json: bool) -> int:
             ("Reading the window", _window),
             (f"Having a conversation of {_TURNS} turns", _long_conversation),
             ("Sending a conversation that does not fit", _too_long),
+            ("Sending it in four dialects", _dialects),
             ("Asking six at once", _many),
             ("Restarting the server under a request", _restart),
         ):
@@ -256,6 +257,38 @@ def _too_long(stage: Stage) -> Scene:
         f"{direct.status_code} {errors[0].get('type')}: {errors[0]['message']}",
         f"{through.status_code} {errors[1]['code']}: {errors[1]['message']}",
         errors[1]["code"] == "context_length_exceeded",
+    )
+
+
+def _dialects(stage: Stage) -> Scene:
+    """A conversation that does not fit, as clients of four kinds send it."""
+    turns = [
+        {"role": "user" if place % 2 == 0 else "assistant", "content": "to be or not " * 20}
+        for place in range(41)
+    ]
+    asked: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": turns, "max_tokens": 8},
+        "/v1/messages": {"messages": turns, "max_tokens": 8},
+        "/v1/responses": {"input": turns, "max_output_tokens": 8},
+        "/api/chat": {"messages": turns, "options": {"num_predict": 8}},
+    }
+    told = []
+    answered = []
+    for base in (stage.server.url, stage.gateway):
+        statuses = [
+            stage.http.post(
+                f"{base}{path}", json={"model": "demo", "stream": False, **body}
+            ).status_code
+            for path, body in asked.items()
+        ]
+        answered.append(statuses.count(200))
+        refused = ", ".join(str(status) for status in sorted({*statuses} - {200}))
+        told.append(f"{answered[-1]} of 4 answered" + (f"; {refused}" if refused else ""))
+    return Scene(
+        "such a one by chat, Messages, Responses and Ollama's API",
+        told[0],
+        told[1],
+        answered[1] == len(asked),
     )
 
 

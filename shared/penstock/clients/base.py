@@ -29,12 +29,14 @@ class Model:
         window: tokens that one request may occupy *now*, None when nobody knows (a cloud model).
         output: most tokens of an answer, where somebody said so.
         source: where the window's number comes from (`running`, `explicit`, `name`, ...).
+        is_alias: whether it is another name of a model that is listed, too.
     """
 
     id: str
     window: int | None = None
     output: int | None = None
     source: str = ""
+    is_alias: bool = False
 
     @property
     def output_tokens(self) -> int:

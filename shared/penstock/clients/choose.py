@@ -23,6 +23,7 @@ def read_models(listing: Iterable[Mapping[str, Any]]) -> tuple[Model, ...]:
                 window if isinstance(window, int) else None,
                 output if isinstance(output, int) else None,
                 str(entry.get("window_source") or ""),
+                "root" in entry,
             )
         )
     return tuple(found)
@@ -48,11 +49,12 @@ def choose(models: Sequence[Model], wanted: str | None) -> tuple[Model, ...]:
             raise NoModel(f"The gateway has no model {wanted!r}. It has: {there}.")
         chosen = named[0]
     else:
-        chosen = min(models, key=lambda m: (_only_embeds(m), not m.source))
+        chosen = min(models, key=lambda m: (_only_embeds(m), not m.source, m.is_alias))
     others = [
         m
         for m in models
-        if m is not chosen and not _only_embeds(m) and m.source not in ("", "name", "fallback")
+        if not (m is chosen or m.is_alias or _only_embeds(m))
+        and m.source not in ("", "name", "fallback")
     ]
     return (chosen, *others)
 

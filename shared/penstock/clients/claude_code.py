@@ -7,7 +7,8 @@ by `--settings FILE`, a file of ours.
 
 The window: for a model that Claude Code does not know by name it assumes 200,000 tokens unless
 `CLAUDE_CODE_MAX_CONTEXT_TOKENS` says otherwise; `CLAUDE_CODE_AUTO_COMPACT_WINDOW` is what it counts
-compaction by. From that it takes the output limit (at most 20,000) and 13,000 tokens more that it keeps free.
+compaction by, and takes 100,000 as its least value (2.1.332 says so), so it is set for larger windows only. From that
+it takes the output limit (at most 20,000) and 13,000 tokens more that it keeps free.
 """
 
 from __future__ import annotations
@@ -26,12 +27,18 @@ from penstock.clients.base import (
 from penstock.clients.edits import Setting
 
 FOLDER = Folder(home=(".claude",), variable="CLAUDE_CONFIG_DIR")
+_LEAST_COMPACT_WINDOW = 100_000
 _TIERS = ("OPUS", "SONNET", "HAIKU")
 _API_KEY = "An ANTHROPIC_API_KEY in your environment makes Claude Code ask which of the two keys it shall use; unset it."
 
 _ONLY_CLAUDE = (
     "Its list of models shows only ids that begin with claude or anthropic; an alias in routing.aliases "
     "puts yours there."
+)
+
+_KNOWN_NAME = (
+    "For a name that it knows it keeps to the window that it knows: choose the model by its own id rather than by an "
+    "alias that begins with claude."
 )
 
 
@@ -61,10 +68,11 @@ def variables(connection: Connection) -> dict[str, tuple[str, str]]:
             str(model.window),
             "the window as it runs; 200,000 is assumed otherwise",
         )
-        found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = (
-            str(model.window),
-            "what compaction is counted by",
-        )
+        if model.window >= _LEAST_COMPACT_WINDOW:
+            found["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] = (
+                str(model.window),
+                "what compaction is counted by",
+            )
     return found
 
 
@@ -89,7 +97,12 @@ def setup(connection: Connection) -> Setup:
             unset=("ANTHROPIC_API_KEY",),
             files={"settings.json": json.dumps({"env": plain}, indent=2) + "\n"},
         ),
-        notes=(_API_KEY, _ONLY_CLAUDE),
+        notes=(
+            _API_KEY,
+            _KNOWN_NAME
+            if connection.model.id.startswith(("claude", "anthropic"))
+            else _ONLY_CLAUDE,
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tomlkit
+import tomlkit.items
 from tomlkit.exceptions import ParseError, TOMLKitError
 
 from penstock.clients.paths import CannotEdit, Path, shown
@@ -30,8 +31,13 @@ def put(text: str, path: Path, value: Any) -> str:
         place = place[key]
         if not isinstance(place, dict):
             raise CannotEdit(f"{shown(path[: number + 1])} is no table")
-    place[path[-1]] = _table(value) if isinstance(value, dict) else value
-    return _dumped(document)
+    inline = isinstance(place, tomlkit.items.InlineTable)
+    try:
+        place[path[-1]] = _table(value, inline=inline) if isinstance(value, dict) else value
+    except (TOMLKitError, ValueError) as exc:
+        raise CannotEdit(f"{shown(path)} cannot be set: {exc}") from exc
+    new = _dumped(document)
+    return new.rstrip("\n") + "\n" if new.endswith("\n\n") and not text.endswith("\n\n") else new
 
 
 def take(text: str, path: Path) -> str:
@@ -51,10 +57,12 @@ def take(text: str, path: Path) -> str:
     return f"{left.rstrip()}\n" if was_table and left.strip() and left.endswith("\n\n") else left
 
 
-def _table(value: dict[str, Any]) -> Any:
-    table = tomlkit.table()
+def _table(value: dict[str, Any], *, inline: bool) -> Any:
+    table: Any = tomlkit.inline_table() if inline else tomlkit.table()
     for key, inner in value.items():
         table[key] = inner
+    if not inline:
+        table.add(tomlkit.nl())  # an empty line before what follows
     return table
 
 

@@ -72,6 +72,8 @@ def take(text: str, path: Path) -> str:
     if get(read(text), path) is MISSING or top is None:
         return text
     pairs = [pair for pair in top.value if pair[0].value == key]
+    if not pairs:  # it comes from another mapping (`<<: *base`)
+        return text
     name, node = pairs[-1]
     if len(path) == 1:
         if top.flow_style:

@@ -16,7 +16,7 @@ import orjson
 
 from penstock.dialects.ndjson import split_lines
 from penstock.dialects.sse import parse_event, split_events
-from penstock.errors import AnswerError, UpstreamFault
+from penstock.errors import AnswerError, ErrorCode, UpstreamFault
 
 
 class Facts(Protocol):
@@ -66,11 +66,13 @@ ANTHROPIC_TYPES = {
 @dataclass(frozen=True, slots=True)
 class Surface:
     """
-    One client dialect.
+    One client dialect, as far as it is spoken outside of a translated stream: errors of all of them, and the streams
+    that are relayed as they come. What a translated stream says is its `AnswerWriter`'s.
 
     Attributes:
         name: `openai`, `completions`, `responses`, `anthropic`, `ollama`, `llamacpp`.
-        closing_marker: bytes that every closing event holds (others may hold them too).
+        closing_marker: bytes that every closing event holds (others may hold them too); b"" where streams are
+            always translated.
         is_ndjson: lines instead of server-sent events.
     """
 
@@ -106,10 +108,6 @@ class Surface:
         value = self.value_of(raw)
         if not isinstance(value, Mapping):
             return False
-        if self.name == "anthropic":
-            return value.get("type") == "message_stop"
-        if self.name == "responses":
-            return value.get("type") in ("response.completed", "response.incomplete")
         if self.name == "ollama":
             return value.get("done") is True
         return value.get("stop") is True
@@ -136,8 +134,6 @@ class Surface:
                     "choices": [{"index": 0, "text": "", "logprobs": None, "finish_reason": None}],
                 }
             )
-        if self.name == "anthropic":
-            return b'event: ping\ndata: {"type": "ping"}\n\n'
         if self.name == "ollama":
             return (
                 orjson.dumps(
@@ -153,7 +149,7 @@ class Surface:
             )
         if self.name == "llamacpp":
             return _data({"index": 0, "content": "", "tokens": [], "stop": False})
-        return b""  # Responses: nothing may come before the upstream's own response.created
+        return b""
 
     def announcement(self, facts: bytes) -> bytes:
         """A comment line that stands directly before the `data:` line of the closing event."""
@@ -173,26 +169,20 @@ class Surface:
             return {"error": error.message, **rest}
         return {"error": value}
 
+    def status_of(self, error: AnswerError) -> int:
+        """
+        The HTTP status of an answer that is an error. A full queue is 503 on Responses: Codex tries again on
+        5xx and gives up on 429.
+        """
+        if self.name == "responses" and error.code is ErrorCode.QUEUE_FULL:
+            return 503
+        return error.status
+
     def error_event(self, error: AnswerError, facts: Facts | None) -> bytes:
         """The error inside a stream that has begun; the stream ends after it."""
         body = self.error_body(error, facts)
-        if self.name == "anthropic":
-            return b"event: error\n" + _data(body)
         if self.name == "ollama":
             return orjson.dumps(body) + b"\n"
-        if self.name == "responses":
-            failed = {
-                "type": "response.failed",
-                "sequence_number": 0,
-                "response": {
-                    "id": f"resp_{facts.id if facts is not None else ''}",
-                    "object": "response",
-                    "status": "failed",
-                    "error": {"code": error.code.value, "message": error.message},
-                    "output": [],
-                },
-            }
-            return b"event: response.failed\n" + _data(failed)
         body["error"]["status"] = error.status
         return _data(body)
 
@@ -203,8 +193,8 @@ def _data(value: Any) -> bytes:
 
 OPENAI = Surface("openai", b"[DONE]")
 COMPLETIONS = Surface("completions", b"[DONE]")
-RESPONSES = Surface("responses", b"response.")
-ANTHROPIC = Surface("anthropic", b"message_stop")
+RESPONSES = Surface("responses", b"")
+ANTHROPIC = Surface("anthropic", b"")
 OLLAMA = Surface("ollama", b'"done"', is_ndjson=True)
 LLAMACPP = Surface("llamacpp", b'"stop"')
 

@@ -168,6 +168,7 @@ class Behaviour:
             sent in place of missing sampling parameters.
         not_found_means_model: a 404 on a generating path means that the model is missing.
         takes_slot: `id_slot` chooses the slot of a chat request.
+        drops_images: an image to a model that cannot see is left out without a word.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
     """
 
@@ -191,6 +192,7 @@ class Behaviour:
     not_found_means_model: bool = True
     reasoning_field: str = "reasoning_content"
     takes_slot: bool = False
+    drops_images: bool = False
 
 
 @dataclass(frozen=True, slots=True)

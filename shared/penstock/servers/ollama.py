@@ -203,6 +203,7 @@ SPEC = ServerSpec(
         plain_ignores_hangup=False,
         close_cancels_load=True,
         readiness=VERSION,
+        drops_images=True,  # server/prompt.go puts `[img-0]` into the prompt; the runner has no projector
     ),
     parameters=Parameters(
         names={name: name for name in _OPTIONS},

@@ -56,6 +56,19 @@ def mend_history(
     return (messages if out is None else out), tuple(changes)
 
 
+def unseen_image(messages: Sequence[Mapping[str, Any]]) -> int | None:
+    """Where in what is asked now (the last user message and all after it) the first image stands, if there is one."""
+    for place in range(_last_user(messages), len(messages)):
+        message = messages[place]
+        content = message.get("content")
+        parts = content if isinstance(content, list) else ()
+        if message.get("images") or any(
+            isinstance(part, Mapping) and part.get("type") in _IMAGES for part in parts
+        ):
+            return place
+    return None
+
+
 def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:
     for place in range(len(messages) - 1, -1, -1):
         if messages[place].get("role") == "user":

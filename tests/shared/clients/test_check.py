@@ -41,7 +41,7 @@ def to(window: int | None, source: str = "running") -> Connection:
                      id="smaller than its own prompt"),
         pytest.param("claude", 49_152, ["tight for Claude Code"], id="fits, and compacts often"),
         pytest.param("claude", 65_536, [], id="room enough"),
-        pytest.param("codex", 16_384, ["too small for Codex"], id="with its output it is more than the window"),
+        pytest.param("codex", 12_288, ["too small for Codex"], id="with its output it is more than the window"),
         pytest.param("opencode", 32_768, [], id="opencode at 32k"),
         pytest.param("open-webui", 2_048, [], id="a chat app has no prompt to speak of"),
     ],
@@ -75,11 +75,12 @@ def test_the_gateways_listing_is_read() -> None:
     local, cloud = read_models(
         [
             {"id": "a", "context_window": 4096, "window_source": "running", "meta": {"n_ctx_train": 131072}},
-            {"id": "b"},
+            {"id": "b", "root": "a"},
         ]
     )  # fmt: skip
     assert (local.window, local.source) == (4096, "running")
     assert (cloud.window, cloud.output, cloud.source) == (None, None, "")
+    assert (local.is_alias, cloud.is_alias) == (False, True)
 
 
 MODELS = (
@@ -88,6 +89,7 @@ MODELS = (
     Model("qwen3:latest", 8192, None, "running"),
     Model("asleep", 4096, None, "name"),
     Model("other", 4096, None, "explicit"),
+    Model("claude-local", 8192, None, "running", True),
 )
 
 
@@ -96,6 +98,9 @@ MODELS = (
     [
         pytest.param(None, ["qwen3:latest", "other"], id="the first local one that chats"),
         pytest.param("qwen3", ["qwen3:latest", "other"], id="without its tag"),
+        pytest.param(
+            "claude-local", ["claude-local", "qwen3:latest", "other"], id="named, an alias"
+        ),
         pytest.param("gpt-4o", ["gpt-4o", "qwen3:latest", "other"], id="named, a cloud's"),
         pytest.param("asleep", ["asleep", "qwen3:latest", "other"], id="named, not loaded"),
     ],

@@ -41,9 +41,11 @@ def test_claude_code() -> None:
     assert env["ANTHROPIC_AUTH_TOKEN"] == KEY
     models = {value for name, value in env.items() if name.endswith("_MODEL")}
     assert models == {"qwen3-coder:30b"}
-    assert (
-        env["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == env["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "65536"
-    )
+    assert env["CLAUDE_CODE_MAX_CONTEXT_TOKENS"] == "65536"
+    assert "CLAUDE_CODE_AUTO_COMPACT_WINDOW" not in env  # less than 100,000 would be raised to that
+    large = Model("m", 131_072, None, "running")
+    env_of_large = written("claude", Connection(URL, large, (large,)))["env"]
+    assert env_of_large["CLAUDE_CODE_AUTO_COMPACT_WINDOW"] == "131072"
     assert env["CLAUDE_CODE_MAX_OUTPUT_TOKENS"] == "8192"
     assert env["CLAUDE_CODE_ATTRIBUTION_HEADER"] == "0"
     assert int(env["CLAUDE_STREAM_IDLE_TIMEOUT_MS"]) >= 300_000  # less is raised to this

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from typing import Any
 
@@ -160,3 +161,84 @@ def test_what_is_no_toml_is_refused(text: str) -> None:
     """With where it stands."""
     with pytest.raises(CannotEdit, match="not valid TOML"):
         toml_text.put(text, ("a",), 1)
+
+
+PROVIDER = {"name": "P", "retries": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("", '[providers.ours]\nname = "P"\nretries = 1\n', id="an empty file"),
+        pytest.param(
+            '[providers.a] # a\nx = 1\n\n[z]\ny = 2\n',
+            '[providers.a] # a\nx = 1\n\n[providers.ours]\nname = "P"\nretries = 1\n\n[z]\ny = 2\n',
+            id="beside its sisters, in the middle",
+        ),
+        pytest.param(
+            "providers = {a = {x = 1}} # in braces\n",
+            'providers = {a = {x = 1}, ours = {name = "P", retries = 1}} # in braces\n',
+            id="in braces",
+        ),
+        pytest.param('[providers.ours]\nname = "old"\n\n[z]\ny = 2\n',
+                     '[providers.ours]\nname = "P"\nretries = 1\n\n[z]\ny = 2\n', id="in its place"),
+    ],
+)  # fmt: skip
+def test_a_table_is_added_where_it_belongs(text: str, expected: str) -> None:
+    """With an empty line around it, in the file's own style."""
+    new = toml_text.put(text, ("providers", "ours"), PROVIDER)
+    assert new.replace("},o", "}, o").lstrip("\n") == expected
+
+
+def test_tables_in_other_shapes_are_refused() -> None:
+    """A list of tables is not ours to change."""
+    with pytest.raises(CannotEdit, match="providers is no table"):
+        toml_text.put("[[providers]]\nname = 1\n", ("providers", "ours"), PROVIDER)
+
+
+def test_brackets_over_several_lines_end_where_they_close() -> None:
+    """An entry is added behind the closing brace, not before it."""
+    text = "models:\n- {name: a,\n   x: 1\n  }\nz: 1\n"
+    new = yaml_text.put(text, OURS, {"name": "ours"})
+    assert new == "models:\n- {name: a,\n   x: 1\n  }\n- name: ours\nz: 1\n"
+    assert yaml_text.take(new, OURS) == text
+
+
+NESTED = st.recursive(
+    st.integers() | st.from_regex(r"[a-z]{0,6}", fullmatch=True) | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.from_regex(r"[a-z]{1,4}", fullmatch=True), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[a-z]{1,4}", fullmatch=True), NESTED, max_size=4),
+    st.lists(st.dictionaries(st.sampled_from(["name", "x"]), NESTED, min_size=1, max_size=2), max_size=3),
+    st.booleans(),
+    st.data(),
+)  # fmt: skip
+def test_yaml_keeps_everything_else_to_the_letter(
+    others: dict[str, Any], theirs: list[dict[str, Any]], in_brackets: bool, data: st.DataObject
+) -> None:
+    """Whatever stands around and in the list: each line of it is there afterwards, comments among them."""
+    value = {**others, "models": theirs} if theirs else others
+    body = "".join(
+        f"{yaml.safe_dump(key).split()[0]}: {json.dumps(inner)}\n"
+        if in_brackets
+        else yaml.safe_dump({key: inner})
+        for key, inner in value.items()
+    )
+    lines = body.splitlines(keepends=True)
+    for number in range(data.draw(st.integers(0, 3))):
+        lines.insert(data.draw(st.integers(0, len(lines))), f"# {number}\n")
+    text = "".join(lines)
+    new = yaml_text.put(text, OURS, ENTRY)
+    assert yaml.safe_load(new) == {**value, "models": [*theirs, ENTRY]}
+    kept = [line for line in lines if not line.startswith("models:")]
+    rest = iter(new.splitlines(keepends=True))
+    assert all(line in rest for line in kept)  # in their order
+    back = yaml_text.read(yaml_text.take(new, OURS))
+    assert back == ({**value} if theirs else {**value, "models": []})

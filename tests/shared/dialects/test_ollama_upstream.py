@@ -9,7 +9,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from penstock.dialects.base import AnswerHead
-from penstock.dialects.ollama.upstream import ChatReader, RenderedChat, render_chat
+from penstock.dialects.ollama.upstream import ChatReader, RenderedChat, render_chat, think_value
 from penstock.dialects.openai.answer import ChunkWriter, render_completion
 from penstock.dialects.openai.request import parse_request
 from penstock.dialects.sse import parse_event, split_events
@@ -188,3 +188,26 @@ def test_the_same_answer_has_the_same_ids() -> None:
     assert read(LINES) == read(LINES)
     assert isinstance(read(LINES)[1], TextDelta)
     assert any(isinstance(event, UsageReported) for event in read(LINES))
+
+
+@pytest.mark.parametrize(
+    ("wish", "thinks", "family", "sent", "told"),
+    [
+        pytest.param(None, True, "qwen3", None, False, id="nothing said"),
+        pytest.param(False, False, "llama", False, False, id="no thinking is what it does"),
+        pytest.param(True, True, "qwen3", True, False, id="it can"),
+        pytest.param(True, None, "", True, False, id="not known"),
+        pytest.param(True, False, "llama", None, True, id="it cannot"),
+        pytest.param("high", False, "llama", None, True, id="an effort, and it cannot"),
+        pytest.param("high", True, "qwen3", True, True, id="an effort where there is none"),
+        pytest.param("high", True, "gptoss", "high", False, id="an effort where there are"),
+        pytest.param("minimal", True, "gptoss", "low", True, id="an effort that it lacks"),
+    ],
+)
+def test_thinking_is_asked_for_as_the_model_takes_it(
+    wish: bool | str | None, thinks: bool | None, family: str, sent: bool | str | None, told: bool
+) -> None:
+    """Ollama refuses efforts and thinking where a model has none; what changes is announced."""
+    value, changes = think_value(wish, thinks, family)
+    assert value is sent or value == sent
+    assert bool(changes) is told

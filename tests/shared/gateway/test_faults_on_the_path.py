@@ -306,6 +306,10 @@ def test_a_full_queue_refuses_with_when_to_come_back() -> None:
             assert refused.json()["error"]["source"] == "penstock"
             assert refused.headers["x-should-retry"] == "true"
             assert 1 <= int(refused.headers["retry-after"]) <= 60
+            responses = await gateway.http.post("/v1/responses", json={"model": "m", "input": "hi"})
+            assert responses.status_code == 503  # what Codex repeats; 429 it gives up on
+            assert responses.json()["error"]["code"] == "queue_full"
+            assert responses.headers["x-should-retry"] == "true"
             for task in (first, second):
                 task.cancel()
             await asyncio.gather(first, second, return_exceptions=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.dialects.collect import ChatCollector
-from penstock.dialects.surfaces import ANTHROPIC, OLLAMA, OPENAI, RESPONSES, Surface, surface_of
+from penstock.dialects.surfaces import OLLAMA, OPENAI, Surface, surface_of
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.relays.collecting import CollectingRelay
@@ -98,7 +98,6 @@ def test_what_is_announced_late_stands_before_the_closing_event() -> None:
     ("surface", "stream"),
     [
         pytest.param(OPENAI, sse({"error": {"message": "boom"}}), id="chat"),
-        pytest.param(ANTHROPIC, b'event: error\ndata: {"type": "error", "error": {"message": "boom"}}\n\n', id="messages"),
         pytest.param(OLLAMA, b'{"error": "boom"}\n', id="NDJSON"),
     ],
 )  # fmt: skip
@@ -113,8 +112,6 @@ def test_errors_inside_streams_are_seen(surface: Surface, stream: bytes) -> None
     ("surface", "closing", "other"),
     [
         (OPENAI, sse(b"[DONE]"), sse(chunk("[DONE]"))),
-        (ANTHROPIC, b'event: message_stop\ndata: {"type": "message_stop"}\n\n', sse({"type": "x", "text": "message_stop"})),
-        (RESPONSES, sse({"type": "response.completed"}), sse({"type": "response.created"})),
         (OLLAMA, b'{"done": true}\n', b'{"done": false, "message": {"content": "\\"done\\""}}\n'),
     ],
 )  # fmt: skip
@@ -126,7 +123,7 @@ def test_closing_events_are_known(surface: Surface, closing: bytes, other: bytes
 
 @pytest.mark.parametrize(
     ("dialect", "operation"),
-    [("openai", "chat"), ("openai", "completions"), ("anthropic", "messages"), ("ollama", "generate"), ("llamacpp", "generate")],
+    [("openai", "chat"), ("openai", "completions"), ("ollama", "generate"), ("llamacpp", "generate")],
 )  # fmt: skip
 def test_heartbeats_and_errors_are_events_of_the_dialect(dialect: str, operation: str) -> None:
     """Whole, parseable, without an id; an error is no closing event."""
@@ -256,8 +253,8 @@ def test_what_goes_on_after_a_hang_up(
 
 def test_the_announcement_stands_before_the_data_line_also_of_named_events() -> None:
     """`event:` first, then the comment, then `data:`, in one block."""
-    relay = VerbatimRelay(RESPONSES, late=lambda: {"attempts": 2})
-    closing = b'event: response.completed\ndata: {"type": "response.completed", "response": {}}\n\n'
+    relay = VerbatimRelay(OPENAI, late=lambda: {"attempts": 2})
+    closing = b"event: end\ndata: [DONE]\n\n"
     expected = closing.replace(b"data:", b': penstock {"attempts":2}\ndata:', 1)
     assert relay.feed(closing) == expected
 

@@ -470,3 +470,32 @@ def test_a_heartbeat_comes_before_the_official_clients_give_up(header: str) -> N
                     gate.set()
 
     asyncio.run(main())
+
+
+def nested(depth: int) -> Any:
+    """A schema in a schema in a schema."""
+    value: Any = {}
+    for _ in range(depth):
+        value = {"properties": value}
+    return value
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+def test_what_is_nested_too_deeply_is_refused(dialect: str) -> None:
+    """It can be read and not be written again: the client's to change, no defect of ours."""
+    tools = {
+        "responses": [{"type": "function", "name": "look", "parameters": nested(600)}],
+        "ollama-chat": [
+            {"type": "function", "function": {"name": "look", "parameters": nested(600)}}
+        ],
+        "messages": [{"name": "look", "input_schema": nested(600)}],
+    }[dialect]
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, tools=tools)
+            assert answer.status_code == 400
+            assert "nested too deeply" in answer.text
+            assert not llama.requests
+
+    asyncio.run(main())

@@ -7,11 +7,18 @@ from typing import Any
 
 import pytest
 
-from penstock.domain.profile import ModelProfile, ModelReading, Window, WindowSource
+from penstock.domain.profile import (
+    Capabilities,
+    ModelProfile,
+    ModelReading,
+    Window,
+    WindowSource,
+)
 from penstock.domain.upstream import ServerKind
-from penstock.errors import RequestError
+from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.routes import route
+from penstock.gateway.steps.prepare import shape
 from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.limits.num_ctx import NumCtx
@@ -202,3 +209,27 @@ def test_a_null_field_does_not_take_the_limit() -> None:
     ).encode()
     body = sent(tuned("llamacpp", raw))
     assert (body["max_tokens"], body["max_completion_tokens"]) == (4096, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "vision", "refuses"),
+    [
+        pytest.param("ollama", False, True, id="it would leave it out silently"),
+        pytest.param("ollama", None, False, id="it may see"),
+        pytest.param("ollama", True, False, id="it sees"),
+        pytest.param("llamacpp", False, False, id="the server refuses it itself"),
+    ],
+)
+def test_an_image_is_never_lost_silently(kind: str, vision: bool | None, refuses: bool) -> None:
+    """Refused where the server would answer without it and not say so."""
+    reading = ModelReading("m", capabilities=Capabilities(vision=vision))
+    profile = ModelProfile("box", ServerKind(kind), reading, Window(4096, WindowSource.RUNNING))
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    body = {"messages": [*MESSAGES, {"role": "user", "content": [image]}]}
+    if not refuses:
+        assert shape(body, profile, [])[0] == body["messages"]
+        return
+    with pytest.raises(RequestError) as raised:
+        shape(body, profile, [])
+    assert raised.value.code is ErrorCode.UNSUPPORTED_INPUT
+    assert raised.value.param == "messages[1]"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from generated_arguments import JSON, steps_of
 from penstock.toolcalls import history
-from penstock.toolcalls.history import ARGUMENTS_NOTE, IMAGE_NOTE, mend_history
+from penstock.toolcalls.history import ARGUMENTS_NOTE, IMAGE_NOTE, mend_history, unseen_image
 
 
 def call(arguments: Any) -> dict[str, Any]:
@@ -98,6 +98,30 @@ def test_images_for_a_model_that_sees_none() -> None:
         "1 image",
     ]
     assert mend_history(mended, vision=False)[0] is mended
+
+
+@pytest.mark.parametrize(
+    ("messages", "place"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([{"role": "user", "content": "look"}], None, id="text"),
+        pytest.param([{"role": "user", "content": [PICTURE]}], 0, id="asked now"),
+        pytest.param([{"role": "user", "images": ["AAAA"]}], 0, id="Ollama's way"),
+        pytest.param(
+            [{"role": "user", "content": [PICTURE]}, {"role": "user", "content": "and?"}],
+            None,
+            id="asked before",
+        ),
+        pytest.param(
+            [{"role": "user", "content": "look"}, call("{}"), {"role": "tool", "content": [PICTURE]}],
+            2,
+            id="what a tool showed",
+        ),
+    ],
+)  # fmt: skip
+def test_an_image_that_is_asked_about(messages: list[dict[str, Any]], place: int | None) -> None:
+    """The first one in the last user message and what follows it."""
+    assert unseen_image(messages) == place
 
 
 @given(

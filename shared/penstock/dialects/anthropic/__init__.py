@@ -1,7 +1,8 @@
 """
 Anthropic's Messages dialect towards clients: what Claude Code speaks.
 
-`request` reads a request (`conversation` and `blocks` its messages, `tools` its tools), `answer` writes one.
+`request` reads a request (`conversation` and `blocks` its messages, `tools` its tools), `answer` writes one
+(`outcome` are its message object and errors).
 """
 
 from __future__ import annotations

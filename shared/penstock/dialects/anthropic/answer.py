@@ -2,8 +2,7 @@
 Neutral events as a Messages stream, or as one `message` body.
 
 One content block is open at a time: what is of another kind closes it. Clients run a tool when its block
-stops, so a block that an error cut off is never stopped. A local model signs no thinking; clients send a
-thinking block back only with a signature, so each gets a fixed one.
+stops, so a block that an error cut off is never stopped.
 Grammar: docs.anthropic.com/en/docs/build-with-claude/streaming; `anthropic/lib/streaming/_messages.py`.
 """
 
@@ -14,8 +13,16 @@ from typing import Any, Self
 
 import orjson
 
+from penstock.dialects.anthropic.outcome import (
+    SIGNATURE,
+    call_id_of,
+    error_value,
+    input_of,
+    message_object,
+    stop_reason,
+    usage_object,
+)
 from penstock.dialects.base import AnswerHead
-from penstock.dialects.surfaces import ANTHROPIC_TYPES
 from penstock.domain.chat import (
     Event,
     Finished,
@@ -28,11 +35,8 @@ from penstock.domain.chat import (
     UsageReported,
 )
 
-SIGNATURE = "penstock"
 _PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 _NO_CALL = -1
-# How deep orjson writes, less what stands around the arguments of a call in a body.
-_LEVELS_AROUND = 12
 _DELTAS = {
     "text": ("text_delta", "text"),
     "thinking": ("thinking_delta", "thinking"),
@@ -167,66 +171,6 @@ def _event(value: Mapping[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (value["type"].encode(), orjson.dumps(value))
 
 
-def call_id_of(event: ToolCallDelta, head: AnswerHead, taken: frozenset[str]) -> str:
-    """The server's id of a call, or one of ours where it gave none or one twice."""
-    if event.id and event.id not in taken:
-        return event.id
-    return f"toolu_{head.id}_{event.call}"
-
-
-def stop_reason(reason: FinishReason | None, *, has_calls: bool) -> str:
-    """
-    Why the answer ended.
-
-    Clients run tools by `tool_use`, so it is said exactly where there are calls; some servers say `stop`.
-    """
-    if reason == "length":
-        return "max_tokens"
-    if reason == "content_filter":
-        return "refusal"
-    return "tool_use" if has_calls else "end_turn"
-
-
-def usage_object(usage: Usage) -> dict[str, int]:
-    """The dialect's `usage`, in which what came from the cache is no part of `input_tokens`."""
-    cached = usage.cached_tokens or 0
-    return {
-        "input_tokens": max(0, usage.prompt_tokens - cached),
-        "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": usage.completion_tokens,
-    }
-
-
-def message_object(
-    head: AnswerHead, content: list[dict[str, Any]], stop: str | None, usage: Usage
-) -> dict[str, Any]:
-    """The `message`."""
-    return {
-        "id": f"msg_{head.id}",
-        "type": "message",
-        "role": "assistant",
-        "model": head.model,
-        "content": content,
-        "stop_reason": stop,
-        "stop_sequence": None,
-        "usage": usage_object(usage),
-    }
-
-
-def error_value(error: Mapping[str, Any], status: int) -> dict[str, Any]:
-    """The dialect's error, with our own fields beside its two."""
-    kind = ANTHROPIC_TYPES.get(status, "api_error")
-    message = str(error.get("message") or "The answer broke off.")
-    value = {
-        "type": "error",
-        "error": {**error, "type": kind, "message": message, "status": status},
-    }
-    if error.get("request_id"):
-        value["request_id"] = error["request_id"]
-    return value
-
-
 def whole_answer(events: Sequence[Event], head: AnswerHead) -> dict[str, Any]:
     """The `message` body: blocks in the order in which they began."""
     blocks: list[tuple[dict[str, Any], int, list[str]]] = []
@@ -265,24 +209,3 @@ def _filled(block: dict[str, Any], text: str) -> dict[str, Any]:
     if block["type"] == "text":
         return {**block, "text": text}
     return {**block, "input": input_of(text)}
-
-
-def input_of(arguments: str) -> dict[str, Any]:
-    """
-    A call's arguments as the object that the dialect has there.
-
-    What is no object (cut off by the output limit, or never JSON) stays readable and is never completed: it
-    stands in `INVALID_JSON`, the word of Anthropic's documentation for it
-    (docs.anthropic.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
-    """
-    if not arguments:
-        return {}
-    try:
-        value = orjson.loads(arguments)
-        around = value
-        for _ in range(_LEVELS_AROUND):
-            around = [around]
-        orjson.dumps(around)  # nested deeper than can be written again
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return {"INVALID_JSON": arguments}
-    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}

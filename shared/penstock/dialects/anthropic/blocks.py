@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.shapes import (
     dropped,
     needed_text,
     refused,

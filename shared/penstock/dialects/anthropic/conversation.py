@@ -9,22 +9,20 @@ both are the same neutral message, else the server's prefix cache would miss.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from penstock.dialects.anthropic.blocks import blocks_of, joined_texts, read_block
-from penstock.dialects.responses.shapes import dropped, needed_text, refused, wrong
+from penstock.dialects.shapes import dropped, needed_text, refused, wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, Message, Part, TextPart, ToolCall
 
 _FIELDS = frozenset({"role", "content"})
 _OF_THE_ASSISTANT = frozenset({"tool_use", "thinking", "redacted_thinking"})
 _IMAGE_FOLLOWS = "[image: see the next message]"
-# "Error: ...", "<tool_use_error>...", "TypeError: ...", "1 error": whoever reads the first line knows.
-_SAYS_ERROR = re.compile(r"\s*[^\n]{0,100}error", re.IGNORECASE)
+_LONGEST_HEADLINE = 100
 
 
 def read_messages(value: Any, changes: list[Change]) -> list[Message]:
@@ -114,11 +112,16 @@ def _result(
 
 
 def _as_error(parts: list[Part]) -> list[Part]:
-    """Chat servers have no flag for it, so the text says it."""
+    """
+    Chat servers have no flag for it, so the text says it.
+
+    Most do already ("TypeError: ...", "<tool_use_error>..."): whoever reads their first line knows.
+    """
     first = parts[0] if parts else None
     if not isinstance(first, TextPart):
         return [TextPart("Error"), *parts]
-    if _SAYS_ERROR.match(first.text):
+    headline = first.text.lstrip()[:_LONGEST_HEADLINE].partition("\n")[0]
+    if "error" in headline.lower():
         return parts
     return [TextPart(f"Error: {first.text}"), *parts[1:]]
 

@@ -15,7 +15,7 @@ from penstock.dialects.anthropic.blocks import joined_texts
 from penstock.dialects.anthropic.conversation import read_messages
 from penstock.dialects.anthropic.tools import read_choice, read_tools
 from penstock.dialects.base import Asked
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.shapes import (
     array_in,
     dropped,
     flag_in,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.shapes import (
     array_in,
     dropped,
     needed_text,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from penstock.dialects.base import AnswerHead
 from penstock.dialects.ollama import fields
+from penstock.dialects.shapes import wrong
 from penstock.domain.change import Change
 
 EMBED: Final = "/api/embed"
@@ -42,7 +43,7 @@ def embed_request(body: Mapping[str, Any], path: str) -> tuple[dict[str, Any], t
         dimensions = body.get("dimensions")
         if dimensions is not None:
             if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 0:
-                raise fields.bad("dimensions", "a whole number", dimensions)
+                raise wrong("dimensions", "a whole number", dimensions)
             if dimensions:
                 request["dimensions"] = dimensions
         if fields.flag_of(body, "truncate", False):
@@ -66,7 +67,7 @@ def _input(body: Mapping[str, Any], path: str) -> str | list[str]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
-        raise fields.bad("input", "a string or an array of strings", value)
+        raise wrong("input", "a string or an array of strings", value)
     return value
 
 

@@ -12,10 +12,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from penstock.dialects.shapes import wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, ResponseFormat
-from penstock.domain.json_kinds import kind_of
-from penstock.errors import ErrorCode, RequestError
 
 SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n",
@@ -36,22 +35,13 @@ _IMAGE_KINDS = (
 )
 
 
-def bad(param: str, expected: str, got: Any) -> RequestError:
-    """The error for a value of the wrong kind."""
-    is_short = isinstance(got, str | int | float) and not isinstance(got, bool)
-    name = repr(got)[:60] if is_short else kind_of(got)
-    return RequestError(
-        ErrorCode.INVALID_REQUEST, f"{param}: expected {expected}, got {name}.", param=param
-    )
-
-
 def text_of(body: Mapping[str, Any], name: str, where: str = "") -> str:
     """A text; "" when it is not given."""
     value = body.get(name)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise bad(f"{where}{name}", "a string", value)
+        raise wrong(f"{where}{name}", "a string", value)
     return value
 
 
@@ -61,7 +51,7 @@ def flag_of(body: Mapping[str, Any], name: str, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise bad(name, "a boolean", value)
+        raise wrong(name, "a boolean", value)
     return value
 
 
@@ -71,7 +61,7 @@ def options_of(body: Mapping[str, Any]) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise bad("options", "an object", value)
+        raise wrong("options", "an object", value)
     return {name: given for name, given in value.items() if given is not None}
 
 
@@ -98,7 +88,7 @@ def output_limit_of(options: Mapping[str, Any]) -> int | None:
 def _number(value: Any, param: str) -> int | float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) < 2**64 or not math.isfinite(value):
-        raise bad(param, "a number", value)
+        raise wrong(param, "a number", value)
     number: int | float = value
     return number
 
@@ -111,7 +101,7 @@ def stop_of(options: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise bad("options.stop", "an array of strings", value)
+        raise wrong("options.stop", "an array of strings", value)
     return tuple(value)
 
 
@@ -132,7 +122,7 @@ def format_of(body: Mapping[str, Any]) -> ResponseFormat:
         return ResponseFormat("json_object")
     if isinstance(value, dict):
         return ResponseFormat("json_schema", value)
-    raise bad("format", '"json" or a JSON Schema', value)
+    raise wrong("format", '"json" or a JSON Schema', value)
 
 
 def reasoning_of(body: Mapping[str, Any]) -> bool | str | None:
@@ -144,7 +134,7 @@ def reasoning_of(body: Mapping[str, Any]) -> bool | str | None:
         return value
     if isinstance(value, str):
         return {"true": True, "false": False, "none": False}.get(value.lower(), value.lower())
-    raise bad("think", "a boolean or an effort", value)
+    raise wrong("think", "a boolean or an effort", value)
 
 
 def keep_alive_of(body: Mapping[str, Any]) -> str | int | float | None:
@@ -153,7 +143,7 @@ def keep_alive_of(body: Mapping[str, Any]) -> str | int | float | None:
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise bad("keep_alive", "a number of seconds or a duration", value)
+        raise wrong("keep_alive", "a number of seconds or a duration", value)
     return value
 
 
@@ -173,17 +163,17 @@ def images_of(body: Mapping[str, Any], where: str = "") -> tuple[ImagePart, ...]
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise bad(f"{where}images", "an array", value)
+        raise wrong(f"{where}images", "an array", value)
     return tuple(_image(image, f"{where}images[{place}]") for place, image in enumerate(value))
 
 
 def _image(value: Any, where: str) -> ImagePart:
     if not isinstance(value, str) or not value:
-        raise bad(where, "base64 data", value)
+        raise wrong(where, "base64 data", value)
     if value.startswith("data:"):
         head, comma, data = value[5:].partition(",")
         if not comma or not head.endswith(";base64"):
-            raise bad(where, "base64 data", value[:40])
+            raise wrong(where, "base64 data", value[:40])
         return ImagePart(data=data, media_type=head.removesuffix(";base64") or _kind(data))
     return ImagePart(data=value, media_type=_kind(value))
 
@@ -199,7 +189,7 @@ def logprobs_of(body: Mapping[str, Any]) -> tuple[bool, int | None]:
     if top is None:
         return wanted, None
     if isinstance(top, bool) or not isinstance(top, int) or not 0 <= top <= 20:
-        raise bad("top_logprobs", "a whole number from 0 to 20", top)
+        raise wrong("top_logprobs", "a whole number from 0 to 20", top)
     return wanted, top if wanted else None
 
 

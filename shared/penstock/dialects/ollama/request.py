@@ -20,6 +20,7 @@ import orjson
 
 from penstock.dialects.base import Asked
 from penstock.dialects.ollama import fields
+from penstock.dialects.shapes import wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Message, Part, Role, TextPart, Tool, ToolCall
 
@@ -79,20 +80,20 @@ def _tools(value: Any) -> tuple[Tool, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise fields.bad("tools", "an array", value)
+        raise wrong("tools", "an array", value)
     return tuple(_tool(tool, f"tools[{place}]") for place, tool in enumerate(value))
 
 
 def _tool(value: Any, where: str) -> Tool:
     function = value.get("function") if isinstance(value, dict) else None
     if not isinstance(function, dict):
-        raise fields.bad(where, "an object with a function", value)
+        raise wrong(where, "an object with a function", value)
     name = function.get("name")
     if not isinstance(name, str) or not name:
-        raise fields.bad(f"{where}.function.name", "a name", name)
+        raise wrong(f"{where}.function.name", "a name", name)
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
-        raise fields.bad(f"{where}.function.parameters", "a JSON Schema", parameters)
+        raise wrong(f"{where}.function.parameters", "a JSON Schema", parameters)
     strict = function.get("strict")
     return Tool(
         name=name,
@@ -118,7 +119,7 @@ class _Messages:
         if value is None:
             return ()
         if not isinstance(value, list):
-            raise fields.bad("messages", "an array", value)
+            raise wrong("messages", "an array", value)
         taken = _given_ids(value)
         self._ids = (name for number in count() if (name := f"call_{number}") not in taken)
         told: set[str] = set()
@@ -126,7 +127,7 @@ class _Messages:
         for place, message in enumerate(value):
             where = f"messages[{place}]"
             if not isinstance(message, dict):
-                raise fields.bad(where, "an object", message)
+                raise wrong(where, "an object", message)
             for name in sorted(message.keys() - _KNOWN_OF_MESSAGE - told):
                 if message[name] is not None:
                     told.add(name)
@@ -138,7 +139,7 @@ class _Messages:
     def _message(self, message: Mapping[str, Any], where: str) -> Message:
         role = message.get("role")
         if not isinstance(role, str) or role.lower() not in _ROLES:
-            raise fields.bad(f"{where}role", f"one of {', '.join(sorted(_ROLES))}", role)
+            raise wrong(f"{where}role", f"one of {', '.join(sorted(_ROLES))}", role)
         role = role.lower()
         text = fields.text_of(message, "content", where)
         parts: list[Part] = [TextPart(text)] if text else []
@@ -161,7 +162,7 @@ class _Messages:
         if value is None:
             return ()
         if not isinstance(value, list):
-            raise fields.bad(f"{where}tool_calls", "an array", value)
+            raise wrong(f"{where}tool_calls", "an array", value)
         calls = tuple(
             self._call(call, f"{where}tool_calls[{place}]") for place, call in enumerate(value)
         )
@@ -172,17 +173,17 @@ class _Messages:
     def _call(self, value: Any, where: str) -> ToolCall:
         function = value.get("function") if isinstance(value, dict) else None
         if not isinstance(function, dict):
-            raise fields.bad(where, "an object with a function", value)
+            raise wrong(where, "an object with a function", value)
         name = function.get("name")
         if not isinstance(name, str):
-            raise fields.bad(f"{where}.function.name", "a name", name)
+            raise wrong(f"{where}.function.name", "a name", name)
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
             try:
                 arguments = orjson.dumps({} if arguments is None else arguments).decode()
             except orjson.JSONEncodeError:  # nested deeper than it writes
                 name = f"{where}.function.arguments"
-                raise fields.bad(name, "an object that is not nested so deep", arguments) from None
+                raise wrong(name, "an object that is not nested so deep", arguments) from None
         given = value.get("id")
         return ToolCall(
             given if isinstance(given, str) and given else next(self._ids), name, arguments

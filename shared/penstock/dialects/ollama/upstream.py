@@ -127,6 +127,36 @@ def render_chat(
     return RenderedChat(native, tuple(changes))
 
 
+_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
+_TAKE_EFFORTS = frozenset({"gptoss", "gpt-oss"})
+
+
+def think_value(
+    wish: bool | str | None, thinks: bool | None, family: str
+) -> tuple[bool | str | None, tuple[Change, ...]]:
+    """
+    What a model takes as `think`, and what of the wish that is not. Efforts are for gpt-oss alone, in three words;
+    Ollama refuses them for other models, and thinking for those that cannot (`server/routes.go`, `api/types.go`).
+
+    Args:
+        thinks: whether the model can, None when that is not known.
+        family: as `/api/tags` tells it.
+    """
+    if not wish:
+        return wish, ()
+    if thinks is False:
+        return None, (Change("sampling", "reasoning", "dropped", "the model does not think"),)
+    if isinstance(wish, bool):
+        return wish, ()
+    if family not in _TAKE_EFFORTS:
+        detail = "the model knows no efforts: it thinks or does not"
+        return True, (Change("sampling", "reasoning", "rewritten", detail),)
+    sent = _EFFORTS.get(wish, wish)
+    if sent == wish:
+        return wish, ()
+    return sent, (Change("sampling", "reasoning", "rewritten", f"Ollama's word is {sent}"),)
+
+
 def _unsayable(name: str) -> Change:
     return Change("sampling", name, "dropped", f"Ollama has no {name}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from penstock.dialects.shapes import wrong
 from penstock.domain.chat import (
     ChatRequest,
     ImagePart,
@@ -19,7 +20,6 @@ from penstock.domain.chat import (
     Tool,
     ToolCall,
 )
-from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -30,14 +30,6 @@ _KNOWN = frozenset(
         "reasoning_effort", "keep_alive", "penstock",
     }
 )  # fmt: skip
-
-
-def _bad(param: str, expected: str, got: Any) -> RequestError:
-    is_short = isinstance(got, str | int | float) and not isinstance(got, bool)
-    name = repr(got)[:60] if is_short else kind_of(got)
-    return RequestError(
-        ErrorCode.INVALID_REQUEST, f"{param}: expected {expected}, got {name}.", param=param
-    )
 
 
 def validate(body: Mapping[str, Any]) -> None:
@@ -55,23 +47,23 @@ def validate(body: Mapping[str, Any]) -> None:
             ErrorCode.INVALID_REQUEST, "messages: the field is missing.", param="messages"
         )
     if not isinstance(messages, list):
-        raise _bad("messages", "an array", messages)
+        raise wrong("messages", "an array", messages)
     if not messages:
         raise RequestError(
             ErrorCode.INVALID_REQUEST, "messages: at least one message is needed.", param="messages"
         )
     for place, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise _bad(f"messages[{place}]", "an object", message)
+            raise wrong(f"messages[{place}]", "an object", message)
         role = message.get("role")
         if not isinstance(role, str) or role not in ROLES:
-            raise _bad(f"messages[{place}].role", f"one of {', '.join(sorted(ROLES))}", role)
+            raise wrong(f"messages[{place}].role", f"one of {', '.join(sorted(ROLES))}", role)
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
-            raise _bad(f"messages[{place}].content", "a string or an array", content)
+            raise wrong(f"messages[{place}].content", "a string or an array", content)
     stream = body.get("stream")
     if stream is not None and not isinstance(stream, bool):
-        raise _bad("stream", "a boolean", stream)
+        raise wrong("stream", "a boolean", stream)
     if not _CHECKED.isdisjoint(body):
         _validate_fields(body)
 
@@ -89,7 +81,7 @@ def _validate_fields(body: Mapping[str, Any]) -> None:
         if value is None or (value == -1 and value is not True):
             continue  # -1 is llama.cpp's and LM Studio's word for "no limit"
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _bad(name, "a whole number of at least 1", value)
+            raise wrong(name, "a whole number of at least 1", value)
     for name in ("temperature", "top_p"):
         value = body.get(name)
         if value is None:
@@ -99,17 +91,17 @@ def _validate_fields(body: Mapping[str, Any]) -> None:
             or not isinstance(value, int | float)
             or not math.isfinite(value)
         ):
-            raise _bad(name, "a number", value)
+            raise wrong(name, "a number", value)
     for name, kind, expected in (
         ("tools", list, "an array"),
         ("stream_options", dict, "an object"),
     ):
         value = body.get(name)
         if value is not None and not isinstance(value, kind):
-            raise _bad(name, expected, value)
+            raise wrong(name, expected, value)
     n = body.get("n")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 128):
-        raise _bad("n", "a whole number from 1 to 128", n)
+        raise wrong("n", "a whole number from 1 to 128", n)
 
 
 def parse_request(body: Mapping[str, Any]) -> ChatRequest:
@@ -153,7 +145,7 @@ def parse_message(message: Mapping[str, Any], where: str) -> Message:
     for place, call in enumerate(message.get("tool_calls") or ()):
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise _bad(f"{where}.tool_calls[{place}]", "a function call", call)
+            raise wrong(f"{where}.tool_calls[{place}]", "a function call", call)
         arguments = function.get("arguments")
         if not isinstance(arguments, str):
             arguments = orjson.dumps(arguments if arguments is not None else {}).decode()
@@ -189,7 +181,7 @@ def _parts(content: Any, where: str) -> Iterable[Part]:
             yield TextPart(part)
             continue
         if not isinstance(part, dict):
-            raise _bad(f"{where}.content[{place}]", "an object", part)
+            raise wrong(f"{where}.content[{place}]", "an object", part)
         kind = part.get("type")
         if kind in ("text", "input_text", "output_text") and isinstance(part.get("text"), str):
             yield TextPart(part["text"])
@@ -206,11 +198,11 @@ def _image(part: Mapping[str, Any], where: str) -> ImagePart:
     url = image.get("url") if isinstance(image, dict) else image
     detail = image.get("detail") if isinstance(image, dict) else None
     if not isinstance(url, str):
-        raise _bad(f"{where}.image_url", "an object with a url", image)
+        raise wrong(f"{where}.image_url", "an object with a url", image)
     if url.startswith("data:"):
         head, comma, data = url[5:].partition(",")
         if not comma or not head.endswith(";base64"):
-            raise _bad(f"{where}.image_url.url", "a base64 data URL", url[:40])
+            raise wrong(f"{where}.image_url.url", "a base64 data URL", url[:40])
         return ImagePart(data=data, media_type=head.removesuffix(";base64"), detail=detail)
     return ImagePart(url=url, detail=detail)
 
@@ -218,7 +210,7 @@ def _image(part: Mapping[str, Any], where: str) -> ImagePart:
 def _tool(tool: Any, place: int) -> Tool:
     function = tool.get("function") if isinstance(tool, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise _bad(f"tools[{place}]", "a function with a name", tool)
+        raise wrong(f"tools[{place}]", "a function with a name", tool)
     parameters = function.get("parameters")
     return Tool(
         name=function["name"],

@@ -1,8 +1,7 @@
 """
 OpenAI's Responses dialect towards clients: what Codex speaks.
 
-`request` reads a request (`items` and `parts` its conversation, `tools` its tools, `shapes` says what is
-wrong with a field), `answer` writes one (`pieces` are its items, `outcome` the response object and errors).
+`request` reads a request (`items` and `parts` its conversation, `tools` its tools), `answer` writes one (`pieces` are its items, `outcome` the response object and errors).
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from typing import Any
 import orjson
 
 from penstock.dialects.responses.parts import read_parts
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.responses.tools import Toolbox
+from penstock.dialects.shapes import (
     array_in,
     dropped,
     needed_text,
@@ -24,7 +25,6 @@ from penstock.dialects.responses.shapes import (
     text_in,
     wrong,
 )
-from penstock.dialects.responses.tools import Toolbox
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, Message, Part, TextPart, ToolCall
 

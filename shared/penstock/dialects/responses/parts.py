@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock.dialects.responses.shapes import dropped, needed_text, refused, wrong
+from penstock.dialects.shapes import dropped, needed_text, refused, wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, OtherPart, Part, TextPart
 

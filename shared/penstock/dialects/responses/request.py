@@ -16,7 +16,8 @@ import orjson
 
 from penstock.dialects.base import Asked
 from penstock.dialects.responses.items import Conversation
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.responses.tools import Toolbox, read_choice, read_tools
+from penstock.dialects.shapes import (
     array_in,
     dropped,
     flag_in,
@@ -26,7 +27,6 @@ from penstock.dialects.responses.shapes import (
     text_in,
     wrong,
 )
-from penstock.dialects.responses.tools import Toolbox, read_choice, read_tools
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Message, ResponseFormat
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from penstock.dialects.responses.shapes import (
+from penstock.dialects.shapes import (
     array_in,
     dropped,
     needed_text,

@@ -330,7 +330,9 @@ class ClientAnswer:
         if error.code is ErrorCode.UNAUTHORIZED:
             headers.append((b"www-authenticate", b"Bearer"))
         await self.whole(
-            error.status, headers, orjson.dumps(self.surface.error_body(error, self._exchange))
+            self.surface.status_of(error),
+            headers,
+            orjson.dumps(self.surface.error_body(error, self._exchange)),
         )
 
 

@@ -9,8 +9,8 @@ announced. Requests that only their own server understands (a prompt with a suff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -25,6 +25,7 @@ from penstock.dialects.openai.body import render_request
 from penstock.dialects.responses import RESPONSES
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Event
+from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.exchange import Exchange, Operation
 from penstock.gateway.edge.routes import Route
 from penstock.servers.base import ServerSpec
@@ -56,8 +57,7 @@ class Translation:
         return orjson.dumps(self.dialect.whole(events, self.head, self.asked))
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """
     What is asked of a local upstream.
 
@@ -91,8 +91,20 @@ NOTHING = Work("other", "openai", "", {}, b"")
 
 
 def chat_work(body: dict[str, Any]) -> Work:
-    """A conversation in OpenAI's dialect."""
-    return Work("chat", "openai", _CHAT_PATH, body, orjson.dumps(body))
+    """
+    A conversation in OpenAI's dialect.
+
+    Raises:
+        RequestError: something in it is nested deeper than can be written.
+    """
+    try:
+        raw = orjson.dumps(body)
+    except TypeError as error:
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST,
+            "The request is nested too deeply (a tool's schema?); 200 levels can be sent on.",
+        ) from error
+    return Work("chat", "openai", _CHAT_PATH, body, raw)
 
 
 def work_of(
@@ -109,6 +121,8 @@ def work_of(
     """
     path = route.upstream_path
     as_it_is = Work(route.operation, route.dialect, path, body, raw)
+    if route.dialect == "openai":
+        return as_it_is
     head = answer_head(exchange)
     if route.dialect == "ollama":
         if spec.behaviour.chat_dialect == "ollama":
@@ -126,9 +140,8 @@ def work_of(
         if spec.behaviour.chat_dialect == "ollama":
             return as_it_is
         whole = (OLLAMA_CHAT if dialect is OLLAMA_CHAT else GENERATE).loaded(head, asked)
-        return replace(as_it_is, changes=asked.changes, answered=orjson.dumps(whole))
-    return replace(
-        chat_work(render_request(asked.chat)),
+        return as_it_is._replace(changes=asked.changes, answered=orjson.dumps(whole))
+    return chat_work(render_request(asked.chat))._replace(
         translation=Translation(dialect, asked, head),
         changes=asked.changes,
     )

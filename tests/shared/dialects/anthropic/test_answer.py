@@ -12,7 +12,6 @@ import pytest
 from messages_stream import accumulated, events_of, read_strictly
 from penstock.dialects.anthropic import MESSAGES
 from penstock.dialects.base import AnswerHead, AnswerWriter, Asked
-from penstock.dialects.surfaces import ANTHROPIC as SURFACE
 from penstock.domain.chat import (
     ChatRequest,
     Event,
@@ -212,12 +211,6 @@ def test_usage(events: list[Event], start: dict[str, int], closing: dict[str, in
     assert reader.closing is not None
     assert reader.closing["usage"] == closing == whole(events)["usage"]
     assert accumulated(stream)["usage"] == closing
-
-
-def test_the_closing_event_is_known_to_the_gateway() -> None:
-    """With its comment, as the relay looks for it."""
-    last = streamed(HELLO, COMMENT).split(b"\n\n")[-2] + b"\n\n"
-    assert SURFACE.is_closing_event(last)
 
 
 def test_heartbeats() -> None:

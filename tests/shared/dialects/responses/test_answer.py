@@ -10,7 +10,6 @@ import pytest
 
 from penstock.dialects.base import AnswerHead, Asked
 from penstock.dialects.responses import RESPONSES, client_code
-from penstock.dialects.surfaces import RESPONSES as SURFACE
 from penstock.domain.chat import (
     Event,
     Finished,
@@ -136,7 +135,6 @@ def test_the_closing_event() -> None:
     stream = streamed(HELLO, comment=b": penstock {}\n")
     value, comments = events_of(stream)[-1]
     assert comments == [": penstock {}"]
-    assert SURFACE.is_closing_event(stream.split(b"\n\n")[-2] + b"\n\n")
     response = value["response"]
     assert response["id"] == "resp_abc"
     assert response["created_at"] == 1_700_000_000
