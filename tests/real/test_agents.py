@@ -9,6 +9,9 @@ own settings make it short. `python3 benchmarks agents` has the run of more than
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +61,34 @@ def test_it_is_what_was_pinned(agent: Agent) -> None:
     assert lock.count('"integrity": "sha512-') == len(agent.packages)
     assert "http" not in lock
     assert "resolved" not in lock
+
+
+@each_agent
+def test_one_command_connects_it(agent: Agent, tmp_path: Path) -> None:
+    """After `penstock connect --write`, and nothing else, a newcomer's agent calls its tool and answers."""
+    made = tmp_path / "run" / "work" / "made.txt"
+
+    def connected(home: Path, _: Place) -> dict[str, str]:
+        # As in a newcomer's shell; the gateway is found by its runtime file.
+        environment = {**gateway.env, "HOME": str(home)}
+        del environment["XDG_CONFIG_HOME"]
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", "connect", agent.connect, "--write"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {}
+
+    with (
+        playing([agent.writes(made, "hello")], SAID) as model,
+        gateway_before(model.url, tmp_path) as gateway,
+        started(
+            replace(agent, configure=connected), Place(gateway.url), TASK, tmp_path / "run"
+        ) as run,
+    ):
+        assert run.wait(WITHIN_S) == 0, run.told()
+        assert SAID in run.out
+        assert made.read_text("utf-8") == "hello"
 
 
 @each_agent
