@@ -6,14 +6,12 @@ anew when that changes, or when a fault teaches what was not known.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 from penstock import compress, template, tokens
 from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
 from penstock.dialects.openai.request import validate
-from penstock.domain.change import Change
 from penstock.domain.fault import Fault
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, WindowSource
@@ -27,12 +25,11 @@ from penstock.gateway.conversations.slots import Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.opening import AttemptFailed
+from penstock.gateway.steps.shape import shape, wished_num_ctx
 from penstock.gateway.steps.translate import NOTHING, Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
-from penstock.servers import SPECS
-from penstock.toolcalls.history import mend_history, unseen_image
 
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
@@ -425,37 +422,3 @@ def _next_window(profile: ModelProfile) -> int | None:
     if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
         return profile.window.tokens
     return profile.reading.running_window
-
-
-def shape(
-    body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
-) -> tuple[Any, tuple[Change, ...]]:
-    """
-    Messages as they are weighed and fitted: without nonces, and without what no server takes.
-
-    Raises:
-        RequestError: an image that the server would leave out silently.
-    """
-    cleaned = compress.without_nonces(body["messages"], nonce_patterns)
-    vision = profile.reading.capabilities.vision
-    messages, mended = mend_history(cleaned.messages, vision=vision)
-    if vision is False and SPECS[profile.kind].behaviour.drops_images:
-        place = unseen_image(messages)
-        if place is not None:
-            raise RequestError(
-                ErrorCode.UNSUPPORTED_INPUT,
-                f"{profile.model} cannot see images, and its server would leave this one out silently.",
-                hint="Send text only, or choose a model that sees images.",
-                param=f"messages[{place}]",
-            )
-    return messages, (*cleaned.changes, *mended)
-
-
-def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
-    """The client's own `num_ctx`, at the top or in Ollama's `options`."""
-    options = body.get("options")
-    for place in (body, options if isinstance(options, Mapping) else {}):
-        value = place.get("num_ctx")
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
