@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-import loops
 from gateways import until
 from sdk_clients import SDKS, Ask, BrokenOff, Messages, Native, Refusal, Responses, Sdk
-from sdk_fronts import FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
+from sdk_fronts import BATCH, FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
 
 pytestmark = pytest.mark.real
 
@@ -30,7 +29,6 @@ TOOL = {
         "required": ["city"],
     },
 }
-BATCH = 256
 
 
 @pytest.fixture(scope="module", params=FRONTS)
@@ -325,7 +323,7 @@ def test_the_stream_helpers(sdk: Sdk, model: str) -> None:
 def test_heartbeats(sdk: Sdk, front: Front) -> None:
     """While a long prompt is read, heartbeats keep the client waiting, and its SDK makes nothing of them."""
     until(lambda: front.busy() == 0, 60.0, "a free slot")
-    text = f"{sdk.name}: " + "the gate and the water " * (2 if front.kind == "ollama" else 40)
+    text = f"{sdk.name}: " + "the gate and the water " * (1 if front.kind == "ollama" else 25)
     client = SDKS[sdk.name](front.narrow.url, KEY)
     reply = client.ask(Ask("slow", client.user(text), stream=True, limit=4))
     client.close()
@@ -358,7 +356,7 @@ def test_embeddings(sdk: Sdk) -> None:
 # Hanging up
 
 LONG = "the gate and the water " * 200
-"""More than 2,500 tokens: ten batches of the slow model."""
+"""More than 2,500 tokens: twenty batches of the slow model."""
 
 
 @pytest.mark.parametrize("stage", ["decoding", "prefill"])
@@ -369,16 +367,19 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
     in llama.cpp's prefill within two batches. Ollama computes a prompt to its end; the next request waits.
     """
     if stage == "prefill" and front.kind == "ollama":
-        text = "the gate and the water " * 2
+        text = "the gate and the water "
     else:
         text = LONG if stage == "prefill" else "Hello"
 
+    async def holds(condition: Callable[[], object], within_s: float) -> None:
+        await asyncio.to_thread(until, condition, within_s)
+
     async def hang_up() -> None:
         task = asyncio.create_task(sdk.wait(Ask("slow", sdk.user(text), stream, limit=4000)))
-        await loops.until(lambda: front.busy() == 1 or task.done(), 30.0)
+        await holds(lambda: front.busy() == 1 or task.done(), 30.0)
         if stage == "decoding" and front.kind == "llamacpp":
-            await loops.until(lambda: front.decoded() > 0 or task.done(), 30.0)
-        assert not task.done(), await task
+            await holds(lambda: front.decoded() > 0 or task.done(), 30.0)
+        assert not task.done()
         before = front.processed() if front.kind == "llamacpp" else 0
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -391,10 +392,10 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
                 furthest = max(furthest, front.processed())
             return front.busy() == 0
 
-        await loops.until(is_free, 2.0 if stage == "decoding" else 60.0)
+        await holds(is_free, 2.0 if stage == "decoding" else 60.0)
         if stage == "prefill":
             assert furthest - before <= 2 * BATCH
-        await loops.until(lambda: front.in_flight() == 0, 15.0)
+        await holds(lambda: front.in_flight() == 0, 15.0)
 
     until(lambda: front.busy() == 0 and front.in_flight() == 0, 30.0, "a free slot")
     asyncio.run(hang_up())
