@@ -31,7 +31,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.gateway.conversations.fitting import FitTask
 from penstock.gateway.conversations.fitting import fit as fit_task
 from penstock.gateway.conversations.prefix_guard import PrefixGuard
-from penstock.gateway.steps.prepare import shape
+from penstock.gateway.steps.shape import shape
 
 MESSAGES = 2000
 SIZE_BYTES = 1_000_000

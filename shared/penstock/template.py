@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from penstock.domain.change import Change
 from penstock.domain.profile import TemplateRules
@@ -32,8 +32,7 @@ _LEARNED: tuple[tuple[re.Pattern[str], dict[str, bool]], ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Validated:
+class Validated(NamedTuple):
     """Messages that the template takes, and what was changed to get there."""
 
     messages: Sequence[Mapping[str, Any]]

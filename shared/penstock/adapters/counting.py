@@ -1,7 +1,7 @@
 """
 Has tokens counted by the server, and reads a model's vocabulary where the server itself cannot count.
 
-Control plane only (httpx), a few questions side by side, bounded in time and size. Whatever goes wrong is
+A few questions side by side, bounded in time and size. Whatever goes wrong is
 None: then the caller has a measure, and a bound for it. Texts are counted one by one, without their
 neighbours, so that a message's count holds wherever it stands.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
+from penstock.adapters.questions import OverHttpx, Way
 from penstock.domain.upstream import ServerKind
 from penstock.servers.base import ChatCount, Counting, ServerSpec
 from penstock.tokens.message import json_bytes
@@ -25,7 +26,6 @@ from penstock.tokens.vocabulary import Vocabulary, read_vocabulary
 _AT_ONCE = 4
 _MOST_BYTES_ASKED = 512 * 1024
 """Of texts in one question, unless one text alone is longer."""
-_LARGEST_ANSWER_BYTES = 64 * 1024 * 1024
 _VOCABULARY_WITHIN_S = 60.0
 _PROBE_TEXT = "hello"
 _PROBE_CALL = {
@@ -53,7 +53,7 @@ async def count_texts(
     model: str,
     texts: Sequence[str],
     *,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
     api_key: str | None = None,
     within_s: float = 5.0,
 ) -> list[int] | None:
@@ -63,7 +63,7 @@ async def count_texts(
     Args:
         url: of the upstream, normalised.
         model: its id at the server.
-        client: see `penstock.adapters.probe.make_client`.
+        client: a way to ask the server, or an httpx client of its, see `penstock.adapters.probe.make_client`.
         within_s: for all of them together.
 
     Returns:
@@ -90,7 +90,7 @@ async def count_chat(
     model: str,
     request: Mapping[str, Any],
     *,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
     api_key: str | None = None,
     within_s: float = 5.0,
 ) -> int | None:
@@ -110,7 +110,7 @@ async def count_tools(
     model: str,
     body: Mapping[str, Any],
     *,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
     api_key: str | None = None,
     within_s: float = 5.0,
 ) -> int | None:
@@ -147,7 +147,7 @@ async def learn_overhead(
     spec: ServerSpec,
     model: str,
     *,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
     api_key: str | None = None,
     within_s: float = 10.0,
 ) -> Overhead | None:
@@ -236,7 +236,7 @@ async def fetch_vocabulary(
     spec: ServerSpec,
     model: str,
     *,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
     api_key: str | None = None,
     within_s: float = _VOCABULARY_WITHIN_S,
 ) -> Vocabulary | None:
@@ -274,9 +274,12 @@ async def _count(
     ask: _Asker, counting: Counting, model: str, texts: Sequence[str]
 ) -> list[int] | None:
     groups = list(_groups(texts, counting.at_once))
-    answers = await asyncio.gather(
-        *(ask.post(counting.path, counting.body(model, group)) for group in groups)
-    )
+    if len(groups) == 1:  # nearly always: no tasks are needed
+        answers = [await ask.post(counting.path, counting.body(model, groups[0]))]
+    else:
+        answers = await asyncio.gather(
+            *(ask.post(counting.path, counting.body(model, group)) for group in groups)
+        )
     counts: list[int] = []
     for group, raw in zip(groups, answers, strict=True):
         found = None if raw is None else counting.read(_json(raw), len(group))
@@ -331,37 +334,15 @@ def _json(raw: bytes) -> Any:
 class _Asker:
     """Asks one server, a few questions at a time. None is every kind of failure."""
 
-    def __init__(self, url: str, client: httpx.AsyncClient, api_key: str | None) -> None:
-        self._base = "http://localhost" if url.startswith("unix:") else url
-        self._client = client
-        self._headers = {"accept": "application/json", "content-type": "application/json"}
-        if api_key:
-            self._headers["authorization"] = f"Bearer {api_key}"
+    def __init__(self, url: str, client: httpx.AsyncClient | Way, api_key: str | None) -> None:
+        self._way = OverHttpx(url, client) if isinstance(client, httpx.AsyncClient) else client
+        self._api_key = api_key
         self._room = asyncio.Semaphore(_AT_ONCE)
 
     async def post(self, path: str, body: Any) -> bytes | None:
         """The body of a 200 answer."""
         async with self._room:
-            try:
-                async with self._client.stream(
-                    "POST",
-                    self._base + path,
-                    content=json_bytes(body),
-                    headers=self._headers,
-                    timeout=httpx.Timeout(None, connect=5.0),  # the caller's clock is the limit
-                ) as response:
-                    if response.status_code != 200:
-                        return None
-                    chunks: list[bytes] = []
-                    size = 0
-                    async for chunk in response.aiter_bytes():
-                        size += len(chunk)
-                        if size > _LARGEST_ANSWER_BYTES:
-                            return None
-                        chunks.append(chunk)
-                    return b"".join(chunks)
-            except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
-                return None
+            return await self._way.post(path, json_bytes(body), self._api_key)
 
 
 __all__ = [

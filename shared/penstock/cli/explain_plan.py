@@ -22,7 +22,7 @@ from penstock.gateway.conversations.fitting import (
     fit,
     prepared_by,
 )
-from penstock.gateway.steps.prepare import shape
+from penstock.gateway.steps.shape import shape
 from penstock.servers import spec
 from penstock.settings import Settings
 

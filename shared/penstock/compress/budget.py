@@ -8,7 +8,7 @@ are while evidence grows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.compress.options import ContextOptions
 from penstock.domain.pressure import Pressure
@@ -17,8 +17,7 @@ _MOST_RESERVE = 4096
 _RESERVE_SHARE = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """
     Token counts that a plan keeps to.
 
@@ -54,11 +53,11 @@ def budget(
         fixed: tokens of tools and template, in the measure.
         budget_class: server's tokens per token of the measure, at most; 1.0 where counts are exact.
     """
-    marks = {
-        Pressure.CALM: options.calm,
-        Pressure.PRESSURE: options.pressure,
-        Pressure.HEAVY: options.heavy,
-    }[pressure]
+    # Not a dictionary: the members of an enumeration are hashed by a function in Python.
+    if pressure is Pressure.CALM:
+        marks = options.calm
+    else:
+        marks = options.pressure if pressure is Pressure.PRESSURE else options.heavy
     reserve = reserve_tokens(window, options)
     inside = window / budget_class
     most = int((window - reserve) / budget_class)

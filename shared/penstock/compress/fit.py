@@ -10,7 +10,6 @@ result stay together; between cuts the result of a request begins with the resul
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from penstock.compress.assemble import NOTE, assembled, kept
@@ -94,13 +93,12 @@ def fit(
         if ready is not None and text is not None:
             key, note = ready[0], text
             tokens += tokens_of(text, weigh) - note_tokens
-    return replace(
-        fitted,
+    return fitted._replace(
         messages=assembled(messages, sent.cuts, sent.left, sent.replaced, note),
         tokens=tokens,
         changes=plan.changes(weights, tokens),
         summary_key=key,
-        _plan=plan,
+        plan=plan,
     )
 
 

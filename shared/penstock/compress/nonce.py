@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock.domain.change import Change
 
@@ -28,8 +27,7 @@ _KNOWN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Cleaned:
+class Cleaned(NamedTuple):
     """Messages without nonces: the identical object when there were none."""
 
     messages: Sequence[Message]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -45,8 +45,7 @@ class Difference:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixReport:
+class PrefixReport(NamedTuple):
     """
     How a request goes on from the previous one of its conversation.
 

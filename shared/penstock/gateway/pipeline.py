@@ -242,8 +242,10 @@ class LocalRun:
         finally:
             self.watch.stop()
             self._let_go()
-            # The clocks and we know each other, so only the collector would free us, and late: what is
-            # large goes now.
+            # A relay and its job know each other, and the job knows us: only the collector would free all of
+            # this, and late.
+            if self.job is not None:
+                self.job.relay = None
             self.work = self.job = self.relaying = None
             self.ready.forget()
 

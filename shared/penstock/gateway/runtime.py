@@ -109,6 +109,7 @@ class Runtime:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.contexts.aclose()
         self.recorder.log.flush()
 
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from penstock.domain.change import Change
 from penstock.limits.options import LimitOptions
 
 
-@dataclass(frozen=True, slots=True)
-class OutputBudget:
+class OutputBudget(NamedTuple):
     """
     What is sent as the output limit.
 

@@ -8,8 +8,7 @@ look costs one dictionary access and no bookkeeping. Nothing here is needed for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from penstock.tokens.families import factors
 from penstock.tokens.measure import measure_packed
@@ -33,8 +32,7 @@ class Counts(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Weighed:
+class Weighed(NamedTuple):
     """
     What the messages of a conversation weigh.
 
@@ -42,11 +40,13 @@ class Weighed:
         tokens: one weight for each message, what the template adds included.
         uncounted: places whose weight is only the upper bound: the server can count them and has not.
         mix: what all of them together are made of.
+        edition: of the scale; what was weighed by another one holds no more.
     """
 
     tokens: list[int]
     uncounted: list[int]
     mix: Mix
+    edition: int = 0
 
 
 class Scale:
@@ -80,6 +80,7 @@ class Scale:
         self._young: dict[int, int] = {}
         self._old: dict[int, int] = {}
         self._tools: dict[int, int] = {}
+        self.edition = 0
 
     def weigh(self, messages: Sequence[Mapping[str, Any]]) -> Weighed:
         """What each of *messages* weighs."""
@@ -97,32 +98,40 @@ class Scale:
                 get = self._young.get
             found.append(one)
             keys.append(key)
-        mix = Mix(sum(found), tuple(keys))
+        total = sum(found)
         uncounted = []
-        if mix.amount(Lane.UNCOUNTED):
+        if total >= _UNCOUNTED:  # it is the highest lane
             uncounted = [at for at, one in enumerate(found) if one >= _UNCOUNTED]
-        return Weighed([one & MASK for one in found], uncounted, mix)
+        mix = Mix(total, tuple(keys))
+        return Weighed([one & MASK for one in found], uncounted, mix, self.edition)
 
     def weigh_one(self, message: Mapping[str, Any]) -> tuple[int, bool]:
         """What *message* weighs, and whether that is as good as it gets (not just an upper bound)."""
         weighed = self.weigh((message,))
         return weighed.tokens[0], not weighed.uncounted
 
-    def weigh_tools(self, body: Mapping[str, Any]) -> tuple[int, bool]:
-        """What the tools of *body* weigh, and whether that is as good as it gets."""
-        one = self._toolset(body)
+    def weigh_tools(self, body: Mapping[str, Any], key: int | None = None) -> tuple[int, bool]:
+        """
+        What the tools of *body* weigh, and whether that is as good as it gets.
+
+        Args:
+            key: their `tools_key`, where it is known already.
+        """
+        one = self._toolset(body, tools_key(body) if key is None else key)
         return one & MASK, one < _UNCOUNTED
 
-    def weigh_request(self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any]) -> Mix:
+    def weigh_request(
+        self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any], key: int | None = None
+    ) -> Mix:
         """What a whole request is made of: its messages, tools, and what the template adds once."""
-        return self.whole(self.weigh(messages), body)
+        return self.whole(self.weigh(messages), body, key)
 
-    def whole(self, weighed: Weighed, body: Mapping[str, Any]) -> Mix:
-        """The same for messages that were weighed already."""
-        once = packed(Lane.REQUESTS, 1) + self._added(self.overhead.base)
+    def whole(self, weighed: Weighed, body: Mapping[str, Any], key: int | None = None) -> Mix:
+        """The same for messages that were weighed already; *key* as for `weigh_tools`."""
         mix = weighed.mix
-        tools = tools_key(body) or 0
-        return Mix(mix.packed + self._toolset(body) + once, (tools, *mix.keys))
+        tools = tools_key(body) if key is None else key
+        once = _REQUEST + self._added(self.overhead.base)
+        return Mix(mix.packed + self._toolset(body, tools) + once, (tools, *mix.keys))
 
     def learn(self, message: Mapping[str, Any], tokens: int) -> None:
         """The texts of *message* (`countable`) have so many *tokens* by the server's count."""
@@ -131,12 +140,13 @@ class Scale:
     def learn_tools(self, body: Mapping[str, Any], tokens: int) -> None:
         """The tools of *body* cost so many *tokens*, everything included."""
         key = tools_key(body)
-        if key is not None:
+        if key:
             self._keep_tools(key, packed(Lane.COUNTED, tokens) | tokens)
 
     def forget(self) -> None:
         """The model or its template is another one: nothing that was counted holds any more."""
         self._young, self._old, self._tools = {}, {}, {}
+        self.edition += 1
 
     def __len__(self) -> int:
         """Messages that are remembered."""
@@ -207,9 +217,8 @@ class Scale:
             one += measured - (measured & MASK) + _size(text)
         return one
 
-    def _toolset(self, body: Mapping[str, Any]) -> int:
-        key = tools_key(body)
-        if key is None:
+    def _toolset(self, body: Mapping[str, Any], key: int) -> int:
+        if not key:
             return 0
         one = self._tools.get(key)
         if one is None:
@@ -238,12 +247,17 @@ class Scale:
 
 _UNCOUNTED = packed(Lane.UNCOUNTED, 1)
 _MESSAGE = packed(Lane.MESSAGES, 1)
+_REQUEST = packed(Lane.REQUESTS, 1)
 
 
-def tools_key(body: Mapping[str, Any]) -> int | None:
-    """None for a request without anything that the template renders beside the messages."""
-    offered = [body[name] for name in _RENDERED if body.get(name)]
-    return hash(json_bytes(offered)) if offered else None
+def tools_key(body: Mapping[str, Any]) -> int:
+    """
+    A key of all that the template renders beside the messages, good in this process; 0 where there is
+    nothing. Tools are written out for it, kilobytes in a coding agent's requests: asked once for each.
+    """
+    if not (body.get("tools") or body.get("functions")):
+        return 0
+    return hash(json_bytes([body[name] for name in _RENDERED if body.get(name)])) or 1
 
 
 def _short(parts: Countable) -> bool:

@@ -45,6 +45,9 @@ _ONE = ("items", "additionalProperties", "additionalItems")
 _COUNTS = (("minLength", "maxLength"), ("minItems", "maxItems"))
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _KEPT_BYTES = 16_384
+_MOST_FINE = 512
+_FINE: set[tuple[int, bool]] = set()
+"""Keys of tools in which nothing had to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +84,22 @@ def project_schema(schema: Any, *, only_harmful: bool = False) -> Projected:
 
 
 def project_request(
-    body: Mapping[str, Any], *, only_harmful: bool = False
+    body: Mapping[str, Any], *, only_harmful: bool = False, tools_key: int = 0
 ) -> tuple[dict[str, Any], tuple[Change, ...]]:
     """
     The fields of a chat request whose schemas had to change, and what to announce.
 
     The tools are part of the prompt, so whoever projects them once for a server must go on doing so, or the
     prefix changes.
+
+    Args:
+        tools_key: tells its tools from others, 0 where it is not known. An agent offers the same ones with each
+            request; those in which nothing had to change are not written out again to find that.
     """
     fields: dict[str, Any] = {}
     changes: list[Change] = []
-    for field in ("tools", "functions"):
+    known = (tools_key, only_harmful)
+    for field in () if known in _FINE else ("tools", "functions"):
         tools = body.get(field)
         if isinstance(tools, list):
             changed = [
@@ -100,6 +108,10 @@ def project_request(
             ]
             if any(one is not other for one, other in zip(changed, tools, strict=True)):
                 fields[field] = changed
+    if tools_key and not fields:
+        if len(_FINE) >= _MOST_FINE:
+            _FINE.clear()
+        _FINE.add(known)
     wanted = body.get("response_format")
     inner = wanted.get("json_schema") if isinstance(wanted, dict) else None
     if isinstance(wanted, dict) and isinstance(inner, dict) and "schema" in inner:

@@ -18,7 +18,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.routes import route
-from penstock.gateway.steps.prepare import shape
+from penstock.gateway.steps.shape import shape
 from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.limits.num_ctx import NumCtx

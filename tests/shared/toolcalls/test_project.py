@@ -204,6 +204,22 @@ def test_requests() -> None:
     assert project_request({"messages": [], "tools": 5, "response_format": "json"}) == ({}, ())
 
 
+def test_tools_that_are_fine_are_known_by_their_key_and_no_others() -> None:
+    """A key stands for tools in which nothing had to change; others are always looked at, and so is a format."""
+    bad, good = one({"type": "string", "pattern": "(?!secret)"}), one({"type": "string"})
+
+    def tools(schema: Any) -> list[Any]:
+        return [{"type": "function", "function": {"name": "g", "parameters": schema}}]
+
+    for _ in range(2):
+        assert project_request({"tools": tools(good)}, tools_key=11) == ({}, ())
+        assert "tools" in project_request({"tools": tools(bad)}, tools_key=12)[0]
+        assert "tools" in project_request({"tools": tools(bad)})[0]
+    wanted = {"type": "json_schema", "json_schema": {"name": "r", "schema": bad}}
+    body = {"tools": tools(good), "response_format": wanted}
+    assert [*project_request(body, tools_key=11)[0]] == ["response_format"]
+
+
 @given(ARGUMENTS)
 def test_a_projected_schema_takes_no_less(case: Sample) -> None:
     """What the original takes, the projected takes as well, so that nothing right becomes impossible."""

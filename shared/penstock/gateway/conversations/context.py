@@ -12,11 +12,12 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from penstock import compress, tokens
 from penstock.adapters import probe
+from penstock.adapters.questions import OverTransport
+from penstock.adapters.transport import Transport
 from penstock.compress import DoesNotFit, Fitted
 from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile
@@ -57,8 +58,7 @@ _TRY_AGAIN_S = 60.0
 _FIRST_LOOK_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class FitRequest:
+class FitRequest(NamedTuple):
     """
     A conversation that is to be made to fit.
 
@@ -69,6 +69,7 @@ class FitRequest:
         squeeze: by how much more the window is divided, because the server refused what we thought fits.
         choose_window: tokens needed -> the window to ask Ollama for; None for other servers.
         summary: see `FitTask`.
+        tools_key: of its tools, where it is known already.
     """
 
     body: Mapping[str, Any]
@@ -82,6 +83,7 @@ class FitRequest:
     squeeze: float = 1.0
     choose_window: Callable[[int], NumCtx] | None = None
     summary: Callable[[str], str | None] | None = None
+    tools_key: int | None = None
 
 
 class Contexts:
@@ -99,12 +101,28 @@ class Contexts:
         spawn: Callable[[Any, str], asyncio.Task[Any]],
     ) -> None:
         self._client_of = client_of
+        self._transport = Transport()
         self._spawn = spawn
         self._known: OrderedDict[tuple[str, str], ModelContext] = OrderedDict()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._transport.aclose()
+
+    def _way_to(self, state: UpstreamState) -> OverTransport:
+        """
+        By which *state* is asked for counts: like requests, but over connections of their own. A request on one
+        that counting had used before would be sent once more, unseen, when the server drops it.
+        """
+        return OverTransport(self._transport, state.origin, state.host, state.prefix)
 
     def of(self, state: UpstreamState, profile: ModelProfile) -> ModelContext:
         """What is known of the conversations of *profile*'s model."""
         key = (state.name, profile.model)
+        before = self._known.get(key)
+        if before is not None and before.profile is profile and not before.is_stale:
+            self._known.move_to_end(key)
+            return before
         reading = profile.reading
         identity = (
             profile.kind,
@@ -113,14 +131,15 @@ class Contexts:
             reading.details.get("size_bytes"),
             reading.template,
         )
-        before = self._known.get(key)
         if before is not None and before.identity == identity and not before.is_stale:
+            before.profile = profile
             self._known.move_to_end(key)
             return before
         exact = state.spec.counting is not None  # a vocabulary makes it exact when it is there
         family = tokens.family_of(profile.model, str(reading.details.get("family") or ""))
         known = self._known[key] = ModelContext(
             identity,
+            profile,
             tokens.Scale(exact=exact, family=family),
             tokens.Calibration(family, exact=counts_exactly(state.spec)),
         )
@@ -146,7 +165,8 @@ class Contexts:
             ServerAway: see there.
         """
         context = self.of(request.state, request.profile)
-        await self._first_look(context, request)
+        if context.told or not context.overhead_known:
+            await self._first_look(context, request)
         told_key = 0
         if request.strategy is Strategy.CLIENT:
             told_key = hash((request.client, compress.head_key(request.messages)))
@@ -155,7 +175,7 @@ class Contexts:
             scale = context.scale
             read = context.as_read(request.messages)
             weighed = scale.weigh(read)
-            tools, tools_counted = scale.weigh_tools(request.body)
+            tools, tools_counted = scale.weigh_tools(request.body, request.tools_key)
             fixed = tools + scale.overhead.base
             made: list[Mapping[str, Any]] = []
             task, num_ctx = self._task(context, request, weighed, fixed, told_key, made)
@@ -167,7 +187,8 @@ class Contexts:
                 problem = exc
             decided_at = len(request.messages) if plan is None else plan.decided_at
             ask_tools = not tools_counted and decided_at >= 0
-            if not (made or ask_tools or any(p <= decided_at for p in weighed.uncounted)):
+            waits = weighed.uncounted and any(p <= decided_at for p in weighed.uncounted)
+            if not (made or ask_tools or waits):
                 break
             # All that is not counted is counted now: a plan that rests on bounds would not be the plan of
             # another gateway that has counts already.
@@ -180,7 +201,8 @@ class Contexts:
         if rest or not tools_counted:
             self._spawn(self._count_behind(context, request, rest, not tools_counted), "count")
         counted = scale.exact and scale.overhead.measured and not rest
-        return prepared_by(task, plan, num_ctx, counted=counted)
+        known = None if weighed.uncounted else (scale, weighed)
+        return prepared_by(task, plan, num_ctx, counted=counted, weighed=known)
 
     async def count(self, request: FitRequest) -> int:
         """
@@ -209,25 +231,32 @@ class Contexts:
         state: UpstreamState,
         profile: ModelProfile,
         *,
-        messages: Messages,
+        prepared: Prepared,
         body: Mapping[str, Any],
         actual: int,
         certain: int,
+        tools_key: int | None = None,
     ) -> bool:
         """
         The server told how many tokens a prompt had.
 
         Args:
-            messages, body: what was sent, with its tools.
+            prepared, body: what was sent, with its tools.
             actual: what the server counted.
             certain: what the prompt has at the very least, or nearly so.
+            tools_key: of its tools, where it is known already.
 
         Returns:
             whether the server must have cut the prompt.
         """
         context = self.of(state, profile)
-        read = context.as_read(messages)
-        weighed = context.scale.weigh_request(read, body)
+        scale = context.scale
+        read = context.as_read(prepared.messages)
+        by, known = prepared.weighed or (None, None)
+        if known is not None and by is scale and known.edition == scale.edition:
+            weighed = scale.whole(known, body, tools_key)
+        else:
+            weighed = scale.weigh_request(read, body, tools_key)
         # Templates leave out what was thought in earlier turns, and blanks at the ends of texts.
         least = context.calibration.at_least(weighed) - tokens.thinking_bytes(read)
         if actual < _CUT_BELOW * max(certain, least):
@@ -249,12 +278,19 @@ class Contexts:
         options, calibration = request.settings.context, context.calibration
         window = request.profile.window.tokens
         num_ctx = None
-        whole = context.scale.whole(weighed, request.body)
-        if request.choose_window is not None:
+        budget_class = context.exact_class
+        certain = context.is_certain
+        if certain and request.choose_window is None:
+            whole = None  # nobody asks what it is made of
+        else:
+            whole = context.scale.whole(weighed, request.body, request.tools_key)
+        if request.choose_window is not None and whole is not None:
             needed = calibration.at_most(whole)
             reserve = compress.reserve_tokens(max(window, needed), options)
             num_ctx = request.choose_window(needed + reserve)
             window = num_ctx.window
+        if not certain and whole is not None:
+            budget_class = self._class(context, whole, window)
 
         def weigh(message: Mapping[str, Any]) -> int:
             weight, counted = context.scale.weigh_one(message)
@@ -271,8 +307,7 @@ class Contexts:
             options=options,
             weigh=weigh,
             pressure=request.pressure,
-            budget_class=request.squeeze
-            * (context.exact_class if context.is_certain else self._class(context, whole, window)),
+            budget_class=request.squeeze * budget_class,
             told=told_key in context.told,
             summary=request.summary,
         )
@@ -335,7 +370,7 @@ class Contexts:
                 state.upstream,
                 state.spec,
                 request.profile.model,
-                self._client_of(state),
+                self._way_to(state),
             )
         except Exception:
             log.exception("measuring the template failed", extra={"upstream": state.name})
@@ -365,7 +400,7 @@ class Contexts:
             state.upstream,
             state.spec,
             request.profile.model,
-            self._client_of(state),
+            self._way_to(state),
         )
         if told:
             context.failures = 0

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from penstock.adapters import counting
+from penstock.adapters.questions import Way
 from penstock.domain.upstream import ServerKind, Upstream
 from penstock.servers.base import ServerSpec
 from penstock.tokens import Scale, countable
@@ -42,7 +43,7 @@ def shows_vocabulary(spec: ServerSpec) -> bool:
 
 
 async def measure_model(
-    scale: Scale, upstream: Upstream, spec: ServerSpec, model: str, client: httpx.AsyncClient
+    scale: Scale, upstream: Upstream, spec: ServerSpec, model: str, client: httpx.AsyncClient | Way
 ) -> bool:
     """
     Learn once per model what its template adds, or its vocabulary. Weights from before are forgotten.
@@ -76,7 +77,7 @@ async def count_messages(
     upstream: Upstream,
     spec: ServerSpec,
     model: str,
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient | Way,
 ) -> bool:
     """
     Count *messages*, and the tools of a request.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from penstock import tokens
+from penstock.domain.profile import ModelProfile
 from penstock.gateway.conversations.fitting import Messages
 from penstock.gateway.conversations.prefix_guard import PrefixGuard
 from penstock.gateway.conversations.slots import Slots
@@ -26,6 +27,7 @@ class ModelContext:
 
     Attributes:
         identity: what it is; another model under the same name starts anew.
+        profile: the one that it was recognised by last.
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
@@ -43,6 +45,7 @@ class ModelContext:
     """
 
     identity: tuple[Any, ...]
+    profile: ModelProfile
     scale: tokens.Scale
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)

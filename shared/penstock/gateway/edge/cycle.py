@@ -70,8 +70,14 @@ class Connection:
         return self._transport.get_write_buffer_size()
 
     def done(self) -> None:
-        """The answer is complete: what happens to the connection no longer concerns the request."""
+        """
+        The answer is complete: what happens to the connection no longer concerns the request.
+
+        The request's scope holds this handle, which holds the cycle, which holds the scope: without a cut
+        all of a request would stay in memory until the collector comes.
+        """
         self._callbacks.clear()
+        self.cycle.scope["extensions"] = {}
 
     def lost(self) -> None:
         """The client hung up."""

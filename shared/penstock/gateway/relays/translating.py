@@ -86,7 +86,11 @@ class Source:
         out: list[Event] = []
         seen = self.seen
         if rest := self._framer.end():
-            self._take(rest, out)
+            try:
+                self._take(rest, out)
+            except orjson.JSONDecodeError:
+                if not seen.finished:  # half an event; what matters was said before it
+                    raise
         if seen.closed or seen.error is not None:
             return out
         if seen.finished:

@@ -18,7 +18,7 @@ from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.edge.answer import announcement_headers
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.prepare import shape
+from penstock.gateway.steps.shape import shape
 from penstock.gateway.steps.translate import counted_body
 from penstock.gateway.upstreams.fleet import UpstreamState
 

@@ -6,15 +6,14 @@ anew when that changes, or when a fault teaches what was not known.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 from penstock import compress, template, tokens
 from penstock.adapters.transport import TransportError
 from penstock.compress import PrefixReport
 from penstock.dialects.openai.request import validate
-from penstock.domain.change import Change
 from penstock.domain.fault import Fault
+from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, WindowSource
 from penstock.domain.strategy import Strategy
 from penstock.errors import ErrorCode, RequestError
@@ -26,12 +25,11 @@ from penstock.gateway.conversations.slots import Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.opening import AttemptFailed
+from penstock.gateway.steps.shape import shape, wished_num_ctx
 from penstock.gateway.steps.translate import NOTHING, Work
 from penstock.gateway.steps.tune import Tuned, tune
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.limits.num_ctx import NumCtx, choose_num_ctx
-from penstock.servers import SPECS
-from penstock.toolcalls.history import mend_history, unseen_image
 
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
@@ -68,6 +66,8 @@ class Preparation:
         self._looked_again = False
         self._refusal: Fault | None = None
         self._report: PrefixReport | None = None
+        self._shaped: Any = None
+        self._tools_key: int | None = None
         self._slot: tuple[Slots, int] | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
@@ -122,12 +122,12 @@ class Preparation:
         exchange.profile = profile
         exchange.window = profile.window.tokens
         prepared = None
-        work = self._work
+        work, pressure = self._work, runtime.pressure_of(state)
         if work.is_chat:
             if work.translation is None:
                 validate(work.body)
             try:
-                prepared = await self._fit(profile)
+                prepared = await self._fit(profile, pressure)
             except RequestError as error:
                 if not self._looked_again:
                     # The server may run with another window by now: what is refused is refused in true numbers.
@@ -145,9 +145,10 @@ class Preparation:
             settings=runtime.settings,
             counted_tokens=self._counted,
             env_max_tokens=runtime.env.max_tokens,
-            memory_short=runtime.memory_short(state),
+            memory_short=pressure is not Pressure.CALM,
             prepared=prepared,
             project=self.context is not None and self.context.projected,
+            tools_key=self._tools_key or 0,
         )
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
@@ -164,9 +165,10 @@ class Preparation:
         exchange, prepared = self._exchange, self.prepared
         actual, profile = exchange.prompt_tokens, exchange.profile
         self._want_summaries()
-        if self._report is not None and self.context is not None and actual:
+        report = self._recognised()
+        if report is not None and self.context is not None and actual:
             self.context.prefix.answered(
-                self._report,
+                report,
                 tokens=actual,
                 cut_at=prepared.plan.decided_at if prepared is not None and prepared.plan else -1,
                 cached=exchange.cached_tokens,
@@ -176,10 +178,11 @@ class Preparation:
         cut = self._runtime.contexts.answered(
             self._state,
             profile,
-            messages=prepared.messages,
+            prepared=prepared,
             body=self._body,
             actual=actual,
             certain=self.tuned.prompt_at_least if self.tuned is not None else 0,
+            tools_key=self._tools_key,
         )
         if cut:
             exchange.warnings.append(
@@ -196,6 +199,8 @@ class Preparation:
 
     def forget(self) -> None:
         """Let go of what is large."""
+        self._recognised()
+        self._shaped = None
         self._work, self._body, self.prepared = NOTHING, {}, None
         self.tuned = None
 
@@ -210,16 +215,28 @@ class Preparation:
             exchange.prompt_tokens_planned = prepared.tokens
             exchange.prompt_tokens_original = prepared.original_tokens
 
-    async def _fit(self, profile: ModelProfile) -> Prepared:
+    def _recognised(self) -> PrefixReport | None:
+        """
+        How the conversation goes on from its request before. Noted once, when somebody asks for it: for most
+        requests at their end, when nobody waits for it any more.
+        """
+        context = self.context
+        if self._report is None and self._shaped is not None and context is not None:
+            guard, breaks = context.prefix, context.prefix.breaks
+            self._report = guard.seen(self._shaped, self._exchange.client, self._tools_key or 0)
+            if guard.breaks != breaks:
+                name = self._state.name
+                self._runtime.recorder.metrics.count("penstock_prefix_breaks", (name,))
+        return self._report
+
+    async def _fit(self, profile: ModelProfile, pressure: Pressure) -> Prepared:
         exchange, state, runtime = self._exchange, self._state, self._runtime
         settings = runtime.settings
         self.context = runtime.contexts.of(state, profile)
         messages, changes = shape(self._body, profile, settings.context.nonce_patterns)
-        if self._report is None:
-            guard, breaks = self.context.prefix, self.context.prefix.breaks
-            self._report = guard.seen(messages, exchange.client, tokens.tools_key(self._body) or 0)
-            if guard.breaks != breaks:
-                runtime.recorder.metrics.count("penstock_prefix_breaks", (state.name,))
+        self._shaped = messages
+        if self._tools_key is None:
+            self._tools_key = tokens.tools_key(self._body)
         speaks_ollama = state.spec.behaviour.chat_dialect == "ollama"
         prepared = await runtime.contexts.fit(
             FitRequest(
@@ -234,11 +251,12 @@ class Preparation:
                     options=settings.context,
                 ),
                 settings=settings,
-                pressure=runtime.pressure_of(state),
+                pressure=pressure,
                 client=exchange.client,
                 squeeze=self._squeeze,
                 choose_window=self._choose_window(profile) if speaks_ollama else None,
                 summary=self._summary,
+                tools_key=self._tools_key,
             )
         )
         return prepared.after(changes)
@@ -300,7 +318,7 @@ class Preparation:
             slots.give_back(number)
         if wanted is None:
             return None
-        name, report = self._exchange.conversation, self._report
+        name, report = self._exchange.conversation, self._recognised()
         if not name and report is None:
             return None
         key = hash((self._exchange.client, name)) if name or report is None else report.conversation
@@ -404,37 +422,3 @@ def _next_window(profile: ModelProfile) -> int | None:
     if profile.reading.running_window is None and profile.window.source is WindowSource.LEARNED:
         return profile.window.tokens
     return profile.reading.running_window
-
-
-def shape(
-    body: Mapping[str, Any], profile: ModelProfile, nonce_patterns: list[str]
-) -> tuple[Any, tuple[Change, ...]]:
-    """
-    Messages as they are weighed and fitted: without nonces, and without what no server takes.
-
-    Raises:
-        RequestError: an image that the server would leave out silently.
-    """
-    cleaned = compress.without_nonces(body["messages"], nonce_patterns)
-    vision = profile.reading.capabilities.vision
-    messages, mended = mend_history(cleaned.messages, vision=vision)
-    if vision is False and SPECS[profile.kind].behaviour.drops_images:
-        place = unseen_image(messages)
-        if place is not None:
-            raise RequestError(
-                ErrorCode.UNSUPPORTED_INPUT,
-                f"{profile.model} cannot see images, and its server would leave this one out silently.",
-                hint="Send text only, or choose a model that sees images.",
-                param=f"messages[{place}]",
-            )
-    return messages, (*cleaned.changes, *mended)
-
-
-def wished_num_ctx(body: Mapping[str, Any]) -> int | None:
-    """The client's own `num_ctx`, at the top or in Ollama's `options`."""
-    options = body.get("options")
-    for place in (body, options if isinstance(options, Mapping) else {}):
-        value = place.get("num_ctx")
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None

@@ -9,8 +9,8 @@ announced. Requests that only their own server understands (a prompt with a suff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -57,8 +57,7 @@ class Translation:
         return orjson.dumps(self.dialect.whole(events, self.head, self.asked))
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """
     What is asked of a local upstream.
 
@@ -122,6 +121,8 @@ def work_of(
     """
     path = route.upstream_path
     as_it_is = Work(route.operation, route.dialect, path, body, raw)
+    if route.dialect == "openai":
+        return as_it_is
     head = answer_head(exchange)
     if route.dialect == "ollama":
         if spec.behaviour.chat_dialect == "ollama":
@@ -139,9 +140,8 @@ def work_of(
         if spec.behaviour.chat_dialect == "ollama":
             return as_it_is
         whole = (OLLAMA_CHAT if dialect is OLLAMA_CHAT else GENERATE).loaded(head, asked)
-        return replace(as_it_is, changes=asked.changes, answered=orjson.dumps(whole))
-    return replace(
-        chat_work(render_request(asked.chat)),
+        return as_it_is._replace(changes=asked.changes, answered=orjson.dumps(whole))
+    return chat_work(render_request(asked.chat))._replace(
         translation=Translation(dialect, asked, head),
         changes=asked.changes,
     )

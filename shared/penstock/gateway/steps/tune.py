@@ -9,9 +9,9 @@ runs the very same dry.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -37,8 +37,7 @@ from penstock.toolcalls.project import project_request
 _OLLAMAS_OWN = frozenset({"options", "keep_alive"})
 
 
-@dataclass(frozen=True, slots=True)
-class Tuned:
+class Tuned(NamedTuple):
     """
     A request made ready for one upstream.
 
@@ -88,6 +87,7 @@ def tune(
     memory_short: bool = False,
     prepared: Prepared | None = None,
     project: bool = False,
+    tools_key: int = 0,
 ) -> Tuned:
     """
     Make a request ready for a local upstream.
@@ -104,6 +104,7 @@ def tune(
         memory_short: whether the machine is short of memory.
         prepared: the conversation as it is to be sent, valid and fitted; None to take the body's.
         project: schemas are reduced to what the server's grammar can take, not only kept from hanging it.
+        tools_key: see `project_request`.
 
     Raises:
         RequestError: the request cannot work.
@@ -139,7 +140,7 @@ def tune(
         at_least = limits.prompt_lower_bound(body)
     else:
         at_least = _conversation(edit, profile, spec, prepared)
-        fields, changes = project_request(body, only_harmful=not project)
+        fields, changes = project_request(body, only_harmful=not project, tools_key=tools_key)
         for name, value in fields.items():
             edit.replace(name, value)
         edit.changes.extend(changes)
@@ -296,13 +297,13 @@ def _sampling(
         if upstream.name == profile.upstream and (upstream.sampling or upstream.sampling_defaults):
             forced = {**forced, **upstream.sampling}
             defaults = {**defaults, **upstream.sampling_defaults}
-    layers = (given, forced, defaults, profile.reading.published)
-    keys = tuple(tuple(layer.items()) for layer in layers)
+    ours = tuple(forced.items()), tuple(defaults.items()), tuple(profile.reading.published.items())
+    said = tuple(given.items())
     # A client asks with the same sampling again and again. Only numbers are remembered: `True` is equal
     # to 1 and would answer for it, and a text may be of any size.
-    if all(type(value) in (int, float) for _, value in given.values()):
-        return _merged(*keys, settings.optimised, spec.kind)
-    return _merged.__wrapped__(*keys, settings.optimised, spec.kind)
+    if not given or all(type(value) in (int, float) for _, value in given.values()):
+        return _merged(said, *ours, settings.optimised, spec.kind)
+    return _merged.__wrapped__(said, *ours, settings.optimised, spec.kind)
 
 
 @lru_cache(maxsize=512)

@@ -17,6 +17,10 @@ Clock = Literal["none", "load", "first_token", "stall"]
 """Which limit runs now. `none` while the request waits in the queue, which has a clock of its own."""
 
 
+def _nobody(_: object = None) -> None:
+    """Is told when there is nobody left to be told."""
+
+
 class Watch:
     """
     The clocks of one request.
@@ -91,8 +95,9 @@ class Watch:
         self.written_s = self.touched_s = self._loop.time()
 
     def stop(self) -> None:
-        """No clock runs any more."""
+        """No clock runs any more. Whoever was to be told is let go of: they know this watch as well."""
         self.clock = "none"
+        self._on_expired = self._on_silence = _nobody
         self._heartbeat_s = None
         if self._handle is not None:
             self._handle.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from penstock.domain.change import Change
 from penstock.domain.upstream import Locality
@@ -25,8 +26,7 @@ class Candidate:
     wait_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Resolution:
+class Resolution(NamedTuple):
     """
     Attributes:
         upstream: its name.
