@@ -277,28 +277,27 @@ def test_a_full_queue(sdk: Sdk, front: Front, stream: bool) -> None:
     assert told.code in ("queue_full", "")
 
 
-def test_count_tokens(front: Front) -> None:
+@pytest.mark.parametrize("tools", [(), (TOOL,)], ids=["text", "tools"])
+def test_count_tokens(front: Front, tools: tuple[dict[str, Any], ...]) -> None:
     """
     Anthropic's clients learn before they ask what a conversation weighs: llama.cpp's own count. Ollama counts for
-    nobody, and shows the tools to its models in a way of its own: there it is an estimate.
+    nobody, and shows tools to a model in a way that only its template knows: there these are an estimate.
     """
     sdk = front.clients["anthropic"]
     assert isinstance(sdk, Messages)
-    text = "How is the weather in Oslo and in Bergen?"
-    tools = [
-        {
-            "name": TOOL["name"],
-            "description": TOOL["description"],
-            "input_schema": TOOL["parameters"],
-        }
-    ]
+    text = "How are the gate and the water level in Oslo? " * 10
+    ask = Ask("say", sdk.user(text), system="You know the weather.", tools=tools)
+    body = sdk.body(ask)
     counted = sdk.client.messages.count_tokens(
-        model="say", messages=sdk.user(text), system="You know the weather.", tools=tools  # type: ignore[arg-type]
-    )  # fmt: skip
-    reply = sdk.ask(Ask("say", sdk.user(text), system="You know the weather.", tools=[TOOL]))
-    assert counted.input_tokens == pytest.approx(reply.read, rel=0.25)
+        **{name: body[name] for name in ("model", "messages", "system", "tools") if name in body}
+    ).input_tokens
+    weighed = sdk.ask(ask).read
     if front.kind == "llamacpp":
-        assert counted.input_tokens == reply.read
+        assert counted == weighed
+    elif not tools:
+        assert counted == pytest.approx(weighed, rel=0.1)
+    else:
+        assert counted > weighed / 2
 
 
 @pytest.mark.parametrize("model", ["say", "calls", "two", "think"])
@@ -351,6 +350,32 @@ def test_embeddings(sdk: Sdk) -> None:
     assert [len(one) for one in made] == [128] * 3
     assert made[0] == pytest.approx(made[2], abs=1e-3)
     assert made[0] != pytest.approx(made[1], abs=1e-3)
+
+
+@both_ways
+def test_what_only_ollamas_clients_ask(front: Front, stream: bool) -> None:
+    """A prompt without a conversation, what a model is, and what is loaded, with the window that really runs."""
+    sdk = front.clients["ollama"]
+    assert isinstance(sdk, Native)
+    client = sdk.client
+    sdk.ask(Ask("say", sdk.user("Hello")))  # loads it
+    given: Any = client.generate("say", "How is it in Oslo?", stream=stream)
+    parts = list(given) if stream else [given]
+    assert "".join(part.response for part in parts) == SENTENCE
+    assert [part.done for part in parts] == [*[False] * (len(parts) - 1), True]
+    assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", 7)
+    shown = client.show("say")
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["llama.context_length"] == WINDOW
+    assert {"completion", "tools"} <= set(shown.capabilities or ())
+    until(
+        lambda: (
+            {m.model: m.context_length for m in client.ps().models}.get(front.id_of("say"))
+            == WINDOW
+        ),
+        10.0,
+        "the loaded model",
+    )
 
 
 # Hanging up
