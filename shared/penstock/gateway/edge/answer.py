@@ -277,24 +277,26 @@ class ClientAnswer:
         if self.ended or self._connection.disconnected or self._connection.write_buffer_size():
             return  # A client that does not read gets no more to read.
         writer = self.writer
-        if writer is None:
-            data = self.surface.heartbeat(self._exchange.id, self._exchange.model)
-        else:
-            data = writer.heartbeat()
-        if not data:
+        # Asked of a twin: an event that is numbered now and goes out later would overtake others' numbers.
+        if not self._heartbeat(None if writer is None else writer.fork()):
             return
-        task = asyncio.get_running_loop().create_task(self._beat(data))
+        task = asyncio.get_running_loop().create_task(self._beat())
         self._beats.add(task)
         task.add_done_callback(self._beats.discard)
 
-    async def _beat(self, data: bytes) -> None:
+    def _heartbeat(self, writer: AnswerWriter | None) -> bytes:
+        if writer is None:
+            return self.surface.heartbeat(self._exchange.id, self._exchange.model)
+        return writer.heartbeat()
+
+    async def _beat(self) -> None:
         if not self.committed:
             self.committed_early = True
             await self.start(200, self.stream_headers())
-        self._exchange.heartbeats += 1
+        await self._cycle.room()
         if not self.ended:
-            await self._cycle.room()
-            self._cycle.piece(data, more=True)
+            self._exchange.heartbeats += 1
+            self._cycle.piece(self._heartbeat(self.writer), more=True)
 
     def begin_writing(self, writer: AnswerWriter) -> AnswerWriter:
         """
