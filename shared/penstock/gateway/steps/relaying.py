@@ -31,7 +31,7 @@ from penstock.toolcalls.stream import Mended
 
 # Who may read across origins is ours to say.
 _relayed = HeaderFilter(
-    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    frozenset({b"content-length", b"server", b"date", b"content-encoding", b"x-request-id"}),
     drop_prefix=b"access-control-",
 )
 
