@@ -8,7 +8,7 @@ comes without the dialect's closing event, so that no client takes half an answe
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
@@ -200,7 +200,6 @@ class ClientAnswer:
     """
 
     __slots__ = (
-        "_beats",
         "_connection",
         "_cycle",
         "_exchange",
@@ -208,6 +207,7 @@ class ClientAnswer:
         "committed_early",
         "ended",
         "surface",
+        "_waits",
         "writer",
     )
 
@@ -215,7 +215,7 @@ class ClientAnswer:
         self._cycle = connection.cycle
         self._connection = connection
         self._exchange = exchange
-        self._beats: set[asyncio.Task[None]] = set()
+        self._waits = False  # something was made and could not be sent yet
         self.surface = surface
         self.writer: AnswerWriter | None = None
         self.committed = False
@@ -235,12 +235,9 @@ class ClientAnswer:
         Args:
             hold: `write` or `end` follows without anything to wait for: the head goes out with the piece.
         """
-        self.committed = True
-        self._exchange.committed = True
-        self._exchange.warnings_told = len(self._exchange.warnings)
-        self._exchange.status = status
+        self._commit(status)
         if self._cycle.flow.write_paused:
-            await self._cycle.room()
+            await self._room()
         self._cycle.begin(status, headers, hold=hold)
 
     async def write(self, data: bytes) -> None:
@@ -249,7 +246,7 @@ class ClientAnswer:
         exchange.answer_bytes += len(data)
         exchange.chunks += 1
         if cycle.flow.write_paused:
-            await cycle.room()
+            await self._room()
         cycle.piece(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
@@ -257,13 +254,26 @@ class ClientAnswer:
         self.ended = True
         self._exchange.answer_bytes += len(data)
         if self._cycle.flow.write_paused:
-            await self._cycle.room()
+            await self._room()
         self._cycle.piece(data, more=False)
 
     def abort(self) -> None:
         """Drop the connection: a body that broke must not look complete."""
         self.ended = True
         self._connection.abort()
+    def _commit(self, status: int) -> None:
+        self.committed = True
+        self._exchange.committed = True
+        self._exchange.warnings_told = len(self._exchange.warnings)
+        self._exchange.status = status
+
+    async def _room(self) -> None:
+        self._waits = True
+        try:
+            await self._cycle.room()
+        finally:
+            self._waits = False
+
 
     def give_up_on_client(self) -> None:
         """The client has taken nothing for too long: that is a hang-up, and nobody else's fault."""
@@ -271,8 +281,16 @@ class ClientAnswer:
         self.abort()
 
     def beat(self) -> None:
-        """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
-        if self.ended or self._connection.disconnected or self._connection.write_buffer_size():
+        """
+        Send a heartbeat; the first one commits. Called from a timer. It is made and sent in one go: what is written
+        in between would carry later numbers and stand before it.
+        """
+        if (
+            self.ended
+            or self._waits
+            or self._connection.disconnected
+            or self._connection.write_buffer_size()
+        ):
             return  # A client that does not read gets no more to read.
         writer = self.writer
         if writer is None:
@@ -281,18 +299,12 @@ class ClientAnswer:
             data = writer.heartbeat()
         if not data:
             return
-        task = asyncio.get_running_loop().create_task(self._beat(data))
-        self._beats.add(task)
-        task.add_done_callback(self._beats.discard)
-
-    async def _beat(self, data: bytes) -> None:
         if not self.committed:
             self.committed_early = True
-            await self.start(200, self.stream_headers())
+            self._commit(200)
+            self._cycle.begin(200, self.stream_headers())
         self._exchange.heartbeats += 1
-        if not self.ended:
-            await self._cycle.room()
-            self._cycle.piece(data, more=True)
+        self._cycle.piece(data, more=True)
 
     def begin_writing(self, writer: AnswerWriter) -> AnswerWriter:
         """

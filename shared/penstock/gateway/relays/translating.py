@@ -2,7 +2,7 @@
 Relays for answers in another dialect than the client's: a server's events become neutral ones, these what the
 client reads. One streams, one folds all of it into a body for a client that asked for none.
 
-The writer of a stream is made when its first event is to go out, so that it knows what heartbeats said before.
+The writer of a stream is made when its first bytes are to go out, so that it knows what heartbeats said before.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from penstock.gateway.relays.mending import EventMender
 from penstock.gateway.relays.relay import Late, Seen
 
 _KEEPALIVE = re.compile(rb"\A:\s*keepalive (\d{1,9})/(\d{1,9})")
+_SAY_NOTHING = frozenset({PrefillProgress, UsageReported})
 
 
 class Reader(Protocol):
@@ -149,11 +150,11 @@ class TranslatingRelay:
 
     Args:
         source: the server's events.
-        writer: asked once, when the first event is to go out.
+        writer: asked once, when the first bytes are to go out.
         late: called at the end; returns what is to be announced there, None for nothing.
     """
 
-    __slots__ = ("_begin", "_late", "_source", "_writer", "seen")
+    __slots__ = ("_begin", "_early", "_late", "_source", "_writer", "seen")
 
     def __init__(self, source: Source, writer: Callable[[], AnswerWriter], late: Late) -> None:
         self._source = source
@@ -169,6 +170,7 @@ class TranslatingRelay:
     def end(self) -> bytes:
         """See `Relay`."""
         return self._say(self._source.end())
+        self._early: dict[type[Event], Event] = {}
 
     def whole(self, value: Any) -> bytes:
         """The stream that one body stands for, which the server gave although a stream was asked for."""
@@ -189,6 +191,12 @@ class TranslatingRelay:
             else:
                 out.append(writer.write(event))
         self.seen.events += len(events)
+            # Until there is something to say this attempt may fail, and heartbeats go on for the next one.
+            if _SAY_NOTHING.issuperset(map(type, events)):
+                self._early.update((type(event), event) for event in events)
+                return b""
+            events = [*self._early.values(), *events]
+            self._early.clear()
         return b"".join(out)
 
 
