@@ -254,6 +254,20 @@ def test_tool_calls_are_mended_on_the_way(dialect: str, streams: bool) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+def test_a_fields_name_cannot_break_the_answers_head(dialect: str) -> None:
+    """What is left out is announced in a header, under a name that the client chose."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, **{"odd\u0001\u007f\r\nx: y": 1})
+            assert answer.status_code == 200
+            assert "odd?? x: y dropped" in answer.headers["penstock-changed"]
+            assert "x" not in answer.headers
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_long_conversation_is_refused_in_the_dialects_shape(dialect: str) -> None:
     """What cannot be cut is refused before anything is sent, with the numbers that clients read."""

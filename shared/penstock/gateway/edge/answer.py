@@ -102,12 +102,16 @@ class _Names(dict[bytes, bool | None]):
 
 
 end_to_end = HeaderFilter()
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 
 
 def header_text(text: str, longest: int = 400) -> bytes:
-    """Text as a header value: one line, ASCII, bounded."""
+    """
+    Text as a header value: one line, printable ASCII, bounded. Names of fields that clients send stand in it, and
+    what tools are called by models.
+    """
     line = " ".join(text.split())
-    return line[:longest].encode("ascii", "replace")
+    return _UNPRINTABLE.sub(b"?", line[:longest].encode("ascii", "replace"))
 
 
 _name_text = lru_cache(maxsize=64)(header_text)
@@ -203,11 +207,11 @@ class ClientAnswer:
         "_connection",
         "_cycle",
         "_exchange",
+        "_waits",
         "committed",
         "committed_early",
         "ended",
         "surface",
-        "_waits",
         "writer",
     )
 
@@ -257,10 +261,6 @@ class ClientAnswer:
             await self._room()
         self._cycle.piece(data, more=False)
 
-    def abort(self) -> None:
-        """Drop the connection: a body that broke must not look complete."""
-        self.ended = True
-        self._connection.abort()
     def _commit(self, status: int) -> None:
         self.committed = True
         self._exchange.committed = True
@@ -274,6 +274,10 @@ class ClientAnswer:
         finally:
             self._waits = False
 
+    def abort(self) -> None:
+        """Drop the connection: a body that broke must not look complete."""
+        self.ended = True
+        self._connection.abort()
 
     def give_up_on_client(self) -> None:
         """The client has taken nothing for too long: that is a hang-up, and nobody else's fault."""
