@@ -254,6 +254,60 @@ def test_tool_calls_are_mended_on_the_way(dialect: str, streams: bool) -> None:
     asyncio.run(main())
 
 
+def call(number: int, name: str, arguments: str) -> bytes:
+    """A piece of a tool call; only its first one has a name."""
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    piece = {"index": number, "function": function, **({"id": f"c{number}"} if name else {})}
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]})
+
+
+PARALLEL = {
+    "the first is mended at the end": [call(0, "look", '{"deep": "Tr'), call(0, "", 'ue"}'), call(1, "look", '{"deep": true}')],
+    "pieces in turns": [call(0, "look", '{"deep"'), call(1, "look", '{"deep"'), call(0, "", ": true}"), call(1, "", ": true}")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("said_calls", PARALLEL.values(), ids=list(PARALLEL))
+def test_parallel_calls_are_whole(dialect: str, streams: bool, said_calls: list[bytes]) -> None:
+    """No call is given to the client without its arguments, and none without its name."""
+    schema = {"type": "object", "properties": {"deep": {"type": "boolean"}}}
+    function = {"name": "look", "parameters": schema}
+    tools = {
+        "responses": [{"type": "function", **function}],
+        "ollama-chat": [{"type": "function", "function": function}],
+        "messages": [{"name": "look", "input_schema": schema}],
+    }[dialect]
+    script = [CHUNKED_HEAD, *said_calls, event(delta("", "tool_calls")), event(b"[DONE]"), chunk(b"")]  # fmt: skip
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, stream=streams, tools=tools)
+            events = values(dialect, answer.content) if streams else [answer.json()]
+            assert calls_in(dialect, events) == [("c0", "look", {"deep": True}), ("c1", "look", {"deep": True})]  # fmt: skip
+
+    asyncio.run(main())
+
+
+def calls_in(dialect: str, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Any]]:
+    """The calls of an answer, as a client that runs them reads them."""
+    if dialect == "ollama-chat":
+        calls = [c for e in events for c in e["message"].get("tool_calls", ())]
+        return [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in calls]
+    if dialect == "responses":
+        output = events[-1].get("response", events[-1])["output"]
+        return [(i["call_id"], i["name"], json.loads(i["arguments"])) for i in output]
+    if "content" in events[0]:
+        return [(b["id"], b["name"], b["input"]) for b in events[0]["content"]]
+    blocks = {e["index"]: e["content_block"] for e in events if e["type"] == "content_block_start"}
+    told = dict.fromkeys(blocks, "")
+    for one in events:
+        if one["type"] == "content_block_delta":
+            told[one["index"]] += one["delta"]["partial_json"]
+    return [(b["id"], b["name"], json.loads(told[n])) for n, b in blocks.items()]
+
+
 @pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
 def test_a_fields_name_cannot_break_the_answers_head(dialect: str) -> None:
     """What is left out is announced in a header, under a name that the client chose."""

@@ -25,12 +25,13 @@ from penstock.domain.chat import (
     TextDelta,
     UsageReported,
 )
+from penstock.gateway.relays.call_order import CallOrder
 from penstock.gateway.relays.loop_watch import EventWatch
 from penstock.gateway.relays.mending import EventMender
 from penstock.gateway.relays.relay import Late, Seen
 
-_KEEPALIVE = re.compile(rb"\A:\s*keepalive (\d{1,9})/(\d{1,9})")
 _SAY_NOTHING = frozenset({PrefillProgress, UsageReported})
+_KEEPALIVE = re.compile(rb"\A:\s*keepalive (\d{1,9})/(\d{1,9})")
 
 
 class Reader(Protocol):
@@ -45,7 +46,8 @@ class Reader(Protocol):
 
 class Source:
     """
-    What a server says, as neutral events: cut out of its bytes, watched for repetition, its calls mended.
+    What a server says, as neutral events: cut out of its bytes, watched for repetition, its calls mended and one
+    after the other.
 
     Args:
         reader: of the server's dialect.
@@ -54,7 +56,7 @@ class Source:
         mender: makes tool calls right; None for requests without tools.
     """
 
-    __slots__ = ("_framer", "_mender", "_ndjson", "_reader", "_watch", "seen")
+    __slots__ = ("_framer", "_mender", "_ndjson", "_order", "_reader", "_watch", "seen")
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Source:
         self._ndjson = ndjson
         self._watch = watch
         self._mender = mender
+        self._order = CallOrder()
         self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
         self.seen = seen
 
@@ -97,9 +100,10 @@ class Source:
         if seen.finished:
             seen.closed = True
             self._go_on([StreamEnd()], out)
-        elif self._mender is not None:
-            out += self._mender.broken()
-        return out
+            return out
+        if self._mender is not None:
+            out += self._order.take(self._mender.broken())
+        return out + self._order.rest()
 
     def whole(self, value: Any) -> list[Event]:
         """The events of an answer that came as one body."""
@@ -122,8 +126,14 @@ class Source:
         self._go_on(self._reader.read(orjson.loads(data)), out)
 
     def _go_on(self, events: list[Event], out: list[Event]) -> None:
-        seen, watch, mender = self.seen, self._watch, self._mender
-        if len(events) == 1 and watch is None and mender is None and type(events[0]) is TextDelta:
+        seen, watch, mender, order = self.seen, self._watch, self._mender, self._order
+        if (
+            len(events) == 1
+            and watch is None
+            and mender is None
+            and order.is_idle
+            and type(events[0]) is TextDelta
+        ):
             seen.token = True  # nearly all of them
             out.append(events[0])
             return
@@ -141,7 +151,7 @@ class Source:
             for event in events:
                 if isinstance(event, Finished):
                     seen.finish_reason = event.reason
-        out += events
+        out += order.take(events)
 
 
 class TranslatingRelay:
@@ -160,6 +170,7 @@ class TranslatingRelay:
         self._source = source
         self._begin = writer
         self._writer: AnswerWriter | None = None
+        self._early: dict[type[Event], Event] = {}
         self._late = late
         self.seen = source.seen
 
@@ -170,7 +181,6 @@ class TranslatingRelay:
     def end(self) -> bytes:
         """See `Relay`."""
         return self._say(self._source.end())
-        self._early: dict[type[Event], Event] = {}
 
     def whole(self, value: Any) -> bytes:
         """The stream that one body stands for, which the server gave although a stream was asked for."""
@@ -181,6 +191,12 @@ class TranslatingRelay:
             return b""
         writer = self._writer
         if writer is None:
+            # Until there is something to say this attempt may fail, and heartbeats go on for the next one.
+            if _SAY_NOTHING.issuperset(map(type, events)):
+                self._early.update((type(event), event) for event in events)
+                return b""
+            events = [*self._early.values(), *events]
+            self._early.clear()
             writer = self._writer = self._begin()
         out: list[bytes] = []
         for event in events:
@@ -191,12 +207,6 @@ class TranslatingRelay:
             else:
                 out.append(writer.write(event))
         self.seen.events += len(events)
-            # Until there is something to say this attempt may fail, and heartbeats go on for the next one.
-            if _SAY_NOTHING.issuperset(map(type, events)):
-                self._early.update((type(event), event) for event in events)
-                return b""
-            events = [*self._early.values(), *events]
-            self._early.clear()
         return b"".join(out)
 
 
