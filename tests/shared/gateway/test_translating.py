@@ -134,6 +134,46 @@ def test_a_server_that_answers_plain_although_a_stream_was_asked_for(
     asyncio.run(main())
 
 
+class Kobold(ScriptedLlama):
+    """A KoboldCpp, whose streams are no good with tools: it is asked for none then."""
+
+    def _probe(self, target: str) -> bytes:
+        said = {
+            "/.well-known/serviceinfo": {"software": {"name": "KoboldCpp"}},
+            "/api/extra/true_max_context_length": {"value": 4096},
+            "/v1/models": {"object": "list", "data": [{"id": "m", "object": "model"}]},
+        }.get(target)
+        status = b"404 Not Found" if said is None else b"200 OK"
+        return reply(said or {}, status).replace(b"llama.cpp", b"KoboldCpp")
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+def test_a_plain_answer_of_a_server_that_was_asked_for_no_stream(dialect: str) -> None:
+    """It is plain for its client as well: a body of JSON by its head, and explained when asked."""
+    function = {"name": "look", "parameters": {"type": "object"}}
+    tools = {
+        "responses": [{"type": "function", **function}],
+        "ollama-chat": [{"type": "function", "function": function}],
+        "messages": [{"name": "look", "input_schema": {"type": "object"}}],
+    }[dialect]
+    message = {"role": "assistant", "content": "hello"}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+    async def main() -> None:
+        async with Kobold([reply(body)]) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(
+                gateway.http, dialect, stream=False, tools=tools, penstock={"explain": True}
+            )
+            assert answer.status_code == 200
+            assert "stream" not in json.loads(llama.requests[-1].body)
+            assert answer.headers["content-type"].startswith("application/json")
+            assert answer.headers["content-length"] == str(len(answer.content))
+            assert said(dialect, answer.json()) == "hello"
+            assert answer.json()["penstock"]["upstream"] == "box"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_stream_that_breaks_ends_with_an_error_of_the_dialect(dialect: str) -> None:
     """No closing event; the error names its code."""
