@@ -218,7 +218,7 @@ class LocalRun:
             # 8. Relay.
             relaying = self.relaying
             assert relaying is not None
-            await relaying.run(opened, work, self.tuned)
+            await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
             self.ready.answered()
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
