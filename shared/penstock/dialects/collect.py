@@ -28,6 +28,7 @@ class ChatCollector:
     def __init__(self) -> None:
         self._top: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
+        self._places: dict[tuple[int, int], int] = {}
 
     def add(self, value: Any) -> None:
         """See `Collector`."""
@@ -54,7 +55,7 @@ class ChatCollector:
         delta = chunk.get("delta")
         for name, field in delta.items() if isinstance(delta, dict) else ():
             if name == "tool_calls":
-                self._add_calls(message, field or ())
+                self._add_calls(index, message, field or ())
             elif name == "role":
                 message["role"] = field or message["role"]
             elif isinstance(field, str):
@@ -75,26 +76,22 @@ class ChatCollector:
             if name not in ("index", "delta", "finish_reason", "logprobs"):
                 choice[name] = field
 
-    def _add_calls(self, message: dict[str, Any], deltas: Any) -> None:
+    def _add_calls(self, choice: int, message: dict[str, Any], deltas: Any) -> None:
         calls = message.setdefault("tool_calls", [])
         for delta in deltas:
             if not isinstance(delta, dict):
                 continue
-            index = delta.get("index")
-            index = index if isinstance(index, int) else len(calls)
             identifier = delta.get("id")
-            if (
-                index < len(calls)
-                and identifier
-                and calls[index].get("id")
-                and calls[index]["id"] != identifier
-            ):
-                index = len(calls)  # some servers reuse index 0 for every call
-            while len(calls) <= index:
-                calls.append(
-                    {"type": "function", "function": {"name": "", "arguments": ""}, "id": ""}
-                )
-            call = calls[index]
+            at = delta.get("index")
+            slot = (choice, at if isinstance(at, int) else len(calls))
+            place = self._places.get(slot)
+            known = None if place is None else calls[place]
+            # Some servers reuse index 0 for every call; some count from elsewhere.
+            if known is None or (identifier and known["id"] and known["id"] != identifier):
+                known = {"type": "function", "function": {"name": "", "arguments": ""}, "id": ""}
+                self._places[slot] = len(calls)
+                calls.append(known)
+            call = known
             if identifier:
                 call["id"] = identifier
             function = delta.get("function")

@@ -87,6 +87,24 @@ def test_collected_anywhere_the_body_is_the_same(at: list[int]) -> None:
     assert "prompt_progress" not in body
 
 
+@pytest.mark.parametrize("indices", [(-5, -4), (10**9, 3), (1, 2), (0, 0)], ids=str)
+def test_calls_are_collected_by_whatever_numbers_a_server_gives(indices: tuple[int, int]) -> None:
+    """In the order in which they began; a number is a name of a call, no place in a list."""
+    collector = ChatCollector()
+    for number, index in enumerate(indices):
+        for piece in (
+            {"id": f"c{number}", "function": {"name": "look", "arguments": "{"}},
+            {"function": {"arguments": "}"}},
+        ):
+            collector.add(
+                {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": index, **piece}]}}]}
+            )
+    calls = collector.body()["choices"][0]["message"]["tool_calls"]
+    assert [(c["id"], c["function"]) for c in calls] == [
+        (f"c{number}", {"name": "look", "arguments": "{}"}) for number in (0, 1)
+    ]
+
+
 def test_what_is_announced_late_stands_before_the_closing_event() -> None:
     """As a comment line, without a blank line between."""
     relay = VerbatimRelay(OPENAI, late=lambda: {"cached_tokens": 5})

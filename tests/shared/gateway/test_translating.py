@@ -136,6 +136,46 @@ def test_a_server_that_answers_plain_although_a_stream_was_asked_for(
     asyncio.run(main())
 
 
+class Kobold(ScriptedLlama):
+    """A KoboldCpp, whose streams are no good with tools: it is asked for none then."""
+
+    def _probe(self, target: str) -> bytes:
+        said = {
+            "/.well-known/serviceinfo": {"software": {"name": "KoboldCpp"}},
+            "/api/extra/true_max_context_length": {"value": 4096},
+            "/v1/models": {"object": "list", "data": [{"id": "m", "object": "model"}]},
+        }.get(target)
+        status = b"404 Not Found" if said is None else b"200 OK"
+        return reply(said or {}, status).replace(b"llama.cpp", b"KoboldCpp")
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+def test_a_plain_answer_of_a_server_that_was_asked_for_no_stream(dialect: str) -> None:
+    """It is plain for its client as well: a body of JSON by its head, and explained when asked."""
+    function = {"name": "look", "parameters": {"type": "object"}}
+    tools = {
+        "responses": [{"type": "function", **function}],
+        "ollama-chat": [{"type": "function", "function": function}],
+        "messages": [{"name": "look", "input_schema": {"type": "object"}}],
+    }[dialect]
+    message = {"role": "assistant", "content": "hello"}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+    async def main() -> None:
+        async with Kobold([reply(body)]) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(
+                gateway.http, dialect, stream=False, tools=tools, penstock={"explain": True}
+            )
+            assert answer.status_code == 200
+            assert "stream" not in json.loads(llama.requests[-1].body)
+            assert answer.headers["content-type"].startswith("application/json")
+            assert answer.headers["content-length"] == str(len(answer.content))
+            assert said(dialect, answer.json()) == "hello"
+            assert answer.json()["penstock"]["upstream"] == "box"
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_stream_that_breaks_ends_with_an_error_of_the_dialect(dialect: str) -> None:
     """No closing event; the error names its code."""
@@ -252,6 +292,74 @@ def test_tool_calls_are_mended_on_the_way(dialect: str, streams: bool) -> None:
             assert '"deep":true' in told
             assert "True" not in told
             assert gateway.runtime.recorder.recent()[0].repaired == 1
+
+    asyncio.run(main())
+
+
+def call(number: int, name: str, arguments: str) -> bytes:
+    """A piece of a tool call; only its first one has a name."""
+    function = {"arguments": arguments, **({"name": name} if name else {})}
+    piece = {"index": number, "function": function, **({"id": f"c{number}"} if name else {})}
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]})
+
+
+PARALLEL = {
+    "the first is mended at the end": [call(0, "look", '{"deep": "Tr'), call(0, "", 'ue"}'), call(1, "look", '{"deep": true}')],
+    "pieces in turns": [call(0, "look", '{"deep"'), call(1, "look", '{"deep"'), call(0, "", ": true}"), call(1, "", ": true}")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+@pytest.mark.parametrize("streams", [True, False], ids=["stream", "plain"])
+@pytest.mark.parametrize("said_calls", PARALLEL.values(), ids=list(PARALLEL))
+def test_parallel_calls_are_whole(dialect: str, streams: bool, said_calls: list[bytes]) -> None:
+    """No call is given to the client without its arguments, and none without its name."""
+    schema = {"type": "object", "properties": {"deep": {"type": "boolean"}}}
+    function = {"name": "look", "parameters": schema}
+    tools = {
+        "responses": [{"type": "function", **function}],
+        "ollama-chat": [{"type": "function", "function": function}],
+        "messages": [{"name": "look", "input_schema": schema}],
+    }[dialect]
+    script = [CHUNKED_HEAD, *said_calls, event(delta("", "tool_calls")), event(b"[DONE]"), chunk(b"")]  # fmt: skip
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, stream=streams, tools=tools)
+            events = values(dialect, answer.content) if streams else [answer.json()]
+            assert calls_in(dialect, events) == [("c0", "look", {"deep": True}), ("c1", "look", {"deep": True})]  # fmt: skip
+
+    asyncio.run(main())
+
+
+def calls_in(dialect: str, events: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Any]]:
+    """The calls of an answer, as a client that runs them reads them."""
+    if dialect == "ollama-chat":
+        calls = [c for e in events for c in e["message"].get("tool_calls", ())]
+        return [(c["id"], c["function"]["name"], c["function"]["arguments"]) for c in calls]
+    if dialect == "responses":
+        output = events[-1].get("response", events[-1])["output"]
+        return [(i["call_id"], i["name"], json.loads(i["arguments"])) for i in output]
+    if "content" in events[0]:
+        return [(b["id"], b["name"], b["input"]) for b in events[0]["content"]]
+    blocks = {e["index"]: e["content_block"] for e in events if e["type"] == "content_block_start"}
+    told = dict.fromkeys(blocks, "")
+    for one in events:
+        if one["type"] == "content_block_delta":
+            told[one["index"]] += one["delta"]["partial_json"]
+    return [(b["id"], b["name"], json.loads(told[n])) for n, b in blocks.items()]
+
+
+@pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
+def test_a_fields_name_cannot_break_the_answers_head(dialect: str) -> None:
+    """What is left out is announced in a header, under a name that the client chose."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, **{"odd\u0001\u007f\r\nx: y": 1})
+            assert answer.status_code == 200
+            assert "odd?? x: y dropped" in answer.headers["penstock-changed"]
+            assert "x" not in answer.headers
 
     asyncio.run(main())
 

@@ -243,8 +243,8 @@ class ChatReader:
                 events.append(ReasoningDelta(message["thinking"]))
             if isinstance(message.get("content"), str) and message["content"]:
                 events.append(TextDelta(message["content"]))
-            for call in message.get("tool_calls") or ():
-                events.append(self._call(call))
+            calls = message.get("tool_calls")
+            events += [self._call(call) for call in (calls if isinstance(calls, list) else ())]
         if line.get("done") is True:
             events.append(Finished(self._reason(line.get("done_reason"))))
             events.append(_usage(line))
@@ -260,7 +260,12 @@ class ChatReader:
         if not isinstance(function, Mapping):
             return StreamError("a tool call without a function")
         arguments = function.get("arguments")
-        text = arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode()
+        try:
+            text = (
+                arguments if isinstance(arguments, str) else orjson.dumps(arguments or {}).decode()
+            )
+        except orjson.JSONEncodeError:
+            return StreamError("a tool call's arguments are nested too deeply")
         number = self._calls
         self._calls += 1
         given = call.get("id")

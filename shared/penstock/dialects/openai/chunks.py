@@ -129,7 +129,11 @@ class ChunkReader:
         assert known is not None
         arguments = function.get("arguments")
         if not isinstance(arguments, str):  # some servers send the object itself
-            arguments = "" if arguments is None else orjson.dumps(arguments).decode()
+            try:
+                arguments = "" if arguments is None else orjson.dumps(arguments).decode()
+            except orjson.JSONEncodeError:
+                events.append(StreamError("a tool call's arguments are nested too deeply"))
+                return
         events.append(ToolCallDelta(known[0], known[1] if is_new else "", name, arguments, index))
 
 

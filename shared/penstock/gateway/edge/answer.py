@@ -8,7 +8,7 @@ comes without the dialect's closing event, so that no client takes half an answe
 
 from __future__ import annotations
 
-import asyncio
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import compress
@@ -102,12 +102,16 @@ class _Names(dict[bytes, bool | None]):
 
 
 end_to_end = HeaderFilter()
+_UNPRINTABLE = re.compile(rb"[^\x20-\x7e]")
 
 
 def header_text(text: str, longest: int = 400) -> bytes:
-    """Text as a header value: one line, ASCII, bounded."""
+    """
+    Text as a header value: one line, printable ASCII, bounded. Names of fields that clients send stand in it, and
+    what tools are called by models.
+    """
     line = " ".join(text.split())
-    return line[:longest].encode("ascii", "replace")
+    return _UNPRINTABLE.sub(b"?", line[:longest].encode("ascii", "replace"))
 
 
 _name_text = lru_cache(maxsize=64)(header_text)
@@ -202,10 +206,10 @@ class ClientAnswer:
     """
 
     __slots__ = (
-        "_beats",
         "_connection",
         "_cycle",
         "_exchange",
+        "_waits",
         "committed",
         "committed_early",
         "ended",
@@ -217,7 +221,7 @@ class ClientAnswer:
         self._cycle = connection.cycle
         self._connection = connection
         self._exchange = exchange
-        self._beats: set[asyncio.Task[None]] = set()
+        self._waits = False  # something was made and could not be sent yet
         self.surface = surface
         self.writer: AnswerWriter | None = None
         self.committed = False
@@ -237,12 +241,9 @@ class ClientAnswer:
         Args:
             hold: `write` or `end` follows without anything to wait for: the head goes out with the piece.
         """
-        self.committed = True
-        self._exchange.committed = True
-        self._exchange.warnings_told = len(self._exchange.warnings)
-        self._exchange.status = status
+        self._commit(status)
         if self._cycle.flow.write_paused:
-            await self._cycle.room()
+            await self._room()
         self._cycle.begin(status, headers, hold=hold)
 
     async def write(self, data: bytes) -> None:
@@ -251,7 +252,7 @@ class ClientAnswer:
         exchange.answer_bytes += len(data)
         exchange.chunks += 1
         if cycle.flow.write_paused:
-            await cycle.room()
+            await self._room()
         cycle.piece(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
@@ -259,8 +260,21 @@ class ClientAnswer:
         self.ended = True
         self._exchange.answer_bytes += len(data)
         if self._cycle.flow.write_paused:
-            await self._cycle.room()
+            await self._room()
         self._cycle.piece(data, more=False)
+
+    def _commit(self, status: int) -> None:
+        self.committed = True
+        self._exchange.committed = True
+        self._exchange.warnings_told = len(self._exchange.warnings)
+        self._exchange.status = status
+
+    async def _room(self) -> None:
+        self._waits = True
+        try:
+            await self._cycle.room()
+        finally:
+            self._waits = False
 
     def abort(self) -> None:
         """Drop the connection: a body that broke must not look complete."""
@@ -273,30 +287,30 @@ class ClientAnswer:
         self.abort()
 
     def beat(self) -> None:
-        """Send a heartbeat; the first one commits. Called from a timer, so it writes in a task."""
-        if self.ended or self._connection.disconnected or self._connection.write_buffer_size():
+        """
+        Send a heartbeat; the first one commits. Called from a timer. It is made and sent in one go: what is written
+        in between would carry later numbers and stand before it.
+        """
+        if (
+            self.ended
+            or self._waits
+            or self._connection.disconnected
+            or self._connection.write_buffer_size()
+        ):
             return  # A client that does not read gets no more to read.
         writer = self.writer
-        # Asked of a twin: an event that is numbered now and goes out later would overtake others' numbers.
-        if not self._heartbeat(None if writer is None else writer.fork()):
-            return
-        task = asyncio.get_running_loop().create_task(self._beat())
-        self._beats.add(task)
-        task.add_done_callback(self._beats.discard)
-
-    def _heartbeat(self, writer: AnswerWriter | None) -> bytes:
         if writer is None:
-            return self.surface.heartbeat(self._exchange.id, self._exchange.model)
-        return writer.heartbeat()
-
-    async def _beat(self) -> None:
+            data = self.surface.heartbeat(self._exchange.id, self._exchange.model)
+        else:
+            data = writer.heartbeat()
+        if not data:
+            return
         if not self.committed:
             self.committed_early = True
-            await self.start(200, self.stream_headers())
-        await self._cycle.room()
-        if not self.ended:
-            self._exchange.heartbeats += 1
-            self._cycle.piece(self._heartbeat(self.writer), more=True)
+            self._commit(200)
+            self._cycle.begin(200, self.stream_headers())
+        self._exchange.heartbeats += 1
+        self._cycle.piece(data, more=True)
 
     def begin_writing(self, writer: AnswerWriter) -> AnswerWriter:
         """

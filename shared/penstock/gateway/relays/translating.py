@@ -2,7 +2,7 @@
 Relays for answers in another dialect than the client's: a server's events become neutral ones, these what the
 client reads. One streams, one folds all of it into a body for a client that asked for none.
 
-The writer of a stream is made when its first event is to go out, so that it knows what heartbeats said before.
+The writer of a stream is made when its first bytes are to go out, so that it knows what heartbeats said before.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from penstock.domain.chat import (
     TextDelta,
     UsageReported,
 )
+from penstock.gateway.relays.call_order import CallOrder
 from penstock.gateway.relays.loop_watch import EventWatch
 from penstock.gateway.relays.mending import EventMender
 from penstock.gateway.relays.relay import Late, Seen
 
+_SAY_NOTHING = frozenset({PrefillProgress, UsageReported})
 _KEEPALIVE = re.compile(rb"\A:\s*keepalive (\d{1,9})/(\d{1,9})")
 
 
@@ -44,7 +46,8 @@ class Reader(Protocol):
 
 class Source:
     """
-    What a server says, as neutral events: cut out of its bytes, watched for repetition, its calls mended.
+    What a server says, as neutral events: cut out of its bytes, watched for repetition, its calls mended and one
+    after the other.
 
     Args:
         reader: of the server's dialect.
@@ -53,7 +56,7 @@ class Source:
         mender: makes tool calls right; None for requests without tools.
     """
 
-    __slots__ = ("_framer", "_mender", "_ndjson", "_reader", "_watch", "seen")
+    __slots__ = ("_framer", "_mender", "_ndjson", "_order", "_reader", "_watch", "seen")
 
     def __init__(
         self,
@@ -68,6 +71,7 @@ class Source:
         self._ndjson = ndjson
         self._watch = watch
         self._mender = mender
+        self._order = CallOrder()
         self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
         self.seen = seen
 
@@ -96,9 +100,10 @@ class Source:
         if seen.finished:
             seen.closed = True
             self._go_on([StreamEnd()], out)
-        elif self._mender is not None:
-            out += self._mender.broken()
-        return out
+            return out
+        if self._mender is not None:
+            out += self._order.take(self._mender.broken())
+        return out + self._order.rest()
 
     def whole(self, value: Any) -> list[Event]:
         """The events of an answer that came as one body."""
@@ -121,8 +126,14 @@ class Source:
         self._go_on(self._reader.read(orjson.loads(data)), out)
 
     def _go_on(self, events: list[Event], out: list[Event]) -> None:
-        seen, watch, mender = self.seen, self._watch, self._mender
-        if len(events) == 1 and watch is None and mender is None and type(events[0]) is TextDelta:
+        seen, watch, mender, order = self.seen, self._watch, self._mender, self._order
+        if (
+            len(events) == 1
+            and watch is None
+            and mender is None
+            and order.is_idle
+            and type(events[0]) is TextDelta
+        ):
             seen.token = True  # nearly all of them
             out.append(events[0])
             return
@@ -140,7 +151,7 @@ class Source:
             for event in events:
                 if isinstance(event, Finished):
                     seen.finish_reason = event.reason
-        out += events
+        out += order.take(events)
 
 
 class TranslatingRelay:
@@ -149,16 +160,17 @@ class TranslatingRelay:
 
     Args:
         source: the server's events.
-        writer: asked once, when the first event is to go out.
+        writer: asked once, when the first bytes are to go out.
         late: called at the end; returns what is to be announced there, None for nothing.
     """
 
-    __slots__ = ("_begin", "_late", "_source", "_writer", "seen")
+    __slots__ = ("_begin", "_early", "_late", "_source", "_writer", "seen")
 
     def __init__(self, source: Source, writer: Callable[[], AnswerWriter], late: Late) -> None:
         self._source = source
         self._begin = writer
         self._writer: AnswerWriter | None = None
+        self._early: dict[type[Event], Event] = {}
         self._late = late
         self.seen = source.seen
 
@@ -179,6 +191,12 @@ class TranslatingRelay:
             return b""
         writer = self._writer
         if writer is None:
+            # Until there is something to say this attempt may fail, and heartbeats go on for the next one.
+            if _SAY_NOTHING.issuperset(map(type, events)):
+                self._early.update((type(event), event) for event in events)
+                return b""
+            events = [*self._early.values(), *events]
+            self._early.clear()
             writer = self._writer = self._begin()
         out: list[bytes] = []
         for event in events:
@@ -236,10 +254,10 @@ def note(seen: Seen, event: Event) -> None:
     elif isinstance(event, PrefillProgress):
         seen.progress = event
     elif isinstance(event, UsageReported):
-        if event.timings:
-            seen.timings(event.timings)
         seen.prompt_tokens = event.usage.prompt_tokens
         seen.completion_tokens = event.usage.completion_tokens
+        if event.timings:
+            seen.timings(event.timings)
         seen.cached_tokens = event.usage.cached_tokens
     elif isinstance(event, Finished):
         seen.finished = True

@@ -24,7 +24,6 @@ from penstock.gateway.relays.mending import mend_plain, mending_rules, tell, tel
 from penstock.gateway.steps.forward import Readiness
 from penstock.gateway.steps.opening import Job, Opened, broken_stream, note_progress
 from penstock.gateway.steps.translate import Work
-from penstock.gateway.steps.tune import Tuned
 from penstock.gateway.steps.watch import Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.toolcalls.stream import Mended
@@ -65,7 +64,7 @@ class Relaying:
         self.take_counts()
         return late_facts(self.exchange, committed_early=self.answer.committed_early)
 
-    async def run(self, opened: Opened, work: Work, tuned: Tuned) -> None:
+    async def run(self, opened: Opened, work: Work) -> None:
         """Until the answer is complete. Raises `UpstreamFault` when it breaks."""
         answer, exchange, response = self.answer, self.exchange, opened.response
         headers = _relayed(response.headers)
@@ -79,7 +78,7 @@ class Relaying:
                 tell_mended(mended, exchange)
             if work.plain_answer is not None:
                 opened.first = self._translated(work.plain_answer, opened.first)
-        if opened.relay is None or tuned.collects:
+        if opened.relay is None or not exchange.stream:  # also where the server was asked for none
             if opened.relay is not None:
                 self.take_counts()
                 headers = [(n, v) for n, v in headers if n.lower() != b"content-type"]
@@ -197,5 +196,6 @@ class Relaying:
         exchange.cached_tokens = seen.cached_tokens
         exchange.finish_reason = seen.finish_reason
         tell(seen, exchange)
-        if seen.prefill_tokens_per_s:
-            self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
+        rate, known = seen.prefill_tokens_per_s, self.state.prefill_tokens_per_s
+        if rate and not (seen.prefill_is_bound and known is not None and known < rate):
+            self.state.prefill_tokens_per_s = rate
