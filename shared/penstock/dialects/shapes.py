@@ -10,6 +10,8 @@ from penstock.domain.change import Change
 from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
 
+_TALKERS = ("user", "assistant")
+
 
 def wrong(param: str, expected: str, got: Any) -> RequestError:
     """The field is there and is something else."""
@@ -26,6 +28,17 @@ def refused(param: str, sentence: str) -> RequestError:
 def dropped(field: str, detail: str, step: str = "template") -> Change:
     """A part of the request that cannot be said further on."""
     return Change(step, field, "dropped", detail)
+
+
+def is_plain(message: Mapping[str, Any]) -> bool:
+    """
+    Whether it is what nearly all messages of a long chat are: a text of the user or the assistant, and nothing
+    else. Every dialect says that in the same way, so it needs no closer look.
+    """
+    if len(message) != 2:
+        return False
+    content = message.get("content")
+    return isinstance(content, str) and content != "" and message.get("role") in _TALKERS
 
 
 def text_in(body: Mapping[str, Any], name: str, where: str = "") -> str | None:

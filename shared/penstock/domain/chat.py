@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
-    """A piece of text."""
+class TextPart(NamedTuple):
+    """A piece of text. A tuple, like `Message`: a conversation has hundreds, and they are made for each request."""
 
     text: str
 
@@ -58,8 +57,7 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message. `parts` is empty for a message without content."""
 
     role: Role

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from penstock.dialects.anthropic.blocks import blocks_of, joined_texts, read_block
-from penstock.dialects.shapes import dropped, needed_text, refused, wrong
+from penstock.dialects.shapes import dropped, is_plain, needed_text, refused, wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ImagePart, Message, Part, TextPart, ToolCall
 
@@ -39,6 +39,9 @@ def read_messages(value: Any, changes: list[Change]) -> list[Message]:
     messages: list[Message] = []
     told: set[str] = set()
     for number, message in enumerate(value):
+        if isinstance(message, dict) and is_plain(message):
+            messages.append(Message(message["role"], (TextPart(message["content"]),)))
+            continue
         where = f"messages[{number}]"
         if not isinstance(message, dict):
             raise wrong(where, "an object", message)

@@ -20,7 +20,7 @@ import orjson
 
 from penstock.dialects.base import Asked
 from penstock.dialects.ollama import fields
-from penstock.dialects.shapes import wrong
+from penstock.dialects.shapes import is_plain, wrong
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Message, Part, Role, TextPart, Tool, ToolCall
 
@@ -125,6 +125,9 @@ class _Messages:
         told: set[str] = set()
         messages = []
         for place, message in enumerate(value):
+            if isinstance(message, dict) and is_plain(message):
+                messages.append(Message(message["role"], (TextPart(message["content"]),)))
+                continue
             where = f"messages[{place}]"
             if not isinstance(message, dict):
                 raise wrong(where, "an object", message)

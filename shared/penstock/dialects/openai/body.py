@@ -14,6 +14,8 @@ from typing import Any
 
 from penstock.domain.chat import ChatRequest, ImagePart, Message, Part, TextPart, Tool
 
+_NOTHING_ELSE = Message("user")[2:]
+
 
 def render_request(chat: ChatRequest) -> dict[str, Any]:
     """
@@ -61,6 +63,9 @@ def render_request(chat: ChatRequest) -> dict[str, Any]:
 
 def render_message(message: Message) -> dict[str, Any]:
     """One message."""
+    parts = message.parts
+    if len(parts) == 1 and type(parts[0]) is TextPart and message[2:] == _NOTHING_ELSE:
+        return {"role": message.role, "content": parts[0].text}
     body: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.name is not None:
         body["name"] = message.name

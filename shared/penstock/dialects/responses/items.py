@@ -20,6 +20,7 @@ from penstock.dialects.responses.tools import Toolbox
 from penstock.dialects.shapes import (
     array_in,
     dropped,
+    is_plain,
     needed_text,
     refused,
     text_in,
@@ -71,6 +72,16 @@ class Conversation:
         """
         if not isinstance(item, dict):
             raise wrong(where, "an object", item)
+        if is_plain(item):
+            text = TextPart(item["content"])
+            if item["role"] == "assistant":
+                self._turn()
+                self._parts.append(text)
+            else:
+                self._end_turn()
+                self._end_results()
+                self._messages.append(Message("user", (text,)))
+            return
         kind = item.get("type")
         if kind is None:
             kind = "message" if "role" in item else "item_reference" if "id" in item else None

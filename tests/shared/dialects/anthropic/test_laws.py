@@ -23,6 +23,7 @@ from penstock.domain.chat import (
     PrefillProgress,
     ReasoningDelta,
     ResponseFormat,
+    Role,
     TextDelta,
     TextPart,
     Tool,
@@ -305,6 +306,11 @@ def test_depth_is_no_matter_elsewhere(body: dict[str, Any]) -> None:
     assert refusal is None or refusal.param == "system"
 
 
+def message(role: Role, *rest: Any, **more: Any) -> Message:
+    """What is not given stays empty: hypothesis would fill in each field of a tuple."""
+    return Message(role, *rest, **more)
+
+
 # A neutral request, said as a Messages body.
 ids = st.sampled_from(["c1", "c2", "c3"])
 functions = st.builds(
@@ -320,14 +326,14 @@ images = st.builds(ImagePart, data=st.just("AAAA"), media_type=st.just("image/pn
 text_parts = st.lists(st.builds(TextPart, texts), max_size=2).map(tuple)
 messages = st.one_of(
     st.builds(
-        Message,
+        message,
         st.just("user"),
         st.lists(st.builds(TextPart, texts) | images, max_size=3).map(tuple),
     ),
-    st.builds(Message, st.just("system"), st.tuples(st.builds(TextPart, texts.filter(bool)))),
-    st.builds(Message, st.just("tool"), text_parts, tool_call_id=ids),
+    st.builds(message, st.just("system"), st.tuples(st.builds(TextPart, texts.filter(bool)))),
+    st.builds(message, st.just("tool"), text_parts, tool_call_id=ids),
     st.builds(
-        Message,
+        message,
         st.just("assistant"),
         text_parts.map(lambda parts: parts[:1]),  # several are one text, see below
         st.lists(

@@ -22,6 +22,7 @@ from penstock.domain.chat import (
     PrefillProgress,
     ReasoningDelta,
     ResponseFormat,
+    Role,
     TextDelta,
     TextPart,
     Tool,
@@ -278,6 +279,11 @@ def test_depth_is_refused(body: dict[str, Any]) -> None:
         RESPONSES.read({"input": "hi", **body})
 
 
+def message(role: Role, *rest: Any, **more: Any) -> Message:
+    """What is not given stays empty: hypothesis would fill in each field of a tuple."""
+    return Message(role, *rest, **more)
+
+
 # A neutral request, said as a Responses body.
 ids = st.sampled_from(["c1", "c2", "c3"])
 functions = st.builds(
@@ -293,11 +299,11 @@ images = st.builds(ImagePart, data=st.just("AAAA"), media_type=st.just("image/pn
 user_parts = st.lists(st.builds(TextPart, texts) | images, max_size=3).map(tuple)
 text_parts = st.lists(st.builds(TextPart, texts), max_size=2).map(tuple)
 others = st.one_of(
-    st.builds(Message, st.sampled_from(["user", "developer", "system"]), user_parts),
-    st.builds(Message, st.just("tool"), text_parts, tool_call_id=ids),
+    st.builds(message, st.sampled_from(["user", "developer", "system"]), user_parts),
+    st.builds(message, st.just("tool"), text_parts, tool_call_id=ids),
 )
 turns = st.builds(
-    Message,
+    message,
     st.just("assistant"),
     text_parts,
     st.lists(st.builds(ToolCall, ids, st.sampled_from(["f", "z"]), texts), max_size=2).map(tuple),
