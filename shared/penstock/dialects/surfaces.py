@@ -117,7 +117,8 @@ class Surface:
         if self.name == "openai":
             return _data(
                 {
-                    "id": f"chatcmpl-{request_id}",
+                    # That of our own answer, where we write it: clients keep the first one they see.
+                    "id": f"chatcmpl-{request_id.removeprefix('req_')}",
                     "object": "chat.completion.chunk",
                     "created": 0,
                     "model": model,
@@ -127,7 +128,7 @@ class Surface:
         if self.name == "completions":
             return _data(
                 {
-                    "id": f"cmpl-{request_id}",
+                    "id": f"cmpl-{request_id.removeprefix('req_')}",
                     "object": "text_completion",
                     "created": 0,
                     "model": model,

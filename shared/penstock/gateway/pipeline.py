@@ -310,26 +310,32 @@ class LocalRun:
         if permit is None:
             return
         running = job is not None and job.sent
+        sending = None
         if job is not None:
             job.hang_up()
-            if job.sending is not None:
-                others = self.state.limiter.waiting > 0
-                grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
-                self.runtime.haunt(permit, let_load(job.sending, grace_s))
-                return
-        if not running or self.ready.tuned is None:
+            sending = job.sending
+        if self.ready.tuned is None or not (running or sending is not None):
             permit.release()
             return
+        exchange, keeper = self.exchange, self.runtime.keeper
         work = expect_ghost(
             self.state.spec.behaviour,
             streamed=self.tuned.streams,
-            decoding=self.exchange.first_token_s is not None,
-            prompt_tokens=self.exchange.prefill_total or self.tuned.prompt_at_least,
+            decoding=exchange.first_token_s is not None,
+            prompt_tokens=exchange.prefill_total
+            or exchange.prompt_tokens_planned
+            or self.tuned.prompt_at_least,
             output_tokens=self.tuned.output_tokens,
             prefill_tokens_per_s=self.state.prefill_tokens_per_s,
         )
-        if work.expected_s <= 0:
-            permit.release()
-            return
         at_work = partial(self.runtime.at_work, self.state)
-        self.runtime.haunt(permit, outlast(work, self.state, self.runtime.keeper, at_work))
+        ghost = partial(outlast, work, self.state, keeper, at_work)
+        if sending is not None:
+            others = self.state.limiter.waiting > 0
+            grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
+            is_loaded = partial(keeper.is_loaded, self.state, exchange.upstream_model)
+            self.runtime.haunt(permit, let_load(sending, grace_s, is_loaded, ghost))
+        elif work.expected_s > 0:
+            self.runtime.haunt(permit, ghost())
+        else:
+            permit.release()

@@ -182,6 +182,29 @@ class Runtime:
                     return routing.Resolution(absent[0].name, model, (), "only upstream")
                 raise exc from None
 
+    def model_now(
+        self, state: UpstreamState, asked: str, explicit: str | None, otherwise: str
+    ) -> str:
+        """
+        The id at *state* that *asked* leads to by what is known of it now.
+
+        Args:
+            asked: as the client named it.
+            explicit: the upstream that the request's path names, None for none.
+            otherwise: what stays when it leads elsewhere, or nowhere.
+        """
+        if not state.profiles:
+            return otherwise
+        try:
+            found = self._resolve(asked, explicit)
+        except RequestError:
+            return otherwise
+        return found.model if found.upstream == state.name else otherwise
+
+    def profile_of(self, state: UpstreamState, model: str) -> ModelProfile:
+        """What is known of *model* at *state*, or what is assumed."""
+        return state.profile(model) or self.unknown_profile(state, model)
+
     def _only_owner(self, model: str) -> str | None:
         """The quick way: exactly one upstream lists this very id."""
         owner = None

@@ -149,6 +149,9 @@ def test_a_stream_that_breaks_ends_with_an_error_event_and_no_done() -> None:
             failed = json.loads(events[-1][6:])["error"]
             assert failed["code"] == "broken_stream"
             assert failed["status"] == 502
+            # By these two opencode and Qwen Code know that asking again makes sense.
+            assert failed["type"] == "server_error"
+            assert response.headers["x-request-id"] == failed["request_id"]
             assert "[DONE]" not in response.text
             assert len(llama.requests) == 1
 

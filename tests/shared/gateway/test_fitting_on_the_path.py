@@ -471,6 +471,42 @@ def test_a_server_that_is_away_is_no_server_that_cannot_count(away: str) -> None
     asyncio.run(main())
 
 
+def test_a_server_that_comes_back_with_another_model_answers_by_its_window() -> None:
+    """The request was for the only model there was; it is for the only one there is now, whatever its name."""
+
+    async def main() -> None:
+        patient = {
+            "retry": {
+                "local": {
+                    "attempts": 20,
+                    "first_delay_s": 0.5,
+                    "longest_delay_s": 0.5,
+                    "factor": 1.0,
+                }
+            }
+        }
+        async with (
+            ScriptedLlama(window=16_384) as llama,
+            gateway_here(llama.url, settings=patient) as gateway,
+        ):
+            assert (await gateway.chat(model="whatever")).status_code == 200
+            state = gateway.runtime.fleet.get("box")
+            await llama.leave()
+            llama.model = "another"
+            long = [
+                {"role": "user", "content": "word " * 9000}
+            ]  # more than is assumed of the unknown
+            asking = asyncio.ensure_future(gateway.chat(model="whatever", messages=long))
+            await until(lambda: state.limiter.running == 1)
+            await llama.come_back()
+            await gateway.runtime.keeper.look(state)
+            answer = await asking
+            assert (answer.status_code, answer.headers["penstock-window"]) == (200, "16384")
+            assert json.loads(llama.requests[-1].body)["model"] == "another"
+
+    asyncio.run(main())
+
+
 def test_a_template_that_is_not_told_is_waited_for_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes first goes on after a moment; it is asked for again only a while after it was given up."""
 

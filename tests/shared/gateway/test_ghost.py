@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 from penstock.domain.upstream import Upstream
 from penstock.gateway.steps import ghost
-from penstock.gateway.steps.ghost import GhostWork, outlast
+from penstock.gateway.steps.ghost import GhostWork, let_load, outlast
 from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
@@ -66,3 +69,27 @@ def test_the_servers_word_counts(
         coroutine.send(None)
     assert upstream.ghosts == 0
     assert slots.looks == looks
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["it works on the prompt", "it loads"])
+def test_a_hang_up_before_the_first_byte_is_a_load_or_a_prompt(loaded: bool) -> None:
+    """Closing ends a load; a server that has loaded goes on with the prompt, and its slot counts as busy."""
+    told: list[str] = []
+
+    async def main() -> None:
+        async def never() -> Any:
+            await asyncio.get_running_loop().create_future()
+
+        async def is_loaded() -> bool:
+            told.append("asked")
+            return loaded
+
+        async def goes_on() -> None:
+            told.append("outlasted")
+
+        sending = asyncio.ensure_future(never())
+        await let_load(sending, 0.0, is_loaded, goes_on)
+        assert sending.cancelled()
+
+    asyncio.run(main())
+    assert told == (["asked", "outlasted"] if loaded else ["asked"])

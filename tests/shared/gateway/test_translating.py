@@ -93,6 +93,8 @@ def test_the_server_is_asked_in_openais_dialect(dialect: str, streams: bool) -> 
             answer = await ask(gateway.http, dialect, stream=streams)
             assert answer.status_code == 200
             assert answer.headers["penstock-window"] == "4096"
+            own_id = answer.headers.get("request-id")  # where Anthropic's client looks
+            assert own_id == (answer.headers["x-request-id"] if dialect == "messages" else None)
             (request,) = llama.requests
             assert request.line.startswith(b"POST /v1/chat/completions HTTP")
             sent = json.loads(request.body)

@@ -127,6 +127,12 @@ def _as_error(parts: list[Part]) -> list[Part]:
 
 
 def _from_assistant(content: Any, where: str, changes: list[Change]) -> Message:
+    """
+    A turn as the server said it.
+
+    What thinking or a call stood between was one text there (`content`, `reasoning_content`) and is cut into
+    blocks by this dialect only; a line feed where it was cut would be no prefix of the server's cache.
+    """
     parts: list[Part] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []
@@ -145,8 +151,9 @@ def _from_assistant(content: Any, where: str, changes: list[Change]) -> Message:
             )
         else:
             parts += read_block(kind, block, place, changes)
-    reasoning = "\n".join(thoughts) if thoughts else None
-    return Message("assistant", tuple(parts), tuple(calls), reasoning=reasoning)
+    if len(parts) > 1 and all(isinstance(part, TextPart) for part in parts):
+        parts = [TextPart("".join(part.text for part in parts if isinstance(part, TextPart)))]
+    return Message("assistant", tuple(parts), tuple(calls), reasoning="".join(thoughts) or None)
 
 
 def _call(block: Mapping[str, Any], where: str) -> ToolCall:

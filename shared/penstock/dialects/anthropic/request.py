@@ -35,6 +35,8 @@ _READ = frozenset(
         "cache_control", "penstock",
     }
 )  # fmt: skip
+# Servers keep it in 32 bits; 1e30 as a whole number is more than JSON is written with.
+_LARGEST_TOP_K = 2**31 - 1
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 _WHY_DROPPED = {
     "service_tier": "a local server has no tiers",
@@ -108,8 +110,8 @@ def _sampling(body: Mapping[str, Any]) -> dict[str, Any]:
         value = number_in(body, name)
         if value is None:
             continue
-        if name == "top_k" and value != int(value):
-            raise wrong(name, "a whole number", value)
+        if name == "top_k" and (value != int(value) or abs(value) > _LARGEST_TOP_K):
+            raise wrong(name, f"a whole number of at most {_LARGEST_TOP_K}", value)
         found[name] = int(value) if name == "top_k" else value
     return found
 

@@ -118,9 +118,11 @@ _name_text = lru_cache(maxsize=64)(header_text)
 
 
 def announcement_headers(exchange: Exchange) -> Headers:
-    """The `penstock-*` headers that are known now (contracts 4), and the id under the official clients' name."""
+    """The `penstock-*` headers that are known now (contracts 4), and the id under the official clients' names."""
     request_id = exchange.id.encode("ascii")
     headers: Headers = [(b"penstock-request-id", request_id), (b"x-request-id", request_id)]
+    if exchange.dialect == "anthropic":
+        headers.append((b"request-id", request_id))
     if exchange.upstream:
         headers.append((b"penstock-upstream", _name_text(exchange.upstream)))
         headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))

@@ -55,6 +55,7 @@ class Seen:
         progress: prefill progress since the last look, None when there was none.
         prompt_tokens, completion_tokens, cached_tokens: the server's own counts.
         prefill_tokens_per_s: how quickly it processed the uncached prompt, by its own timings.
+        prefill_is_bound: it was that quick at most.
         ended_by_us: why the gateway ended the answer (`loop`), "" when it did not: then the upstream's
             connection is to be closed, and nothing more is to be fed.
         mended: what was done with the answer's tool calls and is not announced yet.
@@ -70,6 +71,7 @@ class Seen:
         "finish_reason",
         "finished",
         "mended",
+        "prefill_is_bound",
         "prefill_tokens_per_s",
         "progress",
         "prompt_tokens",
@@ -87,6 +89,7 @@ class Seen:
         self.completion_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.prefill_tokens_per_s: float | None = None
+        self.prefill_is_bound = False
         self.events = 0
         self.ended_by_us = ""
         self.mended: list[Mended] = []
@@ -104,7 +107,7 @@ class Seen:
             self.cached_tokens = details["cached_tokens"]
 
     def timings(self, timings: Mapping[str, Any]) -> None:
-        """Take in llama.cpp's timings (`tools/server/server-task.h`, result_timings)."""
+        """Take in llama.cpp's timings (`tools/server/server-task.h`, result_timings), or Ollama's, in seconds."""
         new, cached = timings.get("prompt_n"), timings.get("cache_n")
         if isinstance(new, int):
             self.cached_tokens = cached if isinstance(cached, int) else self.cached_tokens
@@ -113,6 +116,11 @@ class Seen:
             spent_ms = timings.get("prompt_ms")
             if isinstance(spent_ms, int | float) and spent_ms > 0 and new > 32:
                 self.prefill_tokens_per_s = new * 1000.0 / spent_ms
+        spent_s = timings.get("prompt_eval_duration")
+        if isinstance(spent_s, int | float) and spent_s > 0 and self.prompt_tokens:
+            # Ollama tells the time of what was new and the count of all: it was this quick or slower.
+            self.prefill_tokens_per_s = self.prompt_tokens / spent_s
+            self.prefill_is_bound = True
         if self.completion_tokens is None and isinstance(timings.get("predicted_n"), int):
             self.completion_tokens = timings["predicted_n"]
 

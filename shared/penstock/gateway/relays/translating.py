@@ -254,10 +254,10 @@ def note(seen: Seen, event: Event) -> None:
     elif isinstance(event, PrefillProgress):
         seen.progress = event
     elif isinstance(event, UsageReported):
-        if event.timings:
-            seen.timings(event.timings)
         seen.prompt_tokens = event.usage.prompt_tokens
         seen.completion_tokens = event.usage.completion_tokens
+        if event.timings:
+            seen.timings(event.timings)
         seen.cached_tokens = event.usage.cached_tokens
     elif isinstance(event, Finished):
         seen.finished = True

@@ -37,9 +37,7 @@ async def answer_count(
     chat, changes = counted_body(body, incoming.route)
     validate(chat)
     exchange.changes.extend(changes)
-    profile = state.profile(exchange.upstream_model) or runtime.unknown_profile(
-        state, exchange.upstream_model
-    )
+    profile = runtime.profile_of(state, exchange.upstream_model)
     exchange.profile, exchange.window = profile, profile.window.tokens
     messages, shaped = shape(chat, profile, settings.context.nonce_patterns)
     exchange.changes.extend(shaped)

@@ -9,7 +9,7 @@ to its end; giving their slot away at once would only queue the next request ins
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -109,20 +109,30 @@ async def outlast(
         state.ghosts -= 1
 
 
-async def let_load(sending: asyncio.Task[UpstreamResponse], grace_s: float) -> None:
+async def let_load(
+    sending: asyncio.Task[UpstreamResponse],
+    grace_s: float,
+    is_loaded: Callable[[], Awaitable[bool]],
+    ghost: Callable[[], Awaitable[None]],
+) -> None:
     """
     Hold a request open whose client left while the server loads for it, since others wait for that load.
 
     Args:
-        sending: the request; a server like this answers when the load is done and throws the load away
-            when the connection closes.
+        sending: the request; a server like this answers with the first token and throws a load away when the
+            connection closes.
         grace_s: how long; 0 closes at once.
+        is_loaded: whether there was nothing to load any more: then it works on the prompt, and goes on.
+        ghost: outlasts that work.
     """
     if grace_s > 0:
         await asyncio.wait({sending}, timeout=grace_s)
-    if not sending.done():
+    had_begun = sending.done()
+    if not had_begun:
         sending.cancel()
     try:
         (await sending).close()
     except (TransportError, asyncio.CancelledError):
         pass
+    if not had_begun and await is_loaded():
+        await ghost()

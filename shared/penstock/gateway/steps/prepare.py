@@ -116,9 +116,13 @@ class Preparation:
         """
         exchange, state, runtime = self._exchange, self._state, self._runtime
         generation = state.generation
-        profile = state.profile(exchange.upstream_model) or runtime.unknown_profile(
-            state, exchange.upstream_model
-        )
+        profile = state.profile(exchange.upstream_model)
+        if profile is None:
+            # A server that came back with another model answers for it under the name that it has now.
+            exchange.upstream_model = runtime.model_now(
+                state, exchange.model, self._incoming.route.upstream, exchange.upstream_model
+            )
+            profile = runtime.profile_of(state, exchange.upstream_model)
         exchange.profile = profile
         exchange.window = profile.window.tokens
         prepared = None

@@ -30,7 +30,7 @@ from penstock.toolcalls.stream import Mended
 
 # Who may read across origins is ours to say.
 _relayed = HeaderFilter(
-    frozenset({b"content-length", b"server", b"date", b"content-encoding"}),
+    frozenset({b"content-length", b"server", b"date", b"content-encoding", b"x-request-id"}),
     drop_prefix=b"access-control-",
 )
 
@@ -196,5 +196,6 @@ class Relaying:
         exchange.cached_tokens = seen.cached_tokens
         exchange.finish_reason = seen.finish_reason
         tell(seen, exchange)
-        if seen.prefill_tokens_per_s:
-            self.state.prefill_tokens_per_s = seen.prefill_tokens_per_s
+        rate, known = seen.prefill_tokens_per_s, self.state.prefill_tokens_per_s
+        if rate and not (seen.prefill_is_bound and known is not None and known < rate):
+            self.state.prefill_tokens_per_s = rate

@@ -117,6 +117,12 @@ class ProfileKeeper:
             running.add_done_callback(lambda _: self._looks.pop(state, None))
         return await asyncio.shield(running)
 
+    async def is_loaded(self, state: UpstreamState, model: str) -> bool:
+        """Whether the server holds *model* in memory, by its word of now."""
+        await self.look_again(state)
+        profile = state.profile(model)
+        return profile is not None and profile.reading.loaded is True
+
     async def look_again(self, state: UpstreamState) -> None:
         """
         Look at *state* once more, and wait for it, though not for long: an answer has just shown that what
