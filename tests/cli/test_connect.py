@@ -17,6 +17,7 @@ import yaml
 
 import parts
 from gateways import RunningGateway, free_port
+from penstock.cli.connect import _past_proxies
 from penstock.clients import CLIENTS
 
 pytestmark = [
@@ -323,3 +324,21 @@ def test_doctor_knows_the_connected(user: User, gateway: RunningGateway) -> None
     assert "was told 262,144 tokens for tiny, which runs with 8,192 now" in found[0]["says"]
     assert "connect qwen --write" in found[0]["do"]
     assert any("15 minutes" in f["says"] for f in found)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://127.0.0.1:7367", "127.0.0.1"),
+        ("http://gw.lan", "gw.lan"),
+        ("https://gw.lan/penstock", "gw.lan"),
+        ("http://[::1]:7367", "[::1]"),
+    ],
+)
+@pytest.mark.parametrize("proxy", ["http_proxy", "HTTPS_PROXY", "ALL_PROXY"])
+def test_a_started_client_asks_no_proxy_for_the_gateway(url: str, host: str, proxy: str) -> None:
+    """By the host's name, with a port and without; what was excepted before stays so."""
+    environment = {proxy: "http://proxy:3128", "NO_PROXY": "lan"}
+    _past_proxies(environment, url)
+    assert environment["NO_PROXY"] == f"lan,{host}"
+    assert environment["no_proxy"] == f"lan,{host}"

@@ -4,7 +4,8 @@ Clients' settings files: found, backed up, changed and restored.
 What was written is remembered in the user's state folder, one record for each client. An undo compares the
 file with what was written: unchanged, the old bytes come back (or the file goes, when it was not there before);
 changed since, only our settings are taken out. A backup lies beside its file and is never overwritten by a
-second connect. Links are followed: the file they lead to is changed, and the link stays one.
+second connect. Links are followed: the file they lead to is changed, and the link stays one. Of two that run at
+once, one waits and is then told that the file is no longer what it planned for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from penstock.adapters.files import write_atomically
+from penstock.adapters.files import one_at_a_time, write_atomically
 from penstock.adapters.folders import state_folder
 from penstock.clients import (
     CannotEdit,
@@ -167,10 +168,23 @@ def write(spec: ClientSpec, connection: Connection, planned: Sequence[Planned]) 
 
     Returns:
         the backups.
+
+    Raises:
+        ClientFileError: a file cannot be written, or is no longer what was planned for (the client saved it just
+            now, or another connect was quicker).
     """
+    with one_at_a_time(_records()):
+        return _write(spec, connection, planned)
+
+
+def _write(spec: ClientSpec, connection: Connection, planned: Sequence[Planned]) -> list[Path]:
     earlier = {entry["path"]: entry for entry in (_record(spec.name) or {}).get("files", ())}
     entries, backups = dict(earlier), []
     for file in planned:
+        if _read(file.path) != file.old:
+            raise ClientFileError(
+                f"{file.path} was changed in this very moment and is left as it is: connect again."
+            )
         before, made = earlier.get(str(file.path)), None
         if before is not None and (file.exact or before["backup"]):
             backup, existed = before["backup"], before["existed"]
@@ -213,6 +227,11 @@ def undo(spec: ClientSpec) -> list[Undone]:
     Raises:
         ClientFileError: it is not connected, or a file cannot be read any more.
     """
+    with one_at_a_time(_records()):
+        return _undo(spec)
+
+
+def _undo(spec: ClientSpec) -> list[Undone]:
     record = _record(spec.name)
     if record is None:
         raise ClientFileError(f"{spec.title} is not connected: there is nothing to undo.")

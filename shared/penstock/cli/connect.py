@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -266,10 +267,15 @@ def _start(command: list[str], environment: dict[str, str]) -> int:
 
 def _past_proxies(environment: dict[str, str], url: str) -> None:
     """A proxy for the world must not get what goes to this machine."""
-    host = url.partition("://")[2].split("/")[0].rpartition(":")[0] or url
-    if not any(name.lower() in ("http_proxy", "all_proxy") for name in environment):
+    host = urlsplit(url).hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    proxies = ("http_proxy", "https_proxy", "all_proxy")
+    if not any(name.lower() in proxies for name in environment):
         return
-    for name in ("NO_PROXY", "no_proxy"):
-        known = environment.get(name, "")
-        if host not in known.split(","):
-            environment[name] = f"{known},{host}".lstrip(",")
+    spellings = ("NO_PROXY", "no_proxy")
+    # Programs read one spelling and not the other, so each gets what either said.
+    said = next((environment[name] for name in spellings if environment.get(name)), "")
+    for name in spellings:
+        known = environment.get(name) or said
+        is_there = host in known.split(",")
+        environment[name] = known if is_there else f"{known},{host}".lstrip(",")

@@ -54,7 +54,8 @@ class AnswerWriter(Protocol):
 
     Events come in this order: `PrefillProgress` (any number; nothing of it is relayed, but it tells the
     prompt's size early), then text, reasoning and tool calls in any mixture (the pieces of one call come one
-    after the other), `Finished`, `UsageReported`; the last two may be missing or come the other way round.
+    after the other, with nothing else between them, whatever the server does), `Finished`, `UsageReported`; the last
+    two may be missing or come the other way round.
     """
 
     def write(self, event: Event) -> bytes:

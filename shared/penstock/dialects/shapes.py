@@ -1,4 +1,4 @@
-"""What is said when a field of a request has the wrong shape, and the checks that say it."""
+"""What is said when a field has the wrong shape, and the checks that say it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
+
 from penstock.domain.change import Change
 from penstock.domain.json_kinds import kind_of
 from penstock.errors import ErrorCode, RequestError
 
 _TALKERS = ("user", "assistant")
+# orjson writes 254 levels; a body puts a few around the arguments of a call.
+_LEVELS_AROUND = 12
 
 
 def wrong(param: str, expected: str, got: Any) -> RequestError:
@@ -93,3 +97,21 @@ def array_in(body: Mapping[str, Any], name: str, where: str = "") -> list[Any]:
     if not isinstance(value, list):
         raise wrong(where or name, "an array", value)
     return value
+
+
+def object_of(text: str) -> dict[str, Any] | None:
+    """
+    A call's arguments as the object that some dialects have there; {} for none. None where the text is no object
+    (cut off, or never JSON), or is nested deeper than can be written again: then it is never completed.
+    """
+    if not text:
+        return {}
+    try:
+        value = orjson.loads(text)
+        around = value
+        for _ in range(_LEVELS_AROUND):
+            around = [around]
+        orjson.dumps(around)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return None
+    return value if isinstance(value, dict) else None

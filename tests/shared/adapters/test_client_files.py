@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -280,6 +282,42 @@ def test_a_write_that_fails_half_way(here: Path, monkeypatch: pytest.MonkeyPatch
     assert not (here / ".aider.model.metadata.json.penstock-backup").exists()
     assert [u.path.name for u in undo("aider")] == [".aider.conf.yml"]
     assert (here / ".aider.conf.yml").read_bytes() == b"# x\n"
+
+
+def test_a_file_that_is_saved_meanwhile_is_left(here: Path) -> None:
+    """What the client wrote between the plan and the write is not lost."""
+    path = here / ".claude" / "settings.json"
+    path.parent.mkdir()
+    path.write_bytes(THEIRS)
+    spec, connection = named("claude"), Connection(URL, MODEL, (MODEL,))
+    planned = client_files.plan(spec, spec.setup(connection).files)
+    path.write_bytes(b"{}")
+    with pytest.raises(ClientFileError, match="connect again"):
+        client_files.write(spec, connection, planned)
+    assert path.read_bytes() == b"{}"
+    assert client_files.connected() == []
+
+
+def test_several_connects_at_once_are_undone_by_one(here: Path) -> None:
+    """Whoever comes second plans anew or is told so: what was there before is never taken for ours."""
+    names = (".aider.conf.yml", ".aider.model.metadata.json")
+    for name in names:
+        (here / name).write_bytes(b"# x\n" if name.endswith("yml") else b"{}")
+    started = threading.Barrier(6)
+
+    def one() -> None:
+        started.wait()
+        with contextlib.suppress(ClientFileError):
+            connect("aider")
+
+    threads = [threading.Thread(target=one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    undo("aider")
+    assert [(here / name).read_bytes() for name in names] == [b"# x\n", b"{}"]
+    assert list(here.glob("*.penstock-backup*")) == []
 
 
 def test_nothing_to_undo(here: Path) -> None:

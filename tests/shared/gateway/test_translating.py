@@ -590,6 +590,28 @@ def nested(depth: int) -> Any:
     return value
 
 
+@pytest.mark.parametrize(
+    ("dialect", "fields"),
+    [
+        ("messages", {"top_k": 1e300}),
+        ("ollama-chat", {"options": {"seed": -1.8e19}}),
+        ("ollama-generate", {"options": {"top_k": -1.8e19}, "raw": True}),
+    ],
+)
+def test_a_number_that_cannot_be_sent_on_is_refused_as_one(
+    dialect: str, fields: dict[str, Any]
+) -> None:
+    """It is the client's to change, and said by what it is."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as gateway:
+            answer = await ask(gateway.http, dialect, **fields)
+            assert answer.status_code == 400
+            assert "64 bits" in answer.text
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("dialect", ["responses", "ollama-chat", "messages"])
 def test_what_is_nested_too_deeply_is_refused(dialect: str) -> None:
     """It can be read and not be written again: the client's to change, no defect of ours."""

@@ -54,6 +54,28 @@ def sent(found: Tuned) -> dict[str, Any]:
     return dict(json.loads(found.body))
 
 
+@pytest.mark.parametrize("kind", ["ollama", "llamacpp"])
+def test_a_tool_that_is_nested_too_deeply_is_the_clients_to_change(kind: str) -> None:
+    """It can be read and not be written again, in whatever dialect the server speaks."""
+    schema: dict[str, Any] = {}
+    for _ in range(400):
+        schema = {"properties": schema}
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    raw = json.dumps({"model": "x", "messages": MESSAGES, "tools": [tool]}).encode()
+    with pytest.raises(RequestError, match="nested too deeply"):
+        tuned(kind, raw)
+
+
+def test_deep_arguments_of_an_earlier_call_stay_readable() -> None:
+    """Ollama wants an object; what cannot be written as one goes on as the text that it was."""
+    arguments = '{"a":' * 400 + "1" + "}" * 400
+    call = {"id": "c", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    messages = [*MESSAGES, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    raw = json.dumps({"model": "m", "messages": messages}).encode()
+    said = sent(tuned("ollama", raw))["messages"][-1]["tool_calls"][0]["function"]["arguments"]
+    assert said == {"arguments": arguments}
+
+
 def test_added_fields_are_spliced_in_behind_the_clients_own_bytes() -> None:
     """Spaces, order, numbers and unknown fields stay as they were written."""
     raw = b'{ "model":"m",  "messages" : [ {"role":"user","content":"caf\\u00e9"} ], "x": 1.50 , "x2":1e2}\n'

@@ -42,9 +42,4 @@ def read_for_count(body: Mapping[str, Any]) -> Asked:
     return read_request(body, needs_limit=False)
 
 
-def count_body(n: int) -> dict[str, Any]:
-    """The answer of `/v1/messages/count_tokens`."""
-    return {"input_tokens": n}
-
-
-__all__ = ["MESSAGES", "MessageWriter", "count_body", "read_for_count"]
+__all__ = ["MESSAGES", "MessageWriter", "read_for_count"]

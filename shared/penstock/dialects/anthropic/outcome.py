@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from penstock.dialects.base import AnswerHead
+from penstock.dialects.shapes import object_of
 from penstock.dialects.surfaces import ANTHROPIC_TYPES
 from penstock.domain.chat import FinishReason, ToolCallDelta, Usage
 
 SIGNATURE = "penstock"
 """A local model signs no thinking; clients send it back only with a signature, so it gets this one."""
-# orjson writes 254 levels; a body puts a few around the arguments of a call.
-_LEVELS_AROUND = 12
 
 
 def call_id_of(event: ToolCallDelta, head: AnswerHead, taken: frozenset[str]) -> str:
@@ -89,14 +86,5 @@ def input_of(arguments: str) -> dict[str, Any]:
     stands in `INVALID_JSON`, the word of Anthropic's documentation for it
     (docs.anthropic.com/en/docs/agents-and-tools/tool-use/fine-grained-tool-streaming).
     """
-    if not arguments:
-        return {}
-    try:
-        value = orjson.loads(arguments)
-        around = value
-        for _ in range(_LEVELS_AROUND):
-            around = [around]
-        orjson.dumps(around)  # nested deeper than can be written again
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return {"INVALID_JSON": arguments}
-    return value if isinstance(value, dict) else {"INVALID_JSON": arguments}
+    value = object_of(arguments)
+    return {"INVALID_JSON": arguments} if value is None else value

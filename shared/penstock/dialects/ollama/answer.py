@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 import orjson
 
 from penstock.dialects.base import AnswerHead
+from penstock.dialects.shapes import object_of
 from penstock.domain.chat import (
     Event,
     Finished,
@@ -34,8 +35,6 @@ _DURATIONS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_d
 # llama.cpp's names (milliseconds) for what Ollama calls otherwise (`tools/server/server-task.cpp`).
 _LLAMACPP_MS = {"prompt_eval_duration": "prompt_ms", "eval_duration": "predicted_ms"}
 _LONGEST_NS = 2**62
-# orjson writes 254 levels; a line puts a few around the arguments.
-_LEVELS_AROUND = 12
 # Of the contract's error fields: the message stands in `error`, param and type are OpenAI's idea.
 _NOT_SAID = frozenset({"message", "param", "type", "error"})
 
@@ -63,17 +62,8 @@ def load_answer(head: AnswerHead, load: str, shape: Shape) -> dict[str, Any]:
 
 def arguments_of(text: str) -> dict[str, Any]:
     """A call's arguments as the object that Ollama has there; other text stays readable."""
-    if not text:
-        return {}
-    try:
-        value = orjson.loads(text)
-        around = value
-        for _ in range(_LEVELS_AROUND):
-            around = [around]
-        orjson.dumps(around)  # nested deeper than can be written again
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
-        return {"arguments": text}
-    return value if isinstance(value, dict) else {"arguments": text}
+    value = object_of(text)
+    return {"arguments": text} if value is None else value
 
 
 def _said(shape: Shape, text: str, thinking: str, calls: list[dict[str, Any]]) -> dict[str, Any]:

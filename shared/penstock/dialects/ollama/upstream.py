@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from penstock.dialects.shapes import object_of
 from penstock.domain.change import Change
 from penstock.domain.chat import (
     ChatRequest,
@@ -209,11 +210,8 @@ def _message(
 
 def _arguments(text: str) -> Any:
     """Ollama wants an object; text that is none stays readable instead of failing the request."""
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return {"arguments": text}
-    return value if isinstance(value, dict) else {"arguments": value}
+    value = object_of(text)
+    return {"arguments": text} if value is None else value
 
 
 class ChatReader:

@@ -1,8 +1,8 @@
 """
 Which path means what (contracts 7 and 11). Pure; paths are normalised before any decision.
 
-Generating paths go through the pipeline, listings are answered from memory, other reads pass, what
-changes an upstream's state needs the admin token. `/upstream/NAME/...` reaches an upstream's own paths.
+Generating paths go through the pipeline, and so do those that count tokens; listings are answered from memory, other
+reads pass, what changes an upstream's state needs the admin token. `/upstream/NAME/...` reaches an upstream's own paths.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Route:
     Where a request goes.
 
     Attributes:
-        kind: `generate` (the pipeline), `count` (tokens of a conversation), `models` (listings from memory), `read` (passes), `change`
-            (passes with the admin token), `admin` (`/penstock/*`), `health` (`/healthz` and the like).
+        kind: `generate` (the pipeline), `count` (tokens of a conversation), `models` (listings from memory), `read`
+            (passes), `change` (passes with the admin token), `admin` (`/penstock/*`), `health` (`/healthz` and the like).
         operation: what kind of work it is.
         dialect: of the client.
         upstream: named in the path, None for the one the model leads to.

@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 
-from penstock.dialects.ndjson import NdjsonFramer
 from penstock.dialects.sse import SseFramer, parse_event
 from penstock.gateway.relays.loop_watch import ValueWatch
 from penstock.gateway.relays.relay import Seen
@@ -23,25 +22,22 @@ class CollectingRelay:
     Args:
         add: takes one event's data (JSON text), folds it in.
         body: makes the body when all is there.
-        ndjson: lines instead of server-sent events.
         watch: ends an answer that repeats itself; None for answers that are not watched.
     """
 
-    __slots__ = ("_add", "_body", "_framer", "_ndjson", "_watch", "seen")
+    __slots__ = ("_add", "_body", "_framer", "_watch", "seen")
 
     def __init__(
         self,
         add: Callable[[Any], None],
         body: Callable[[], bytes],
         *,
-        ndjson: bool = False,
         watch: ValueWatch | None = None,
     ) -> None:
         self._add = add
         self._body = body
-        self._ndjson = ndjson
         self._watch = watch
-        self._framer: SseFramer | NdjsonFramer = NdjsonFramer() if ndjson else SseFramer()
+        self._framer = SseFramer()
         self.seen = Seen()
 
     def feed(self, data: bytes) -> bytes:
@@ -58,7 +54,7 @@ class CollectingRelay:
 
     def _take(self, raw: bytes) -> None:
         seen = self.seen
-        data = raw.strip() if self._ndjson else parse_event(raw).data
+        data = parse_event(raw).data
         if not data or seen.error is not None or seen.ended_by_us:
             return
         if data == b"[DONE]":
@@ -71,7 +67,7 @@ class CollectingRelay:
         if isinstance(value, dict):
             if "prompt_progress" in value and seen.progress is not None and not _has_output(value):
                 return
-            seen.closed |= value.get("done") is True or value.get("stop") is True
+            seen.closed |= value.get("stop") is True
         seen.token = True
         seen.events += 1
         self._add(value)

@@ -7,6 +7,7 @@ added, the client's own bytes go on with the new ones spliced in before the last
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,17 +48,28 @@ class Edit:
         """The edited body. *raw* is what the client sent, byte for byte where nothing changed."""
         if not self.set_fields and not self.drop_fields:
             return raw
-        try:
-            if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
-                cut = raw.rstrip()
-                added = orjson.dumps(self.set_fields)
-                return b"%b,%b" % (cut[:-1], added[1:])
-            merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
-            merged.update(self.set_fields)
-            return orjson.dumps(merged)
-        except orjson.JSONEncodeError as exc:
-            # orjson writes at most 254 levels, RFC 8259 section 9 allows such a limit.
-            raise RequestError(
-                ErrorCode.INVALID_REQUEST,
-                "The request body is nested too deeply (more than 200 levels).",
-            ) from exc
+        if not self.drop_fields and self.body and not self.set_fields.keys() & self.body.keys():
+            cut = raw.rstrip()
+            return b"%b,%b" % (cut[:-1], written(self.set_fields)[1:])
+        merged = {k: v for k, v in self.body.items() if k not in self.drop_fields}
+        merged.update(self.set_fields)
+        return written(merged)
+
+
+def written(body: Mapping[str, Any]) -> bytes:
+    """
+    A body as bytes.
+
+    Raises:
+        RequestError: it can be read and not be written. orjson writes at most 254 levels and numbers of 64 bits; RFC
+            8259 allows such limits (sections 6 and 9).
+    """
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as exc:
+        told = "nested too deeply: 200 levels can be sent on (a tool's schema?)"
+        if "64-bit" in str(exc):
+            told = "a number in it has more than 64 bits"
+        raise RequestError(
+            ErrorCode.INVALID_REQUEST, f"The request cannot be sent on: {told}."
+        ) from exc

@@ -25,9 +25,9 @@ from penstock.dialects.openai.body import render_request
 from penstock.dialects.responses import RESPONSES
 from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest, Event
-from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.exchange import Exchange, Operation
 from penstock.gateway.edge.routes import Route
+from penstock.gateway.steps.edit import written
 from penstock.servers.base import ServerSpec
 
 _CHAT_PATH = "/v1/chat/completions"
@@ -95,16 +95,9 @@ def chat_work(body: dict[str, Any]) -> Work:
     A conversation in OpenAI's dialect.
 
     Raises:
-        RequestError: something in it is nested deeper than can be written.
+        RequestError: something in it cannot be written.
     """
-    try:
-        raw = orjson.dumps(body)
-    except TypeError as error:
-        raise RequestError(
-            ErrorCode.INVALID_REQUEST,
-            "The request is nested too deeply (a tool's schema?); 200 levels can be sent on.",
-        ) from error
-    return Work("chat", "openai", _CHAT_PATH, body, raw)
+    return Work("chat", "openai", _CHAT_PATH, body, written(body))
 
 
 def work_of(
@@ -176,7 +169,7 @@ def _completion(body: dict[str, Any], head: AnswerHead) -> Work:
         "openai",
         "/v1/completions",
         completion,
-        orjson.dumps(completion),
+        written(completion),
         Translation(GENERATE, asked, head),
         changes,
     )
@@ -190,7 +183,7 @@ def _embeddings(body: dict[str, Any], path: str, head: AnswerHead) -> Work:
         "openai",
         "/v1/embeddings",
         request,
-        orjson.dumps(request),
+        written(request),
         changes=changes,
         plain_answer=lambda raw: orjson.dumps(embed_answer(orjson.loads(raw), path, head)),
         answered=None if nothing is None else orjson.dumps(nothing),

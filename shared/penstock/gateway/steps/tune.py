@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import orjson
-
 from penstock import limits, sampling, template
 from penstock.dialects.ollama.upstream import render_chat, think_value
 from penstock.dialects.openai.request import parse_request, validate
@@ -26,7 +24,7 @@ from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
-from penstock.gateway.steps.edit import Edit
+from penstock.gateway.steps.edit import Edit, written
 from penstock.gateway.steps.translate import Work
 from penstock.limits.num_ctx import NumCtx
 from penstock.servers import SPECS
@@ -407,7 +405,7 @@ def _to_ollama(
     edit.changes.extend(rendered.changes)
     return Tuned(
         spec.behaviour.chat_path,
-        orjson.dumps(rendered.body),
+        written(rendered.body),
         streams=True,
         collects=not wants_stream,
         chat=chat,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from penstock.dialects.anthropic import MESSAGES, count_body, read_for_count
+from penstock.dialects.anthropic import MESSAGES, read_for_count
 from penstock.dialects.base import Asked
 from penstock.domain.chat import (
     ImagePart,
@@ -333,4 +333,3 @@ def test_counting_needs_no_limit() -> None:
     assert counted.tools == read(tools=[TOOL]).chat.tools
     with pytest.raises(RequestError, match="max_tokens: expected"):
         read_for_count({**body, "max_tokens": "x"})
-    assert count_body(7) == {"input_tokens": 7}
