@@ -18,7 +18,7 @@ from penstock.dialects.shapes import (
     wrong,
 )
 from penstock.domain.change import Change
-from penstock.domain.chat import ImagePart, OtherPart, Part, TextPart
+from penstock.domain.chat import ImagePart, Part, TextPart
 
 
 def blocks_of(content: Any, where: str) -> list[tuple[str, str, Mapping[str, Any]]]:
@@ -117,9 +117,10 @@ def _document(block: Mapping[str, Any], where: str, changes: list[Change]) -> li
         return [*named, TextPart(needed_text(source, "data", place))]
     if kind == "base64":
         media_type = needed_text(source, "media_type", place)
-        data = f"data:{media_type};base64,{needed_text(source, 'data', place)}"
-        file = {"filename": title or "document", "file_data": data}
-        return [*named, OtherPart({"type": "file", "file": file})]
+        needed_text(source, "data", place)
+        # No local server reads these: llama.cpp refuses the request, and every later turn that still holds it.
+        changes.append(dropped(where, f"no local server reads documents of {media_type[:60]}"))
+        return [*named, TextPart(f"[A document ({media_type}) that could not be read stood here.]")]
     if kind == "content":
         inner: list[Part] = []
         for part_kind, part_place, part in blocks_of(source.get("content"), f"{place}.content"):

@@ -11,7 +11,6 @@ from penstock.dialects.base import Asked
 from penstock.domain.chat import (
     ImagePart,
     Message,
-    OtherPart,
     ResponseFormat,
     TextPart,
     Tool,
@@ -78,9 +77,6 @@ def document(source: Any, **more: Any) -> dict[str, Any]:
 
 
 PDF = {"type": "base64", "media_type": "application/pdf", "data": "JVBE"}
-PDF_PART = OtherPart(
-    {"type": "file", "file": {"filename": "t.pdf", "file_data": "data:application/pdf;base64,JVBE"}}
-)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +94,6 @@ PDF_PART = OtherPart(
         pytest.param([user(document({"type": "text", "data": "d"}, title="t", context="c"))], [text("user", "t", "c", "d")], id="a document with a name"),
         pytest.param([user(document({"type": "content", "content": "d"}))], [text("user", "d")], id="a document of one text"),
         pytest.param([user(document({"type": "content", "content": [said("d"), PNG]}))], [Message("user", (TextPart("d"), IMAGE))], id="a document of blocks"),
-        pytest.param([user(document(PDF, title="t.pdf"))], [Message("user", (TextPart("t.pdf"), PDF_PART))], id="a PDF"),
         pytest.param([{"role": "assistant", "content": "a"}], [text("assistant", "a")], id="the assistant, one text"),
         pytest.param([turn(said("a"), said("b"))], [text("assistant", "ab")], id="the assistant, blocks"),
         pytest.param([turn(use(x=1))], [Message("assistant", (), (ToolCall("c1", "f", '{"x":1}'),))], id="a call"),
@@ -143,6 +138,7 @@ def test_messages(given: list[Any], expected: list[Message]) -> None:
         pytest.param([user({"type": "container_upload", "file_id": "x"}, said("a"))], [text("user", "a")], [("messages[0].content[0]", "dropped")], id="an unknown block"),
         pytest.param([user(result([{"type": "tool_reference", "tool_name": "g"}]))], [tool_message("The tool g can be called.")], [("messages[0].content[0].content[0]", "rewritten")], id="a reference to a tool"),
         pytest.param([user({"type": "search_result", "title": "t", "source": "s", "content": [said("a"), said("b")]})], [text("user", "t\ns\na\n\nb")], [("messages[0].content[0]", "rewritten")], id="a search result"),
+        pytest.param([user(document(PDF, title="t.pdf"))], [text("user", "t.pdf", "[A document (application/pdf) that could not be read stood here.]")], [("messages[0].content[0]", "dropped")], id="a PDF"),
         pytest.param([user(document({"type": "text", "data": "d"}, citations={"enabled": True}))], [text("user", "d")], [("messages[0].content[0].citations", "dropped")], id="citations wanted"),
         pytest.param([turn(said("a", citations=[{"type": "char_location"}]))], [text("assistant", "a")], [("messages[0].content[0].citations", "dropped")], id="citations given"),
         pytest.param([user({**PNG, "transformations": {"x": "y"}})], [Message("user", (IMAGE,))], [("messages[0].content[0].transformations", "dropped")], id="an image to be scaled"),
