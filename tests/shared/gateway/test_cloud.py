@@ -264,3 +264,32 @@ def test_a_cloud_that_cannot_be_reached_is_our_error() -> None:
             assert response.json()["error"]["upstream"] == "cloud"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("raw", "spliced"),
+    [
+        (b'{"x": {"model": "a"}, "model" : "b"}', b'{"x": {"model": "a"}, "model" : "m"}'),
+        (b'{"model":"b","x":[{"model":"b"}]}', b'{"model":"m","x":[{"model":"b"}]}'),
+        (b'{"x":"{\\"model\\":\\"a\\"","y":{"model":"b"},"model":"b"}', b'{"x":"{\\"model\\":\\"a\\"","y":{"model":"b"},"model":"m"}'),
+        (b'{"model":"a","x":["model"],"model":"b"}', b'{"model":"a","x":["model"],"model":"m"}'),
+    ],
+    ids=["deeper first", "deeper last", "in a text", "twice"],
+)  # fmt: skip
+def test_the_alias_is_spliced_at_the_top(raw: bytes, spliced: bytes) -> None:
+    """Wherever else `model` stands, all other bytes stay."""
+    assert splice_model(raw, json.loads(raw), "m") == spliced
+
+
+def test_a_body_full_of_models_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client cannot hold up all others by it: the body is not parsed anew for each."""
+    raw = b'{"x":[' + b",".join([b'{"model":"a"}'] * 500) + b'],"model":"b"}'
+    parsed = []
+
+    def counting(data: bytes) -> object:
+        parsed.append(len(data))
+        return json.loads(data)
+
+    monkeypatch.setattr("penstock.gateway.steps.cloud.orjson.loads", counting)
+    assert splice_model(raw, json.loads(raw), "m") == raw[:-3] + b'm"}'
+    assert len(parsed) == 1

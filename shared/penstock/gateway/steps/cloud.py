@@ -13,6 +13,7 @@ import asyncio
 import random
 import re
 import time
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -38,6 +39,7 @@ from penstock.settings import Settings
 
 _RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504, 529})
 _LARGEST_ERROR_BYTES = 1024 * 1024
+_STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]]', re.DOTALL)
 _MODEL_FIELD = re.compile(rb'"model"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
@@ -45,16 +47,32 @@ def splice_model(raw: bytes, body: dict[str, Any], model: str) -> bytes:
     """
     *raw* with the value of its top-level `model` replaced and every other byte as it was.
 
-    `"model": "x"` may stand deeper in the body as well, for example in a tool's schema; the right one is
-    the one whose replacement changes exactly the top-level field.
+    `"model": "x"` may stand deeper in the body as well, for example in a tool's schema.
     """
     wanted = {**body, "model": model}
-    value = orjson.dumps(model)
-    for found in _MODEL_FIELD.finditer(raw):
-        candidate = raw[: found.start(1)] + value + raw[found.end(1) :]
+    found = _own_model(raw)
+    if found is not None:
+        candidate = raw[: found.start(1)] + orjson.dumps(model) + raw[found.end(1) :]
         if orjson.loads(candidate) == wanted:
             return candidate
     return orjson.dumps(wanted)
+
+
+def _own_model(raw: bytes) -> re.Match[bytes] | None:
+    """The top-level `model` of a JSON object, the last one as parsers take it; in one pass, whatever a client sends."""
+    fields = list(islice(_MODEL_FIELD.finditer(raw), 2))
+    if len(fields) < 2:
+        return fields[0] if fields else None
+    own, depth = None, 0
+    for token in _STRING_OR_BRACKET.finditer(raw):
+        sign = token[0][:1]
+        if sign in b"{[":
+            depth += 1
+        elif sign in b"}]":
+            depth -= 1
+        elif depth == 1:
+            own = _MODEL_FIELD.match(raw, token.start()) or own
+    return own
 
 
 class _CloudRun:
