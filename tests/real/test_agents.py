@@ -3,7 +3,7 @@ Real coding agents in front of Penstock, headless, in an empty home and folder.
 
 What the model says is played (`playing`) where a test needs a certain course of events, and spelled by a
 real llama.cpp where it does not. Time cannot be injected into an agent: where one must lose patience, its
-own settings make it short. `python3 benchmarks agents` has the run of more than a minute.
+own settings make it short. `python3 benchmarks patience` has the run of more than a minute.
 """
 
 from __future__ import annotations

@@ -68,6 +68,23 @@ def test_each_failure_has_its_code_and_its_number_of_attempts(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "value",
+    [{"choices": 5}, {"choices": [{"index": [1], "delta": {}}]}],
+    ids=["choices", "an index"],
+)
+def test_chunks_of_another_shape_are_the_servers_error(value: Any) -> None:
+    """Where they are folded into one body; a stream passes as it comes."""
+    script = [CHUNKED_HEAD, event(value), event(b"[DONE]"), chunk(b"")]
+
+    async def main() -> None:
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat()
+            assert (response.status_code, response.json()["error"]["code"]) == (502, "bad_answer")
+
+    asyncio.run(main())
+
+
 def test_a_second_death_on_one_request_is_memory() -> None:
     """A server that drops a fresh connection twice without a byte died of the request."""
 

@@ -70,7 +70,10 @@ class CollectingRelay:
             seen.closed |= value.get("stop") is True
         seen.token = True
         seen.events += 1
-        self._add(value)
+        try:
+            self._add(value)
+        except (AttributeError, TypeError) as exc:
+            raise ValueError("a chunk has another shape than OpenAI's chunks have") from exc
         if self._watch is not None and self._watch.add(value):
             seen.ended_by_us, seen.finish_reason = "loop", "length"
             seen.closed = True
