@@ -56,17 +56,20 @@ def mend_history(
     return (messages if out is None else out), tuple(changes)
 
 
-def unseen_image(messages: Sequence[Mapping[str, Any]]) -> int | None:
-    """Where in what is asked now (the last user message and all after it) the first image stands, if there is one."""
+def unseen_image(messages: Sequence[Mapping[str, Any]]) -> str:
+    """
+    Where in what is asked now (the last user message and all after it) the first image stands, as a client names
+    the place (`messages[3].content[1]`); "" when there is none.
+    """
     for place in range(_last_user(messages), len(messages)):
         message = messages[place]
+        if message.get("images"):
+            return f"messages[{place}].images[0]"
         content = message.get("content")
-        parts = content if isinstance(content, list) else ()
-        if message.get("images") or any(
-            isinstance(part, Mapping) and part.get("type") in _IMAGES for part in parts
-        ):
-            return place
-    return None
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            if isinstance(part, Mapping) and part.get("type") in _IMAGES:
+                return f"messages[{place}].content[{number}]"
+    return ""
 
 
 def _last_user(messages: Sequence[Mapping[str, Any]]) -> int:

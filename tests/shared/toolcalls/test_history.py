@@ -103,23 +103,23 @@ def test_images_for_a_model_that_sees_none() -> None:
 @pytest.mark.parametrize(
     ("messages", "place"),
     [
-        pytest.param([], None, id="nothing"),
-        pytest.param([{"role": "user", "content": "look"}], None, id="text"),
-        pytest.param([{"role": "user", "content": [PICTURE]}], 0, id="asked now"),
-        pytest.param([{"role": "user", "images": ["AAAA"]}], 0, id="Ollama's way"),
+        pytest.param([], "", id="nothing"),
+        pytest.param([{"role": "user", "content": "look"}], "", id="text"),
+        pytest.param([{"role": "user", "content": [PICTURE]}], "messages[0].content[0]", id="asked now"),
+        pytest.param([{"role": "user", "images": ["AAAA"]}], "messages[0].images[0]", id="Ollama's way"),
         pytest.param(
             [{"role": "user", "content": [PICTURE]}, {"role": "user", "content": "and?"}],
-            None,
+            "",
             id="asked before",
         ),
         pytest.param(
             [{"role": "user", "content": "look"}, call("{}"), {"role": "tool", "content": [PICTURE]}],
-            2,
+            "messages[2].content[0]",
             id="what a tool showed",
         ),
     ],
 )  # fmt: skip
-def test_an_image_that_is_asked_about(messages: list[dict[str, Any]], place: int | None) -> None:
+def test_an_image_that_is_asked_about(messages: list[dict[str, Any]], place: str) -> None:
     """The first one in the last user message and what follows it."""
     assert unseen_image(messages) == place
 

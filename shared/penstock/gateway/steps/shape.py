@@ -30,12 +30,12 @@ def shape(
     messages, mended = mend_history(cleaned.messages, vision=vision)
     if vision is False and SPECS[profile.kind].behaviour.drops_images:
         place = unseen_image(messages)
-        if place is not None:
+        if place:
             raise RequestError(
                 ErrorCode.UNSUPPORTED_INPUT,
                 f"{profile.model} cannot see images, and its server would leave this one out silently.",
                 hint="Send text only, or choose a model that sees images.",
-                param=f"messages[{place}]",
+                param=place,
             )
     return messages, (*cleaned.changes, *mended)
 
