@@ -63,6 +63,22 @@ class Conversation:
         """An input that is one text."""
         self._messages.append(Message("user", (TextPart(text),)))
 
+    def take_plain(self, item: Any) -> bool:
+        """Take an item that is a text and nothing else (`is_plain`); False leaves it to `add`."""
+        if not isinstance(item, dict) or not is_plain(item):
+            return False
+        text = TextPart(item["content"])
+        if item["role"] == "assistant":
+            self._turn()
+            self._parts.append(text)
+            return True
+        if self._has_turn:
+            self._end_turn()
+        if self._images:
+            self._end_results()
+        self._messages.append(Message("user", (text,)))
+        return True
+
     def add(self, item: Any, where: str) -> None:
         """
         One item.
@@ -72,16 +88,6 @@ class Conversation:
         """
         if not isinstance(item, dict):
             raise wrong(where, "an object", item)
-        if is_plain(item):
-            text = TextPart(item["content"])
-            if item["role"] == "assistant":
-                self._turn()
-                self._parts.append(text)
-            else:
-                self._end_turn()
-                self._end_results()
-                self._messages.append(Message("user", (text,)))
-            return
         kind = item.get("type")
         if kind is None:
             kind = "message" if "role" in item else "item_reference" if "id" in item else None
@@ -184,7 +190,8 @@ class Conversation:
 
     def _turn(self) -> None:
         """A piece of the assistant's turn comes."""
-        self._end_results()
+        if self._images:
+            self._end_results()
         self._has_turn = True
 
     def _end_turn(self) -> None:
@@ -199,7 +206,9 @@ class Conversation:
             )
         )
         self._has_turn = False
-        self._reasoning, self._parts, self._calls = [], [], []
+        self._parts = []
+        if self._reasoning or self._calls:
+            self._reasoning, self._calls = [], []
 
     def _end_results(self) -> None:
         if self._images:

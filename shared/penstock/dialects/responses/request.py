@@ -129,7 +129,8 @@ def _messages(
         conversation.add_user(given)
     else:
         for number, item in enumerate(given):
-            conversation.add(item, f"input[{number}]")
+            if not conversation.take_plain(item):
+                conversation.add(item, f"input[{number}]")
     messages = conversation.messages()
     if not messages:
         raise refused("input", "input: at least one message is needed.")
