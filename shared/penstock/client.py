@@ -80,8 +80,10 @@ class Client:
         if len(running) > 1:
             usual = [entry for entry in running if entry.port == DEFAULT_PORT]
             if not usual:
-                ports = ", ".join(str(entry.port) for entry in running)
-                raise NotRunning(f"Several gateways run (ports {ports}); name one with --port.")
+                urls = ", ".join(entry.url for entry in running)
+                raise NotRunning(
+                    f"Several gateways run ({urls}); name one, by --url for `connect`, else by --port."
+                )
             running = usual
         entry = running[0]
         return cls(entry.url, token=entry.token, entry=entry)
