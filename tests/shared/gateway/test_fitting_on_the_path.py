@@ -274,6 +274,29 @@ def test_a_server_that_cuts_silently_is_noticed() -> None:
     asyncio.run(main())
 
 
+def test_a_turn_that_is_to_be_continued_is_not_taken_for_a_cut_prompt() -> None:
+    """What templates put around a last message of the assistant is their own affair, and weighs less."""
+
+    async def main() -> None:
+        counted = {
+            **delta("", "stop"),
+            "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+        }
+        script = [CHUNKED_HEAD, event(delta("x")), event(counted), event(b"[DONE]"), chunk(b"")]
+        begun = [
+            {"role": "user", "content": "write JSON please"},
+            {"role": "assistant", "content": "{"},
+        ]
+        async with ScriptedLlama(script) as llama, gateway_here(llama.url) as gateway:
+            response = await gateway.chat(messages=begun)
+            assert (response.status_code, response.json()["usage"]["prompt_tokens"]) == (200, 3)
+            assert (await told(gateway, response))["warnings"] == []
+            (upstream,) = (await gateway.http.get("/penstock/status")).json()["upstreams"]
+            assert upstream["models"][0]["context"]["silent_truncations"] == 0
+
+    asyncio.run(main())
+
+
 def test_a_server_that_does_not_count_is_measured() -> None:
     """Without its own counts the conversation is fitted by a cautious measure, never sent too long."""
 

@@ -249,6 +249,9 @@ class Contexts:
         Returns:
             whether the server must have cut the prompt.
         """
+        if prepared.messages[-1].get("role") == "assistant":
+            # Templates render a turn that is to be continued in ways of their own: it shows nothing of other requests.
+            return False
         context = self.of(state, profile)
         scale = context.scale
         read = context.as_read(prepared.messages)
