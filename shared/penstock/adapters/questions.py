@@ -2,8 +2,8 @@
 Small questions to a server beside its requests: a POST, and its whole answer or nothing.
 
 Over the kind of transport that requests take. Nearly every request of an agent brings messages that
-the server has not counted yet, and waits for their counts: httpx took longer for one such question than the
-gateway for all of the rest of the request. Whoever has no transport (the command line) asks over httpx.
+the server has not counted yet, and waits for their counts: with httpx such a request took more than twice the
+time. Whoever has no transport (the command line) asks over httpx.
 """
 
 from __future__ import annotations

@@ -212,12 +212,10 @@ class LocalRun:
                 settings=self.runtime.settings,
             )
             keeper = self.runtime.keeper
-            self.relaying = Relaying(self.answer, self.job, keeper, self._task)
+            relaying = self.relaying = Relaying(self.answer, self.job, keeper, self._task)
             opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
             # 8. Relay.
-            relaying = self.relaying
-            assert relaying is not None
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
             self.ready.answered()

@@ -247,7 +247,7 @@ class GatewayServer:
         gc.collect()
         gc.freeze()
         # Requests leave no cycles behind (tests hold that), so the collector finds nothing in them and may come
-        # a fourteenth as often: a twentieth of the time of a request.
+        # a fourteenth as often.
         gc.set_threshold(10_000, 20, 50)
         assert self.runtime is not None
         log.info("listening on %s", self.runtime.url)

@@ -254,4 +254,4 @@ def test_an_image_is_never_lost_silently(kind: str, vision: bool | None, refuses
     with pytest.raises(RequestError) as raised:
         shape(body, profile, [])
     assert raised.value.code is ErrorCode.UNSUPPORTED_INPUT
-    assert raised.value.param == "messages[1]"
+    assert raised.value.param == "messages[1].content[0]"

@@ -21,11 +21,10 @@ from typing import Any
 from penstock.dialects.base import AnswerHead, Asked, ClientDialect
 from penstock.dialects.ollama import fields
 from penstock.dialects.ollama.answer import LineWriter, load_answer, whole_answer
-from penstock.dialects.ollama.request import LOAD
+from penstock.dialects.ollama.request import LOAD, asked_of
 from penstock.dialects.openai.chunks import read_usage
 from penstock.domain.change import Change
 from penstock.domain.chat import (
-    ChatRequest,
     Event,
     Finished,
     Message,
@@ -158,31 +157,7 @@ class OllamaGenerate:
         if why:
             name = next((n for n in ("suffix", "template") if body.get(n)), "raw")
             raise _only_ollama(name, why)
-        changes = fields.left_out(body, _KNOWN)
-        options = fields.options_of(body)
-        keep_alive = fields.keep_alive_of(body)
-        logprobs, top_logprobs = fields.logprobs_of(body)
-        if logprobs:
-            changes.append(fields.unsaid_logprobs())
-        messages = _messages(body)
-        rest = fields.server_options(options)
-        chat = ChatRequest(
-            model=fields.text_of(body, "model"),
-            messages=messages,
-            sampling=fields.sampling_of(options),
-            max_output_tokens=fields.output_limit_of(options),
-            stop=fields.stop_of(options),
-            stream=fields.flag_of(body, "stream", True),
-            include_usage=True,
-            response_format=fields.format_of(body),
-            reasoning=fields.reasoning_of(body),
-            logprobs=logprobs,
-            top_logprobs=top_logprobs,
-            keep_alive=keep_alive,
-            extra={"options": rest} if rest else {},
-        )
-        echo = {} if messages else {LOAD: "unload" if fields.lets_go(keep_alive) else "load"}
-        return Asked(chat, tuple(changes), echo)
+        return asked_of(body, _KNOWN, lambda _: _messages(body))
 
     def writer(self, head: AnswerHead, asked: Asked) -> LineWriter:
         """See `ClientDialect`."""

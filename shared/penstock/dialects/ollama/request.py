@@ -12,7 +12,7 @@ load the model, with `keep_alive` 0 unload it).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from typing import Any, Final, cast
 
@@ -48,18 +48,42 @@ def read_chat(body: Mapping[str, Any]) -> Asked:
     Raises:
         RequestError: with the field that is at fault.
     """
-    changes = fields.left_out(body, _KNOWN)
+    return asked_of(
+        body,
+        _KNOWN,
+        lambda changes: _Messages().read(body.get("messages"), changes),
+        tools=lambda: _tools(body.get("tools")),
+    )
+
+
+def asked_of(
+    body: Mapping[str, Any],
+    known: frozenset[str],
+    messages: Callable[[list[Change]], tuple[Message, ...]],
+    tools: Callable[[], tuple[Tool, ...]] = tuple,
+) -> Asked:
+    """
+    The neutral request of a body: what `/api/chat` and `/api/generate` say in the same way, around their messages.
+
+    Args:
+        known: fields that are read.
+        messages, tools: read what only one of them has.
+
+    Raises:
+        RequestError: with the field that is at fault.
+    """
+    changes = fields.left_out(body, known)
     options = fields.options_of(body)
     keep_alive = fields.keep_alive_of(body)
     logprobs, top_logprobs = fields.logprobs_of(body)
     if logprobs:
         changes.append(fields.unsaid_logprobs())
-    messages = _Messages().read(body.get("messages"), changes)
+    conversation = messages(changes)
     rest = fields.server_options(options)
     chat = ChatRequest(
         model=fields.text_of(body, "model"),
-        messages=messages,
-        tools=_tools(body.get("tools")),
+        messages=conversation,
+        tools=tools(),
         sampling=fields.sampling_of(options),
         max_output_tokens=fields.output_limit_of(options),
         stop=fields.stop_of(options),
@@ -72,7 +96,7 @@ def read_chat(body: Mapping[str, Any]) -> Asked:
         keep_alive=keep_alive,
         extra={"options": rest} if rest else {},
     )
-    echo = {} if messages else {LOAD: "unload" if fields.lets_go(keep_alive) else "load"}
+    echo = {} if conversation else {LOAD: "unload" if fields.lets_go(keep_alive) else "load"}
     return Asked(chat, tuple(changes), echo)
 
 

@@ -4,7 +4,7 @@ Step 5: a conversation is made to fit the window. Which strategy, which marks, w
 Pure: messages, weights and what is known of the model in, what is sent and why out. `context` counts what
 must be counted first and calls this; `penstock explain` calls the very same with estimated weights.
 
-What is made for each request is a named tuple: a frozen dataclass of as many fields takes five times as long.
+What is made for each request is a named tuple: a frozen dataclass of as many fields takes four times as long.
 """
 
 from __future__ import annotations

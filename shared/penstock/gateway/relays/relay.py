@@ -29,7 +29,7 @@ from penstock.gateway.relays.loop_watch import LoopWatch, closing_chunk
 from penstock.toolcalls.stream import Mended
 
 _LARGEST_EVENT_BYTES = 8 * 1024 * 1024
-_KEEPALIVE = re.compile(rb":\s*keepalive (\d{1,9})/(\d{1,9})")
+KEEPALIVE = re.compile(rb":\s*keepalive (\d{1,9})/(\d{1,9})")
 """mlx-lm's comment during prefill: tokens processed and in total."""
 _DATA_LINE = re.compile(rb"(?:^|[\r\n])(?:\xef\xbb\xbf)?data:")
 _MARKER = re.compile(rb'"(?:usage|prompt_progress|error|timings|prompt_eval_count)"')
@@ -293,7 +293,7 @@ class VerbatimRelay:
         if self._surface.is_ndjson or _DATA_LINE.search(batch):
             seen.token = bool(batch)
             return batch
-        for done, total in _KEEPALIVE.findall(batch):
+        for done, total in KEEPALIVE.findall(batch):
             seen.progress = PrefillProgress(processed=int(done), total=int(total), cached=0)
         return b""
 

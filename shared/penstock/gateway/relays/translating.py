@@ -7,7 +7,6 @@ The writer of a stream is made when its first bytes are to go out, so that it kn
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -28,10 +27,9 @@ from penstock.domain.chat import (
 from penstock.gateway.relays.call_order import CallOrder
 from penstock.gateway.relays.loop_watch import EventWatch
 from penstock.gateway.relays.mending import EventMender
-from penstock.gateway.relays.relay import Late, Seen
+from penstock.gateway.relays.relay import KEEPALIVE, Late, Seen
 
 _SAY_NOTHING = frozenset({PrefillProgress, UsageReported})
-_KEEPALIVE = re.compile(rb"\A:\s*keepalive (\d{1,9})/(\d{1,9})")
 
 
 class Reader(Protocol):
@@ -117,7 +115,7 @@ class Source:
             return
         data = raw.strip() if self._ndjson else parse_event(raw).data
         if not data:
-            if found := _KEEPALIVE.match(raw):
+            if found := KEEPALIVE.match(raw):
                 seen.progress = PrefillProgress(int(found[1]), int(found[2]))
             return
         if data == b"[DONE]":
