@@ -212,6 +212,13 @@ class TimeoutOptions(Options):
         reason="Clients and proxies give up after 30 s and more without a byte.",
         gt=0,
     )
+    hold_s: float = option(
+        600.0,
+        effect="Waiting for an upstream that is paused, drained or being restarted.",
+        unit="seconds",
+        reason="Replacing a server and loading its model takes minutes.",
+        gt=0,
+    )
     drain_s: float = option(
         30.0, effect="For running requests to end when the gateway stops.", unit="seconds", ge=0
     )

@@ -7,7 +7,7 @@ The way of a generating request through the gateway: the one place that knows th
                  else another dialect becomes OpenAI's               (translate)
     4. tune      names, sampling, template                           (tune)
     5. fit       the conversation into the window, output budget     (prepare, context, fitting)
-    6. admit     a permit, or a place in the queue                   (limiter)
+    6. admit     a permit, or a place in the queue                   (admit, limiter)
     7. forward   with separate time limits, retried by policy        (forward)
     8. relay     verbatim, translated or collected                   (relaying, relays, answer)
     9. record    one outcome                                         (record)
@@ -37,6 +37,7 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.steps.admit import admit
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
@@ -192,15 +193,13 @@ class LocalRun:
             if state.kind is not None:
                 await self.ready.make_early()
             # 6. Admit.
-            exchange.stage = "queued"
-            loop = asyncio.get_running_loop()
-            exchange.queued_s = loop.time()
-            self.permit = await state.limiter.acquire(
+            self.permit = await admit(
+                self.incoming,
+                self.runtime.settings,
+                state,
                 weight=self.weight,
                 size_bytes=self.size_bytes,
-                deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
             )
-            exchange.admitted_s = loop.time()
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,

@@ -13,7 +13,9 @@ from penstock.domain.fault import Fault, Outcome
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import Locality
 
-Stage = Literal["accepted", "queued", "loading", "forwarding", "prefilling", "streaming", "done"]
+Stage = Literal[
+    "accepted", "held", "queued", "loading", "forwarding", "prefilling", "streaming", "done"
+]
 
 Operation = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "generate", "other"

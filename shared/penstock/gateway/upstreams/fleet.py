@@ -24,6 +24,7 @@ from penstock.domain.profile import (
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.upstreams.holding import Holding
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -87,6 +88,7 @@ class UpstreamState:
         error: one sentence on why it was not reachable, None while it is.
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
+        holding: why requests wait in front of it, if they do.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -105,6 +107,7 @@ class UpstreamState:
         self.reading: ServerReading | None = None
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
+        self.holding = Holding()
         self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None

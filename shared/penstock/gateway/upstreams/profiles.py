@@ -159,7 +159,8 @@ class ProfileKeeper:
                 return True
             if ready is None:
                 unreachable += 1
-                if unreachable >= 2 and not state.spec.behaviour.refused_means_loading:
+                comes_back = state.spec.behaviour.refused_means_loading or state.holding.reasons
+                if unreachable >= 2 and not comes_back:
                     return False
             else:
                 unreachable = 0

@@ -55,6 +55,9 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
     "penstock_silent_truncations": (
         "counter", "Prompts that a server cut without a word.", ("upstream",)),
+    "penstock_acts": (
+        "counter", "What was done at upstreams: breakers opened, servers restarted, requests held and more.",
+        ("upstream", "act")),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),

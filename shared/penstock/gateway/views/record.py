@@ -7,17 +7,44 @@ Prompts and answers are in none of them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.views.logs import RequestLog
 from penstock.gateway.views.metrics import Gauge, Metrics
 from penstock.settings import Settings
 
+log = logging.getLogger("penstock.gateway")
+
 _MOST_EVENTS_WAITING = 256
+_MOST_ACTS = 100
+
+ActName = Literal["paused", "resumed", "drained", "bypassed"]
+"""What the gateway does to an upstream by itself or because somebody told it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """
+    Something that was done, or that changed by itself, at an upstream.
+
+    Attributes:
+        at: wall-clock time, seconds since 1970.
+        upstream: its name; empty for the gateway itself.
+        act: what.
+        why: one sentence.
+    """
+
+    at: float
+    upstream: str
+    act: ActName
+    why: str
 
 
 class Recorder:
@@ -30,6 +57,7 @@ class Recorder:
     def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
         self.metrics = Metrics(gauges)
         self.log = RequestLog(facts, sys.stderr.write)
+        self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
         self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self.settings_changed(settings)
@@ -69,6 +97,16 @@ class Recorder:
     def find(self, request_id: str) -> Exchange | None:
         """An ended request that is still remembered."""
         return self._recent.get(request_id)
+
+    def acted(self, upstream: str, act: ActName, why: str) -> None:
+        """Something was done at *upstream*: it is logged, counted, remembered, and told to subscribers."""
+        done = Act(round(time.time(), 3), upstream, act, why)
+        self.acts.append(done)
+        self.metrics.count("penstock_acts", (upstream, act))
+        log.warning("%s", act, extra={"penstock": {"upstream": upstream, "why": why}})
+        if self._subscribers:
+            self.publish({"event": "act", **asdict(done)})
+            self.changed()
 
     def changed(self, what: str = "upstreams") -> None:
         """Something that the status shows is different now."""

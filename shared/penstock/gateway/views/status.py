@@ -6,6 +6,7 @@ and dashboard show. No prompts, no secrets.
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Any
 
 from penstock import __version__
@@ -57,6 +58,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
             ],
         },
         "upstreams": [_upstream(state, now_s, runtime.contexts) for state in runtime.fleet],
+        "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
                 {**describe(e), "age_s": round(now_s - e.arrived_s, 2)}
@@ -88,7 +90,9 @@ def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[st
             "in_flight": state.limiter.running,
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
+            "held": state.holding.waiting,
         },
+        "held_because": list(state.holding.reasons),
         "models": [
             {
                 "id": profile.model,
