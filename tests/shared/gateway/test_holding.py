@@ -13,6 +13,8 @@ from scripted import ScriptedLlama, gateway_here
 
 
 def test_requests_go_on_with_the_last_reason() -> None:
+    """A pause that ends while the server restarts lets nobody go."""
+
     async def scene() -> None:
         holding = Holding()
         assert holding.begin("paused")
@@ -33,6 +35,8 @@ def test_requests_go_on_with_the_last_reason() -> None:
 
 
 def test_a_hold_that_lasts_too_long_says_why() -> None:
+    """With its own code, and when to try again."""
+
     async def scene() -> None:
         holding = Holding()
         holding.begin("drained")
