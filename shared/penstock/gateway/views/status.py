@@ -27,7 +27,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     Args:
         now_s: the event loop's time.
     """
-    machine = runtime.machine
+    machine = runtime.memory.machine
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -42,7 +42,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         "memory": None
         if machine is None
         else {
-            "pressure": runtime.pressure.value,
+            "pressure": runtime.memory.pressure.value,
             "total_bytes": machine.total_bytes,
             "available_bytes": machine.available_bytes,
             "limit_bytes": machine.limit_bytes,
