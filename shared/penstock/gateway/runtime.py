@@ -25,6 +25,7 @@ from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams import resolve as routing
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
 from penstock.gateway.upstreams.profiles import ProfileKeeper
+from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
 from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.record import Recorder
@@ -44,6 +45,7 @@ class Runtime:
         upstreams: configured, given by flag, or discovered.
         env: what `LOCAL_MODEL_*` say.
         started_by: `command`, `tray`, `operator`, `test`.
+        board: what is switched at run time.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Runtime:
         env: LocalModelEnvironment,
         *,
         started_by: str = "command",
+        board: Switchboard | None = None,
     ) -> None:
         self.settings = settings
         self.env = env
@@ -72,6 +75,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[Any]] = set()
         self.fleet = Fleet({})
         self.memory = Memory(self.fleet, lambda: self._changed(None))
+        self.board = board or Switchboard()
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
             self.fleet,
@@ -108,7 +112,7 @@ class Runtime:
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
-        for upstream in upstreams:
+        for upstream in self.board.in_force(upstreams):
             if upstream.name in states:
                 continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
@@ -119,7 +123,8 @@ class Runtime:
                 states[upstream.name] = UpstreamState(upstream, limiter)
         for state in states.values():
             state.limit_is_given = self._given_limit(state.upstream) is not None
-        self.fleet.states = states
+        before, self.fleet.states = self.fleet.states, states
+        self.board.settle(self.fleet, before.values())
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
         """New settings, without touching a request that runs."""
@@ -310,6 +315,10 @@ class Runtime:
 
     def _changed(self, _: UpstreamState | None) -> None:
         self.recorder.changed()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Work in the background, which ends with the gateway."""
+        return self._spawn(work, name)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)
