@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, model_validator
 
+from penstock.breaker import BreakerOptions
 from penstock.compress import ContextOptions
 from penstock.concurrency import ConcurrencyOptions
 from penstock.domain.options import Options, option
@@ -92,6 +93,11 @@ class UpstreamOptions(Credential):
         False,
         effect="This gateway is the server's only client, so it may say which slot a conversation gets.",
         reason="Two clients that choose slots would take each other's.",
+    )
+    fallback: str | None = option(
+        None,
+        effect="Upstream that gets its requests when it does not answer: `NAME`, or `NAME/MODEL`.",
+        reason="Never a cloud unless it is named here.",
     )
     sampling: SamplingValues = option(
         factory=dict, effect="Sampling that wins over the request, for this upstream."
@@ -325,6 +331,9 @@ class Settings(Options):
     concurrency: ConcurrencyOptions = option(
         factory=ConcurrencyOptions, effect="How many requests at a time, and who waits."
     )
+    breaker: BreakerOptions = option(
+        factory=BreakerOptions, effect="When a local upstream that fails is left alone for a while."
+    )
     profiles: ProfileOptions = option(factory=ProfileOptions, effect="How upstreams are looked at.")
     discovery: DiscoveryOptions = option(
         factory=DiscoveryOptions, effect="Finding model servers on this machine."
@@ -341,6 +350,12 @@ class Settings(Options):
         default = self.routing.default_upstream
         if default is not None and default not in names:
             raise ValueError(f"routing.default_upstream: no upstream is called {default}")
+        for upstream in self.upstreams:
+            target = (upstream.fallback or "").partition("/")[0]
+            if upstream.fallback is not None and (target not in names or target == upstream.name):
+                raise ValueError(
+                    f"upstreams: the fallback of {upstream.name} names {target}, which is no other upstream"
+                )
         if (self.listen.tls_certificate is None) != (self.listen.tls_key is None):
             raise ValueError("listen: tls_certificate and tls_key are needed together")
         return self

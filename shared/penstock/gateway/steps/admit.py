@@ -2,13 +2,17 @@
 Step 6: whether a request is sent now, later, or not at all.
 
     a. gate       refused or held: the upstream is paused, drained, being restarted
-    b. permit     one of the limiter's, or a place in its queue
+    b. breaker    refused: the upstream fails again and again
+    c. permit     one of the limiter's, or a place in its queue
 """
 
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
+from penstock.breaker import Pass
+from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.steps.limiter import Permit
@@ -31,9 +35,16 @@ async def pass_gate(exchange: Exchange, settings: Settings, state: UpstreamState
         await state.holding.wait(state.name, settings.timeouts.hold_s)
 
 
+class Admission(NamedTuple):
+    """The right to be sent: by the breaker, and by the limiter."""
+
+    passed: Pass
+    permit: Permit
+
+
 async def admit(
     incoming: Incoming, settings: Settings, state: UpstreamState, *, weight: int, size_bytes: int
-) -> Permit:
+) -> Admission:
     """
     Wait until the request may be sent to *state*.
 
@@ -49,17 +60,36 @@ async def admit(
     # a. The gate.
     await pass_gate(exchange, settings, state)
     while True:
-        # b. A permit.
-        exchange.stage = "queued"
-        exchange.queued_s = loop.time()
-        permit = await state.limiter.acquire(
-            weight=weight,
-            size_bytes=size_bytes,
-            deadline_s=incoming.queue_deadline_s(settings),
-        )
-        if not state.holding.reasons:
+        # b. The breaker. It may open while the request stands in the queue: then it is asked again.
+        passed = _pass_breaker(state, loop.time())
+        try:
+            # c. A permit.
+            exchange.stage = "queued"
+            exchange.queued_s = loop.time()
+            permit = await state.limiter.acquire(
+                weight=weight,
+                size_bytes=size_bytes,
+                deadline_s=incoming.queue_deadline_s(settings),
+            )
+        except BaseException:
+            state.breaker.taught_nothing(passed)
+            raise
+        if state.breaker.is_current(passed) and not state.holding.reasons:
             exchange.admitted_s = loop.time()
-            return permit
-        permit.release()  # the hold began while it stood in the queue
-        exchange.stage = "held"
-        await state.holding.wait(state.name, settings.timeouts.hold_s)
+            return Admission(passed, permit)
+        permit.release()
+        state.breaker.taught_nothing(passed)
+        await pass_gate(exchange, settings, state)  # the hold began while it stood in the queue
+
+
+def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
+    passed = state.breaker.ask(now_s)
+    if passed is None:
+        after_s = state.breaker.retry_after_s(now_s)
+        raise Refused(
+            ErrorCode.BREAKER_OPEN,
+            f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
+            hint=f"It is tried again in {after_s:.0f} s; `penstock doctor` tells more.",
+            retry_after_s=after_s,
+        )
+    return passed

@@ -59,7 +59,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     """
     exchange, state, policy = job.exchange, job.state, job.settings.retry.local
     loop = asyncio.get_running_loop()
-    attempt = 0
+    attempt = len(exchange.attempts)  # at upstreams before this one
     deaths = 0
     adaptations = 0
     loading = _Loading(job.settings.timeouts.load_s)
@@ -100,9 +100,11 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             policy=policy,
             deaths=deaths,
         )
-        if isinstance(decision, retry.GiveUp):
+        if isinstance(decision, retry.GiveUp) and decision.fault is not None:
+            fault = decision.fault
+        if isinstance(decision, retry.GiveUp) or not job.goes_on(fault):
             raise faults.to_error(
-                decision.fault or fault,
+                fault,
                 upstream=state.name,
                 attempts=len(exchange.attempts),
                 window=exchange.window,

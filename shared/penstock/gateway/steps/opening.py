@@ -67,6 +67,8 @@ class Job:
             then. Raises `TransportError` when the upstream is not there, `AttemptFailed` while it loads.
         adapt: told of a fault; True when the request would be made differently now, because the fault
             taught something (a template's rule). Then it is sent once more at once.
+        goes_on: told of a fault after which the request would be tried again here: False when it is not to be,
+            because another upstream can take it, or this one is left alone by now.
         own_key: the credential sent is the configured one, not the client's.
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
@@ -78,6 +80,7 @@ class Job:
     state: UpstreamState
     prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
     adapt: Callable[[Fault], bool]
+    goes_on: Callable[[Fault], bool]
     own_key: bool
     watch: Watch
     settings: Settings

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from penstock import limits
 from penstock.adapters.transport import Origin
+from penstock.breaker import Breaker
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -90,13 +91,14 @@ class UpstreamState:
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
+        breaker: whether it fails so often that nobody is sent.
         gate: whether new requests are refused, or pass unchanged.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
     """
 
-    def __init__(self, upstream: Upstream, limiter: Limiter) -> None:
+    def __init__(self, upstream: Upstream, limiter: Limiter, breaker: Breaker) -> None:
         self.upstream = upstream
         self.name = upstream.name
         self.origin, self.host, self.prefix = origin_of(upstream)
@@ -110,6 +112,7 @@ class UpstreamState:
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
         self.holding = Holding()
+        self.breaker = breaker
         self.gate = Gate()
         self.limit_is_given = False
         self.first_look = asyncio.Event()
@@ -140,6 +143,20 @@ class UpstreamState:
         """Requests that the server works on at a time, by its own word; None when it does not say."""
         told = [m.slots for m in self.reading.models if m.slots] if self.reading is not None else []
         return max(told, default=None)
+
+    def takes_requests(self, now_s: float) -> bool:
+        """Whether a request that is sent there now can be expected to be answered."""
+        return (
+            self.reachable is not False
+            and self.gate.refusing is None
+            and not self.holding.reasons
+            and not self.breaker.is_open(now_s)
+        )
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
+        return bool(self.holding.reasons) or not self.ready
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""

@@ -109,6 +109,17 @@ def _upstream(
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
         },
+        "breaker": {
+            "state": state.breaker.state.value,
+            "why": state.breaker.why or None,
+            "since_s": None
+            if state.breaker.since_s is None
+            else round(now_s - state.breaker.since_s, 1),
+            "retry_after_s": round(state.breaker.retry_after_s(now_s), 1)
+            if state.breaker.is_open(now_s)
+            else None,
+            "error_share": round(state.breaker.error_share, 3),
+        },
         "held_because": list(state.holding.reasons),
         "paused": board.pause.at(state.name) or None,
         "drained": board.drain.at(state.name) or None,
