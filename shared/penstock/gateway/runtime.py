@@ -75,6 +75,7 @@ class Runtime:
         self.started_s = 0.0
         self.url = ""
         self.settings_path: Path | None = None
+        self.log_path: Path | None = None
         self.origins: Mapping[tuple[str | int, ...], str] = {}
         self.machine: machine.Machine | None = None
         self.pressure = Pressure.CALM
