@@ -292,20 +292,19 @@ class GatewayServer:
         if threading.current_thread() is not threading.main_thread():
             return  # in a test's thread; whoever runs us there ends us by `request_stop`
         loop = asyncio.get_running_loop()
-
-        def interrupted() -> None:
-            self._end_by_signal(signal.SIGINT)
-
-        try:
-            loop.add_signal_handler(signal.SIGTERM, self.request_stop)
-            loop.add_signal_handler(signal.SIGINT, interrupted)
-            if hasattr(signal, "SIGHUP"):
-                loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
-        except NotImplementedError:  # Windows
+        if sys.platform == "win32":  # its loops know no signal handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(
                     number, lambda n, _: loop.call_soon_threadsafe(self._end_by_signal, n)
                 )
+            return
+
+        def interrupted() -> None:
+            self._end_by_signal(signal.SIGINT)
+
+        loop.add_signal_handler(signal.SIGTERM, self.request_stop)
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
 
     def _reload_quietly(self) -> None:
         with contextlib.suppress(SettingsError):

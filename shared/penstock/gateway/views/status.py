@@ -30,7 +30,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     Args:
         now_s: the event loop's time.
     """
-    machine, board = runtime.machine, runtime.board.switches
+    machine, board = runtime.memory.machine, runtime.board.switches
     names = [state.name for state in runtime.fleet]
     return {
         "schema": SCHEMA,
@@ -53,7 +53,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         "memory": None
         if machine is None
         else {
-            "pressure": runtime.pressure.value,
+            "pressure": runtime.memory.pressure.value,
             "total_bytes": machine.total_bytes,
             "available_bytes": machine.available_bytes,
             "limit_bytes": machine.limit_bytes,
