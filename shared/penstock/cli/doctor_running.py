@@ -213,8 +213,8 @@ def _acts(status: Mapping[str, Any], now_s: float) -> Iterator[Finding]:
 def prefix_findings(status: Mapping[str, Any]) -> list[Finding]:
     """What keeps the servers' prefix caches from helping, by the status of a running gateway."""
     found: list[Finding] = []
-    for upstream in status.get("upstreams", ()):
-        for model in upstream.get("models", ()):
+    for upstream in status.get("upstreams") or ():
+        for model in upstream.get("models") or ():
             context = model.get("context")
             if not context:
                 continue

@@ -34,8 +34,10 @@ def screen(
         rows: running requests to show.
     """
     parts: list[RenderableType] = [_head(status, gone)]
-    parts += [Text(f"! {told}", "yellow") for told in (status.get("notices") or {}).values()]
-    parts += [Text(""), _upstreams(status.get("upstreams") or ())]
+    parts += [Text(plain(f"! {told}"), "yellow") for told in (status.get("notices") or {}).values()]
+    upstreams = status.get("upstreams") or ()
+    parts += [Text(""), _upstreams(upstreams)]
+    parts += [Text(plain(f"{u.get('name')}: {u['error']}"), "red") for u in upstreams if u.get("error")]
     running = (status.get("requests") or {}).get("in_flight") or []
     parts.append(Text(""))
     if running:
@@ -82,17 +84,15 @@ def _upstreams(upstreams: Sequence[Mapping[str, Any]]) -> Table:
         if load.get("ghosts"):
             running += f" ({load['ghosts']} gone)"
         table.add_row(
-            Text(str(upstream.get("name", ""))),
+            Text(plain(upstream.get("name", ""))),
             upstream_state(upstream),
             running,
             str(load.get("limit", "")),
             _number(load.get("queued")),
             _number(load.get("held")),
             str(shown.get("context_window", "")),
-            Text(short(str(shown.get("id", ""))) + more),
+            Text(short(plain(shown.get("id", ""))) + more),
         )
-        if upstream.get("error"):
-            table.add_row("", Text(str(upstream["error"]), "red"))
     return table
 
 
@@ -119,9 +119,9 @@ def _requests(requests: Sequence[Mapping[str, Any]]) -> Table:
     for request in requests:
         stage = str(request.get("stage", ""))
         table.add_row(
-            Text(str(request.get("client", ""))),
-            Text(short(str(request.get("model") or request.get("path") or ""))),
-            Text(str(request.get("upstream", ""))),
+            Text(plain(request.get("client", ""))),
+            Text(short(plain(request.get("model") or request.get("path") or ""))),
+            Text(plain(request.get("upstream", ""))),
             Text(stage, _STAGES.get(stage, "")),
             progress(request),
             duration(request.get("age_s")),
@@ -149,7 +149,7 @@ def _lately(status: Mapping[str, Any]) -> list[RenderableType]:
         where = f"{act['upstream']}: " if act.get("upstream") else ""
         name = str(act.get("act", "")).replace("_", " ")
         lines.append(
-            Text.assemble((clock(act.get("at")), "dim"), " ", where, (name, "bold"), f" {act.get('why', '')}")
+            Text.assemble((clock(act.get("at")), "dim"), " ", where, (name, "bold"), f" {plain(act.get('why', ''))}")
         )  # fmt: skip
     recent = (status.get("requests") or {}).get("recent") or ()
     failed = [r for r in recent if r.get("error_code")][:_MOST_LINES]
@@ -159,7 +159,7 @@ def _lately(status: Mapping[str, Any]) -> list[RenderableType]:
         lines.append(
             Text.assemble(
                 (clock(request.get("arrived_at")), "dim"), " ", (str(request["error_code"]), "red"),
-                f" {request.get('status') or ''} {request.get('client', '')} {request.get('model', '')} {why}",
+                plain(f" {request.get('status') or ''} {request.get('client', '')} {request.get('model', '')} {why}"),
             )
         )  # fmt: skip
     for line in lines:
@@ -219,6 +219,11 @@ def clock(at: Any) -> str:
     if not isinstance(at, int | float):
         return ""
     return datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+
+
+def plain(value: Any) -> str:
+    """Text of elsewhere, without what would control the terminal."""
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
 
 
 def _number(value: Any) -> Text:
