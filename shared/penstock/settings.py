@@ -272,7 +272,7 @@ class LogOptions(Options):
     file: str = option(
         "auto",
         effect="File that is written besides standard error; `none` for none, `auto` for one in your state folder.",
-        reason="`penstock logs` shows it. In a container, and on a port of chance, `auto` is none.",
+        reason="`penstock logs` shows it. With port 0, `auto` is none: each start would leave a file behind.",
     )
     file_bytes: int = option(
         10 * 1024 * 1024,

@@ -98,7 +98,12 @@ def test_memory_notices_and_acts() -> None:
             "acts": [
                 {"at": NOW_S - 60, "upstream": "box", "act": "server_restarted", "why": "it ended"},
                 {"at": NOW_S - 60, "upstream": "box", "act": "paused", "why": "asked"},
-                {"at": NOW_S - 6000, "upstream": "box", "act": "server_restarted", "why": "it ended"},
+                {
+                    "at": NOW_S - 6000,
+                    "upstream": "box",
+                    "act": "server_restarted",
+                    "why": "it ended",
+                },
             ],
         }
     )

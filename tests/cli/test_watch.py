@@ -29,7 +29,16 @@ def test_it_fits_the_terminal_and_tells_what_matters(width: int) -> None:
     """Recorded from a real gateway with two real servers: every stage, what is switched, what failed."""
     text = drawn(BUSY, width)
     assert all(len(line) <= width for line in text.splitlines())
-    for word in ("degraded", "paused", "bypass", "streaming", "prefilling", "queued", "held", "2048"):
+    for word in (
+        "degraded",
+        "paused",
+        "bypass",
+        "streaming",
+        "prefilling",
+        "queued",
+        "held",
+        "2048",
+    ):
         assert word in text
     assert "model_not_found" in text
     assert "127.0.0.1:9" in text
@@ -41,7 +50,10 @@ def test_numbers_stand_under_their_columns() -> None:
     lines = drawn(BUSY).splitlines()
     head = next(line for line in lines if line.startswith("upstream"))
     slow = next(line for line in lines if line.startswith("slow"))
-    values = {name: slow[: head.index(name) + len(name)].split()[-1] for name in ("run", "limit", "queue", "held")}
+    values = {
+        name: slow[: head.index(name) + len(name)].split()[-1]
+        for name in ("run", "limit", "queue", "held")
+    }
     load = BUSY["upstreams"][0]["concurrency"]
     assert values == {
         "run": str(load["in_flight"]), "limit": str(load["limit"]),

@@ -88,10 +88,11 @@ def _plain() -> Iterator[Show]:
 
     def show(status: dict[str, Any], gone: str | None) -> None:
         nonlocal before
-        # Times go on by themselves, so they make no snapshot another one.
-        lasting = json.dumps({**status, "uptime_s": 0}, default=str) + str(gone)
-        if lasting != before:
-            before = lasting
+        # How long it is up makes no snapshot another one.
+        with console.capture() as captured:
+            console.print(screen({**status, "uptime_s": None}, gone=gone))
+        if captured.get() != before:
+            before = captured.get()
             console.print(screen(status, gone=gone))
             console.print()
             sys.stdout.flush()

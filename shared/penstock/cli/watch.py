@@ -37,7 +37,9 @@ def screen(
     parts += [Text(plain(f"! {told}"), "yellow") for told in (status.get("notices") or {}).values()]
     upstreams = status.get("upstreams") or ()
     parts += [Text(""), _upstreams(upstreams)]
-    parts += [Text(plain(f"{u.get('name')}: {u['error']}"), "red") for u in upstreams if u.get("error")]
+    parts += [
+        Text(plain(f"{u.get('name')}: {u['error']}"), "red") for u in upstreams if u.get("error")
+    ]
     running = (status.get("requests") or {}).get("in_flight") or []
     parts.append(Text(""))
     if running:
@@ -223,7 +225,9 @@ def clock(at: Any) -> str:
 
 def plain(value: Any) -> str:
     """Text of elsewhere, without what would control the terminal."""
-    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value))
+    return "".join(
+        sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(value)
+    )
 
 
 def _number(value: Any) -> Text:

@@ -24,7 +24,7 @@ from typing import Any
 import uvicorn
 
 from penstock import __version__
-from penstock.adapters import machine, runtime_file
+from penstock.adapters import runtime_file
 from penstock.adapters.settings_file import FileWatch, LoadedSettings
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
@@ -228,7 +228,7 @@ class GatewayServer:
     def _open_log_file(self) -> None:
         assert self.runtime is not None
         log_options, port = self._loaded.settings.log, self._started_with.listen.port
-        path = log_path(log_options, port, in_container=machine.in_container())
+        path = log_path(log_options, port)
         self.runtime.log_path = path
         open_file(log_options, path)
 

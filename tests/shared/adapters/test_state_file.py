@@ -76,7 +76,9 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_gateways_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     """Each replaces its own part only."""
     path = tmp_path / "state.json"
-    threads = [threading.Thread(target=state_file.write, args=(n, PAUSED, path)) for n in range(1, 9)]
+    threads = [
+        threading.Thread(target=state_file.write, args=(n, PAUSED, path)) for n in range(1, 9)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

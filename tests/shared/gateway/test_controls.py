@@ -113,7 +113,10 @@ def test_a_drain_tells_how_far_it_is_and_lets_the_queue_be_answered() -> None:
     async def scene() -> None:
         go = asyncio.Event()
         slow = [CHUNKED_HEAD, event(delta("a")), go, *stream("b")[1:]]
-        async with ScriptedLlama(slow, stream("c"), slots=1) as llama, gateway_here(llama.url) as here:
+        async with (
+            ScriptedLlama(slow, stream("c"), slots=1) as llama,
+            gateway_here(llama.url) as here,
+        ):
             state = here.runtime.fleet.get("box")
             await here.runtime.keeper.look(state)
             tasks = [asyncio.create_task(here.chat(stream=True)) for _ in range(2)]
@@ -187,7 +190,10 @@ def test_a_cloud_can_be_paused_too() -> None:
     """Its requests wait, and pass unchanged afterwards."""
 
     async def scene() -> None:
-        async with ScriptedLlama([reply({"ok": 1})]) as cloud, gateway_here(cloud.url, local=False) as here:
+        async with (
+            ScriptedLlama([reply({"ok": 1})]) as cloud,
+            gateway_here(cloud.url, local=False) as here,
+        ):
             await post(here, "pause")
             waiting = asyncio.create_task(here.chat())
             state = here.runtime.fleet.get("box")
@@ -213,7 +219,9 @@ def test_bypass_changes_neither_request_nor_answer() -> None:
         ):
             await here.runtime.keeper.look(here.runtime.fleet.get("box"))
             await post(here, "bypass", on=True)
-            raw = b'{"model":  "m", "temperature": 9, "messages": [], "penstock": {"explain": true}}'
+            raw = (
+                b'{"model":  "m", "temperature": 9, "messages": [], "penstock": {"explain": true}}'
+            )
             kind = {"content-type": "application/json"}
             passed = await here.http.post("/v1/chat/completions", content=raw, headers=kind)
             assert llama.requests[0].body == raw
@@ -245,7 +253,10 @@ def test_upstreams_come_and_go() -> None:
         async with ScriptedLlama() as one, ScriptedLlama() as two, gateway_here(one.url) as here:
             two.model = "other"
             added = (await post(here, "upstreams/add", url=two.url + "/v1", name="two")).json()
-            assert (added["upstream"]["kind"], added["upstream"]["models"]) == ("llamacpp", ["other"])
+            assert (added["upstream"]["kind"], added["upstream"]["models"]) == (
+                "llamacpp",
+                ["other"],
+            )
             answer = await here.chat(model="other")
             assert answer.headers["penstock-upstream"] == "two"
             listed = (await here.http.get("/penstock/upstreams")).json()["upstreams"]

@@ -145,7 +145,7 @@ SINK = Sink()
 """The process's: logging has one place of its own, too."""
 
 
-def log_path(options: LogOptions, port: int, *, in_container: bool) -> Path | None:
+def log_path(options: LogOptions, port: int) -> Path | None:
     """
     The file that is written, None for none.
 
@@ -156,8 +156,8 @@ def log_path(options: LogOptions, port: int, *, in_container: bool) -> Path | No
         return None
     if options.file != "auto":
         return Path(options.file).expanduser()
-    # A container's log is its standard error; a port of chance would leave a file behind each time.
-    return None if in_container or port == 0 else default_log_path(port)
+    # A port of chance would leave a file behind each time.
+    return None if port == 0 else default_log_path(port)
 
 
 def default_log_path(port: int) -> Path:
