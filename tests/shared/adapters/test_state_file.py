@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """By an error that the caller turns into a notice."""
     folder = tmp_path / "not a folder"
     folder.write_text("")
-    with pytest.raises(OSError, match="Not a directory|File exists"):
+    with pytest.raises(OSError, match=r"Not a directory|File exists"):
         state_file.write(1, PAUSED, folder / "state.json")
     assert "cannot be read" in (state_file.read(1, folder / "state.json").notice or "")
 
