@@ -381,7 +381,9 @@ def test_a_drain_can_be_interrupted(serve: Callable[..., RunningGateway]) -> Non
     with Server(("127.0.0.1", 0), Slow) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        gateway = serve(upstreams=[{"name": "box", "url": url, "kind": "generic"}])
+        gateway = serve(
+            upstreams=[{"name": "box", "url": url, "kind": "generic"}], timeouts={"drain_s": 0}
+        )
         penstock = Cli(gateway)
         body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
         asking = threading.Thread(target=lambda: _ask(gateway.url, body), daemon=True)

@@ -224,7 +224,8 @@ def test_unload_where_the_server_can(
     first, second = ollama(), llamacpp(ctx_size=1024)
     upstreams = [{"name": "ollama", "url": first.url}, {"name": "llama", "url": second.url}]
     with RunningGateway(tmp_path, {"upstreams": upstreams}) as gateway, client_of(gateway) as admin:
-        model = until(lambda: gateway.upstream()["models"][0].get("id"), 20.0, "its models")
+        until(lambda: all(gateway.upstream(n)["models"] for n in (0, 1)), 20.0, "their models")
+        model = gateway.upstream()["models"][0]["id"]
         assert gateway.chat(model=model, max_tokens=4).status_code == 200
         until(lambda: gateway.upstream()["models"][0]["loaded"], 20.0, "it is loaded")
         assert admin.unload(model) == ("ollama", model)
