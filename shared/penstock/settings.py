@@ -275,6 +275,20 @@ class LogOptions(Options):
         "text", effect="Lines for people, or JSON for machines."
     )
     requests: bool = option(True, effect="One line for each request. Prompts are never logged.")
+    file: str = option(
+        "auto",
+        effect="File that is written besides standard error; `none` for none, `auto` for one in your state folder.",
+        reason="`penstock logs` shows it. With port 0, `auto` is none: each start would leave a file behind.",
+    )
+    file_bytes: int = option(
+        10 * 1024 * 1024,
+        effect="Size at which that file is set aside for a new one.",
+        unit="bytes",
+        ge=4096,
+    )
+    files: int = option(
+        3, effect="Files that were set aside and are kept; the oldest goes.", ge=0, le=100
+    )
 
 
 class StatusOptions(Options):

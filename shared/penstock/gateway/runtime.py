@@ -70,6 +70,7 @@ class Runtime:
         self.started_s = 0.0
         self.url = ""
         self.settings_path: Path | None = None
+        self.log_path: Path | None = None
         self.origins: Mapping[tuple[str | int, ...], str] = {}
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -14,6 +14,7 @@ from penstock import __version__
 from penstock.gateway.conversations.context import Contexts
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
 from penstock.switches import Switches, share
@@ -47,7 +48,8 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         },
         "url": runtime.url,
         "settings_file": str(runtime.settings_path) if runtime.settings_path else None,
-        "notices": dict(runtime.notices),
+        "log_file": str(runtime.log_path) if runtime.log_path else None,
+        "notices": {**runtime.notices, **_log_notice()},
         "memory": None
         if machine is None
         else {
@@ -82,6 +84,12 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
             "recent": [describe(e) for e in runtime.recorder.recent()[:_MOST_RECENT]],
         },
     }
+
+
+def _log_notice() -> dict[str, str]:
+    """Whether the log file can be written."""
+    problem = SINK.file.problem if SINK.file is not None else None
+    return {"log": problem} if problem is not None else {}
 
 
 def _upstream(
