@@ -2,7 +2,8 @@
 Step 6: whether a request is sent now, later, or not at all.
 
     a. held       the upstream is away on purpose: paused, drained, being restarted
-    b. permit     one of the limiter's, or a place in its queue
+    b. memory     the server would take more of it than is left
+    c. permit     one of the limiter's, or a place in its queue
 """
 
 from __future__ import annotations
@@ -10,13 +11,21 @@ from __future__ import annotations
 import asyncio
 
 from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 
 
 async def admit(
-    incoming: Incoming, settings: Settings, state: UpstreamState, *, weight: int, size_bytes: int
+    incoming: Incoming,
+    settings: Settings,
+    state: UpstreamState,
+    *,
+    weight: int,
+    size_bytes: int,
+    memory: Memory,
+    needed_bytes: int,
 ) -> Permit:
     """
     Wait until the request may be sent to *state*.
@@ -24,6 +33,7 @@ async def admit(
     Args:
         weight: slots that it takes.
         size_bytes: what it holds while it waits.
+        memory: of the machine; needed_bytes: how much more of it the server takes for this request.
 
     Raises:
         Refused: it may not, and when to try again.
@@ -35,9 +45,12 @@ async def admit(
         if state.holding.reasons:
             exchange.stage = "held"
             await state.holding.wait(state.name, settings.timeouts.hold_s)
-        # b. A permit.
         exchange.stage = "queued"
         exchange.queued_s = loop.time()
+        # b. Memory.
+        if needed_bytes:
+            await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
+        # c. A permit.
         permit = await state.limiter.acquire(
             weight=weight,
             size_bytes=size_bytes,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -25,6 +26,7 @@ from penstock.domain.profile import (
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.holding import Holding
+from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -89,6 +91,8 @@ class UpstreamState:
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
+        vitals: what its health is judged by.
+        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -108,6 +112,8 @@ class UpstreamState:
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
         self.holding = Holding()
+        self.vitals = Vitals()
+        self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
