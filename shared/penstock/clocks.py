@@ -64,7 +64,9 @@ def jump(before: Clocks, now: Clocks, waited_s: float) -> Jump | None:
     if before.boot_s is not None and now.boot_s is not None:
         asleep_s = now.boot_s - before.boot_s - passed_s
     else:
-        asleep_s = wall_s  # a clock that was set forward looks the same, and a sleep is the likelier one
+        asleep_s = (
+            wall_s  # a clock that was set forward looks the same, and a sleep is the likelier one
+        )
     if asleep_s >= JUMP_FROM_S:
         return Jump("slept", asleep_s, f"the machine slept for {_told(asleep_s)}")
     late_s = passed_s - waited_s

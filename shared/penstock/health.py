@@ -98,7 +98,8 @@ class Offers(NamedTuple):
     restart: bool = False
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Seen:
     """
     A model as it was seen at a check.
 
@@ -204,7 +205,10 @@ def find(reading: Reading, options: HealthOptions) -> tuple[Finding, ...]:
     if reading.away:
         return ()
     found: list[Finding] = []
-    add = lambda name, detail: found.append(Finding(name, detail))  # noqa: E731
+
+    def add(name: FindingName, detail: str) -> None:
+        found.append(Finding(name, detail))
+
     if reading.refused_checks:
         add("unreachable", f"nobody listens there, at {_checks(reading.refused_checks)}")
     elif not reading.answered:
@@ -230,9 +234,7 @@ def find(reading: Reading, options: HealthOptions) -> tuple[Finding, ...]:
     return tuple(found)
 
 
-def propose(
-    reading: Reading, offers: Offers, options: HealthOptions
-) -> tuple[Act, ...]:
+def propose(reading: Reading, offers: Offers, options: HealthOptions) -> tuple[Act, ...]:
     """
     What could be done about it, the mildest first.
 

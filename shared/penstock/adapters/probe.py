@@ -154,6 +154,43 @@ async def ready(
     return answer.status < 500
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """
+    The answer to one cheap question.
+
+    Attributes:
+        response_s: how long it took; None without an answer.
+        refused: nobody listens there.
+        ready: it does not say that it loads.
+    """
+
+    response_s: float | None
+    refused: bool = False
+    ready: bool = True
+
+
+async def pulse(
+    url: str,
+    spec: ServerSpec,
+    *,
+    client: httpx.AsyncClient,
+    api_key: str | None = None,
+    timeout_s: float,
+) -> Pulse:
+    """Ask the server at *url* the cheapest question that its kind has."""
+    probe = spec.behaviour.readiness or Probe("/v1/models")
+    ask = _Asker(url, client, api_key, timeout_s)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    answers = await ask.all((probe,))
+    took_s = loop.time() - began_s
+    answer = answers.get(probe.key)
+    if answer is None:
+        return Pulse(None, ask.refused, ready=False)
+    return Pulse(took_s, ready=answer.status < 500)
+
+
 async def absence(
     url: str, spec: ServerSpec, *, client: httpx.AsyncClient, api_key: str | None = None
 ) -> Literal["refused", "loading"] | None:
@@ -183,6 +220,19 @@ async def busy(
     answers = await _Asker(url, client, api_key, 2.0).all((probe,))
     answer = answers.get(probe.key)
     return None if answer is None else spec.busy_slots(answer)
+
+
+async def ask(
+    url: str,
+    question: Probe,
+    *,
+    client: httpx.AsyncClient,
+    api_key: str | None = None,
+    timeout_s: float = 5.0,
+) -> Answer | None:
+    """The answer to one request, None when there is none."""
+    answers = await _Asker(url, client, api_key, timeout_s).all((question,))
+    return answers.get(question.key)
 
 
 def _absent(url: str, error: str, *, refused: bool = False) -> Look:
@@ -250,4 +300,4 @@ def _shown(url: str) -> str:
     return urlsplit(url).netloc or url
 
 
-__all__ = ["Answers", "Look", "busy", "look", "make_client", "ready"]
+__all__ = ["Answers", "Look", "ask", "busy", "look", "make_client", "ready"]

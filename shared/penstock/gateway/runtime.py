@@ -24,7 +24,9 @@ from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams import resolve as routing
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
+from penstock.gateway.upstreams.health import HealthMonitor
 from penstock.gateway.upstreams.profiles import ProfileKeeper
+from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
 from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.record import Recorder
@@ -44,6 +46,7 @@ class Runtime:
         upstreams: configured, given by flag, or discovered.
         env: what `LOCAL_MODEL_*` say.
         started_by: `command`, `tray`, `operator`, `test`.
+        board: what is switched at run time.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Runtime:
         env: LocalModelEnvironment,
         *,
         started_by: str = "command",
+        board: Switchboard | None = None,
     ) -> None:
         self.settings = settings
         self.env = env
@@ -71,13 +75,22 @@ class Runtime:
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.fleet = Fleet({})
-        self.memory = Memory(self.fleet, lambda: self._changed(None))
+        self.memory = Memory(self.fleet, self._memory_changed)
+        self.board = board or Switchboard()
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
             self.fleet,
             settings=lambda: self.settings,
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
+        )
+        self.health = HealthMonitor(
+            self.fleet,
+            self.keeper,
+            self.memory,
+            self.recorder,
+            settings=lambda: self.settings,
+            in_flight=self.in_flight,
         )
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
@@ -95,9 +108,11 @@ class Runtime:
         self.started_s = asyncio.get_running_loop().time()
         self.keeper.start()
         self._spawn(self.memory.watch(), "machine")
+        self._spawn(self.health.watch(), "health")
 
     async def stop(self) -> None:
         """End the background work."""
+        await self.health.stop()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -108,7 +123,7 @@ class Runtime:
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
-        for upstream in upstreams:
+        for upstream in self.board.in_force(upstreams):
             if upstream.name in states:
                 continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
@@ -119,7 +134,8 @@ class Runtime:
                 states[upstream.name] = UpstreamState(upstream, limiter)
         for state in states.values():
             state.limit_is_given = self._given_limit(state.upstream) is not None
-        self.fleet.states = states
+        before, self.fleet.states = self.fleet.states, states
+        self.board.settle(self.fleet, before.values())
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
         """New settings, without touching a request that runs."""
@@ -279,6 +295,7 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
+        self.health.ended(exchange)
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
@@ -308,8 +325,16 @@ class Runtime:
             setting=self._given_limit(upstream),
         )
 
+    def _memory_changed(self) -> None:
+        self._changed(None)
+        self.health.wake()
+
     def _changed(self, _: UpstreamState | None) -> None:
         self.recorder.changed()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Work in the background, which ends with the gateway."""
+        return self._spawn(work, name)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)

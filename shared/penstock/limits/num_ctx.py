@@ -79,7 +79,9 @@ def choose_num_ctx(
     base = loaded if loaded is not None else configured
     floor = base if base is not None else max(assumed, SMALLEST_CLASS)
     if most is not None and floor > most:
-        return NumCtx(most, most, f"{most} tokens are asked for in place of {floor}: memory is short")
+        return NumCtx(
+            most, most, f"{most} tokens are asked for in place of {floor}: memory is short"
+        )
     wanted = max(needed, wish or 0)
     if wanted <= floor:
         # Named, so that no other request's window makes Ollama load the model again.

@@ -72,6 +72,13 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
     @property
+    def message(self) -> str:
+        """What an error says, or the text of the body."""
+        value = self.json.get("error") if isinstance(self.json, dict) else None
+        told = value.get("message") if isinstance(value, dict) else value
+        return told if isinstance(told, str) else self.text
+
+    @property
     def ok(self) -> bool:
         """Status 200 to 299."""
         return 200 <= self.status < 300
@@ -285,6 +292,8 @@ class ServerSpec:
         counting: how it counts tokens, None where it cannot.
         load: model -> the request that has it load this model, None where it has no such path.
         smaller_window: a request can have a model loaded again with a smaller window, by naming it.
+        unload: model -> the request that has it unload this model, None where it has no such path. Its other
+            answers say that this server cannot (llama.cpp can only as a router).
     """
 
     kind: ServerKind
@@ -303,3 +312,4 @@ class ServerSpec:
     counting: Counting | None = None
     load: Callable[[str], Probe] | None = None
     smaller_window: bool = False
+    unload: Callable[[str], Probe] | None = None

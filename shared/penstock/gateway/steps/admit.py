@@ -1,7 +1,7 @@
 """
 Step 6: whether a request is sent now, later, or not at all.
 
-    a. held       the upstream is away on purpose: paused, drained, being restarted
+    a. gate       refused or held: the upstream is paused, drained, being restarted
     b. memory     the server would take more of it than is left
     c. permit     one of the limiter's, or a place in its queue
 """
@@ -10,11 +10,27 @@ from __future__ import annotations
 
 import asyncio
 
+from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
+
+
+async def pass_gate(exchange: Exchange, settings: Settings, state: UpstreamState) -> None:
+    """
+    Wait while requests are held in front of *state*: by a clock of its own, since waiting for a server to come
+    back is not waiting behind other requests.
+
+    Raises:
+        Refused: new requests are refused there, or it was held for too long.
+    """
+    if state.gate.refusing is not None:
+        state.gate.refuse(state.name, asyncio.get_running_loop().time())
+    if state.holding.reasons:
+        exchange.stage = "held"
+        await state.holding.wait(state.name, settings.timeouts.hold_s)
 
 
 async def admit(
@@ -24,8 +40,8 @@ async def admit(
     *,
     weight: int,
     size_bytes: int,
-    memory: Memory,
-    needed_bytes: int,
+    memory: Memory | None = None,
+    needed_bytes: int = 0,
 ) -> Permit:
     """
     Wait until the request may be sent to *state*.
@@ -40,15 +56,13 @@ async def admit(
     """
     exchange = incoming.exchange
     loop = asyncio.get_running_loop()
+    # a. The gate.
+    await pass_gate(exchange, settings, state)
     while True:
-        # a. Held. Its own clock: waiting for a server to come back is not waiting behind other requests.
-        if state.holding.reasons:
-            exchange.stage = "held"
-            await state.holding.wait(state.name, settings.timeouts.hold_s)
         exchange.stage = "queued"
         exchange.queued_s = loop.time()
         # b. Memory.
-        if needed_bytes:
+        if needed_bytes and memory is not None:
             await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
         # c. A permit.
         permit = await state.limiter.acquire(
@@ -60,3 +74,5 @@ async def admit(
             exchange.admitted_s = loop.time()
             return permit
         permit.release()  # the hold began while it stood in the queue
+        exchange.stage = "held"
+        await state.holding.wait(state.name, settings.timeouts.hold_s)

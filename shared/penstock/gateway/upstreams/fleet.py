@@ -25,6 +25,7 @@ from penstock.domain.profile import (
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
@@ -93,6 +94,7 @@ class UpstreamState:
         holding: why requests wait in front of it, if they do.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
+        gate: whether new requests are refused, or pass unchanged.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -114,6 +116,7 @@ class UpstreamState:
         self.holding = Holding()
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
+        self.gate = Gate()
         self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
