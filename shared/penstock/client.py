@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -111,6 +112,12 @@ class Client:
     def reload(self) -> None:
         """Read the settings again."""
         self._send("POST", "/penstock/reload")
+
+    def probe(self, upstream: str | None = None) -> list[dict[str, Any]]:
+        """Have all local upstreams looked at now, or one: `upstream`, `findings`, times (docs/health.md)."""
+        query = "" if upstream is None else f"?upstream={quote(upstream, safe='')}"
+        answer = orjson.loads(self._send("POST", f"/penstock/probe{query}").content)
+        return list(answer["upstreams"])
 
     def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and value of each event: one `snapshot`, then changes. Ends when the gateway does."""

@@ -20,6 +20,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import Contexts
 from penstock.gateway.conversations.summaries import Summaries
 from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.housekeeping import Housekeeping
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams import resolve as routing
@@ -92,11 +93,13 @@ class Runtime:
             settings=lambda: self.settings,
             in_flight=self.in_flight,
         )
+        self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
+        self.housekeeping.transport = transport
         self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
 
     def _begin(self, exchange: Exchange) -> None:
@@ -109,6 +112,7 @@ class Runtime:
         self.keeper.start()
         self._spawn(self.memory.watch(), "machine")
         self._spawn(self.health.watch(), "health")
+        self._spawn(self.housekeeping.watch(), "housekeeping")
 
     async def stop(self) -> None:
         """End the background work."""

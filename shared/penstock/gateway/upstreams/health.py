@@ -146,6 +146,8 @@ class HealthMonitor:
             api_key=state.upstream.api_key,
             timeout_s=_ANSWER_WITHIN_S,
         )
+        if not found.asked:
+            return
         now_s = asyncio.get_running_loop().time()
         vitals.checked(now_s, response_s=found.response_s, refused=found.refused)
         answered = found.response_s is not None
@@ -179,7 +181,7 @@ class HealthMonitor:
             refused_checks=vitals.refused_checks,
             silent_checks=vitals.silent_checks,
             ready=ready,
-            away=bool(state.holding.reasons),
+            away=bool(state.holding.reasons or state.gate.refusing),
             response_s=vitals.response_s,
             requests=requests,
             errors=errors,

@@ -67,6 +67,9 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
                 for gpu in machine.gpus
             ],
         },
+        "descriptors": None
+        if (seen := runtime.housekeeping.descriptors) is None
+        else {"in_use": seen.in_use, "limit": seen.limit},
         "upstreams": [_upstream(state, now_s, runtime.contexts, board) for state in runtime.fleet],
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
