@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 import parts
@@ -78,6 +79,33 @@ def test_an_idle_model_is_unloaded(ollama: Callable[..., parts.Ollama]) -> None:
     asyncio.run(main())
 
 
+def test_a_smaller_window_after_out_of_memory(ollama: Callable[..., parts.Ollama]) -> None:
+    """A model that ran out of memory is loaded with half of its window by the next request, and says so."""
+    server = ollama(num_ctx=8192)
+
+    async def main() -> None:
+        async with gateway_here(server.url, settings=MOMENTS) as here:
+            assert (await ask(here, "tiny")).status_code == 200
+            assert server.get("/api/ps")["models"][0]["context_length"] == 8192
+            (state,) = here.runtime.fleet
+            now_s = asyncio.get_running_loop().time()
+            # As a request that failed so notes it; no real server can be asked to run out of memory.
+            state.last_out_of_memory_s = now_s
+            state.vitals.note_out_of_memory("tiny:latest", now_s)
+            here.runtime.health.wake()
+            await soon(lambda: here.runtime.recorder.acts)
+            (act,) = here.runtime.recorder.acts
+            assert (act.act, act.why) == (
+                "window_reduced", "tiny:latest to 4096 tokens: it ran out of memory",
+            )  # fmt: skip
+            answer = await ask(here, "tiny")
+            assert answer.status_code == 200
+            assert answer.headers["penstock-window"] == "4096"
+            assert server.get("/api/ps")["models"][0]["context_length"] == 4096
+
+    asyncio.run(main())
+
+
 def test_llamacpp_is_left_alone(llamacpp: Callable[..., parts.LlamaCpp]) -> None:
     """A server that is its model, and took all its memory at the start, is not touched, however short it is."""
     server = llamacpp()
@@ -104,7 +132,7 @@ def test_a_request_waits_for_memory(ollama: Callable[..., parts.Ollama]) -> None
             assert (await ask(here, "tiny")).status_code == 200
             of_machine(here.runtime, available_bytes=0, gpus=())
             await soon(lambda: here.runtime.memory.machine.available_bytes == 0)  # type: ignore[union-attr]
-            text = "word " * 2500
+            text = "word " * 600
             asking = asyncio.create_task(
                 ask(here, "tiny", messages=[{"role": "user", "content": text}])
             )
@@ -129,7 +157,7 @@ def test_a_request_is_refused_in_numbers(ollama: Callable[..., parts.Ollama]) ->
             assert (await ask(here, "tiny")).status_code == 200
             of_machine(here.runtime, available_bytes=0, gpus=())
             await soon(lambda: here.runtime.memory.machine.available_bytes == 0)  # type: ignore[union-attr]
-            messages = [{"role": "user", "content": "word " * 2500}]
+            messages = [{"role": "user", "content": "word " * 600}]
             answer = await ask(here, "tiny", messages=messages)
             error = answer.json()["error"]
             assert (answer.status_code, error["code"]) == (503, "memory_short")
@@ -184,6 +212,14 @@ def gateway_answers(gateway: RunningGateway) -> bool:
         return False
 
 
+def notices(gateway: RunningGateway) -> dict[str, str]:
+    """Of the status, over a connection that is there."""
+    try:
+        return dict(gateway.status()["notices"])
+    except httpx.HTTPError:
+        return {}
+
+
 def test_descriptors_run_out(llamacpp: Callable[..., parts.LlamaCpp], tmp_path: Any) -> None:
     """With few descriptors a crowd is refused politely, a running stream survives, and all is well afterwards."""
     server = llamacpp("slow", parallel=2)
@@ -222,6 +258,37 @@ def test_descriptors_run_out(llamacpp: Callable[..., parts.LlamaCpp], tmp_path: 
         until(lambda: gateway_answers(gateway), what="an answer after the crowd")
         assert gateway.log().count("\n") < 100
         assert gateway.upstream()["state"] == "ok"
+
+
+def test_not_one_descriptor_is_left(llamacpp: Callable[..., parts.LlamaCpp], tmp_path: Any) -> None:
+    """Not even one for a new client: no storm in log or processor, nothing blamed on the upstream, and it recovers."""
+    server = llamacpp()
+    settings = {"upstreams": [{"name": "box", "url": server.url}]}
+    with RunningGateway(tmp_path / "roomy", settings) as gateway:
+        assert gateway.chat(max_tokens=4).status_code == 200
+        at_rest = psutil.Process(gateway.process.pid).num_fds()
+    narrow = f'ulimit -n {at_rest + 3}; exec "$@"'
+    with RunningGateway(tmp_path / "narrow", settings, shell=narrow) as gateway:
+        assert "descriptors" not in gateway.status()["notices"]
+        assert gateway.chat(max_tokens=4).status_code == 200
+        process = psutil.Process(gateway.process.pid)
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(connect(gateway.port))
+            until(lambda: process.num_fds() >= at_rest + 3, what="the last descriptor")
+            used_s = sum(process.cpu_times()[:2])
+            for _ in range(
+                5
+            ):  # where nobody listens any more for want of descriptors, nobody answers
+                with contextlib.suppress(OSError):
+                    stack.enter_context(connect(gateway.port))
+            until(lambda: "descriptors" in notices(gateway), what="the notice")
+            assert sum(process.cpu_times()[:2]) - used_s < 2.0
+        until(lambda: gateway_answers(gateway), what="an answer after the crowd")
+        assert gateway.chat(max_tokens=4).status_code == 200
+        assert gateway.upstream()["state"] == "ok"
+        assert not gateway.status()["acts"]
+        assert gateway.log().count("\n") < 50
 
 
 def test_a_full_disk_under_the_log(llamacpp: Callable[..., parts.LlamaCpp], tmp_path: Any) -> None:

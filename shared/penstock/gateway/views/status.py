@@ -12,6 +12,7 @@ from typing import Any
 
 from penstock import __version__
 from penstock.gateway.conversations.context import Contexts
+from penstock.gateway.memory import Memory
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.health import vitals_shown
@@ -70,7 +71,10 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         "descriptors": None
         if (seen := runtime.housekeeping.descriptors) is None
         else {"in_use": seen.in_use, "limit": seen.limit},
-        "upstreams": [_upstream(state, now_s, runtime.contexts, board) for state in runtime.fleet],
+        "upstreams": [
+            _upstream(state, now_s, runtime.contexts, board, runtime.memory)
+            for state in runtime.fleet
+        ],
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
@@ -89,7 +93,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
 
 
 def _upstream(
-    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches
+    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches, memory: Memory
 ) -> dict[str, Any]:
     kind = state.kind
     return {
@@ -112,6 +116,7 @@ def _upstream(
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
+            "waiting_for_memory": memory.waiting.get(state.name, 0),
         },
         "held_because": list(state.holding.reasons),
         "health": vitals_shown(state, now_s) if state.is_local else None,
