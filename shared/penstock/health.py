@@ -40,6 +40,8 @@ SMALLEST_WINDOW = 4096
 _REFUSED_MEANS_DEAD_AFTER = 2
 _FEWEST_REQUESTS = 5
 _RESTED_S = 60.0
+_USED_FROM = 0.75
+"""Where pressure is left (`penstock.resources`)."""
 _HOUR_S = 3600.0
 
 
@@ -162,6 +164,12 @@ class Reading:
     models: tuple[Seen, ...] = ()
 
     @property
+    def is_full(self) -> bool:
+        """The machine's memory is short by the share that is used, and not only because a server ran out of it."""
+        is_used = self.used_share is not None and self.used_share >= _USED_FROM
+        return is_used and self.pressure is not Pressure.CALM
+
+    @property
     def error_share(self) -> float | None:
         """0 to 1; None while there are too few requests to tell."""
         return self.errors / self.requests if self.requests >= _FEWEST_REQUESTS else None
@@ -226,7 +234,7 @@ def find(reading: Reading, options: HealthOptions) -> tuple[Finding, ...]:
         add("out_of_memory", "it ran out of memory within the last ten minutes")
     if reading.memory_wanted:
         add("memory", "a request waits for memory")
-    elif reading.used_share is not None and reading.pressure is not Pressure.CALM:
+    elif reading.is_full:
         add("memory", f"{reading.used_share:.0%} of the memory is used")
     for seen in reading.models:
         if seen.status == "failed":
@@ -324,8 +332,8 @@ def _shrink(reading: Reading, *, others_first: bool) -> list[Act]:
     for seen in reading.models:
         if seen.window is None or seen.window_is_fixed or seen.window <= SMALLEST_WINDOW:
             continue
-        heavy = reading.pressure is Pressure.HEAVY and seen.status == "loaded" and not others_first
-        if seen.ran_out or (heavy and not reading.ran_out_of_memory):
+        heavy = reading.is_full and reading.pressure is Pressure.HEAVY and not others_first
+        if seen.ran_out or (heavy and seen.status == "loaded" and not reading.ran_out_of_memory):
             smaller = max(SMALLEST_WINDOW, _class_below(seen.window))
             why = "it ran out of memory" if seen.ran_out else _why(reading)
             acts.append(Act("shrink", why, seen.model, smaller))
@@ -342,9 +350,9 @@ def _why(reading: Reading) -> str:
         return "a request waits for memory"
     if reading.ran_out_of_memory:
         return "the server ran out of memory"
-    if reading.used_share is not None:
+    if reading.is_full:
         return f"{reading.used_share:.0%} of the memory is used"
-    return "memory is short"
+    return "a server on this machine ran out of memory"
 
 
 def _checks(count: int) -> str:

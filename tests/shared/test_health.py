@@ -116,6 +116,13 @@ HEAVY = replace(SHORT, pressure=Pressure.HEAVY, used_share=0.95)
         pytest.param(
             replace(WELL, memory_wanted=True, models=(BIG, SMALL)), [("unload", "big", None)], id="a request waits for memory"
         ),
+        pytest.param(
+            replace(HEAVY, used_share=0.4, models=(BIG, replace(SMALL, requests=1))), [("unload", "big", None)],
+            id="another server here ran out: an idle model is let go",
+        ),
+        pytest.param(
+            replace(HEAVY, used_share=0.4, models=(replace(BIG, requests=1),)), [], id="another ran out: windows stay"
+        ),
         pytest.param(replace(WELL, models=(Seen("m", "failed"),)), [("load", "m", None)], id="failed: loaded again"),
         pytest.param(replace(WELL, answered=False, refused_checks=1), [], id="refused once may be a moment"),
         pytest.param(replace(WELL, answered=False, refused_checks=2), [("restart", "", None)], id="dead"),
