@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -194,6 +195,12 @@ class Client:
     def reload(self) -> None:
         """Read the settings again."""
         self._send("POST", "/penstock/reload")
+
+    def probe(self, upstream: str | None = None) -> list[dict[str, Any]]:
+        """Have all local upstreams looked at now, or one: `upstream`, `findings`, times (docs/health.md)."""
+        query = "" if upstream is None else f"?upstream={quote(upstream, safe='')}"
+        answer = orjson.loads(self._send("POST", f"/penstock/probe{query}").content)
+        return list(answer["upstreams"])
 
     def pause(self, upstream: str | None = None, *, refuse: bool = False) -> Switched:
         """Hold new requests for one upstream or all, or refuse them; running ones go on."""

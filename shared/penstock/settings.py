@@ -15,6 +15,7 @@ from penstock.compress import ContextOptions
 from penstock.concurrency import ConcurrencyOptions
 from penstock.domain.options import Options, option
 from penstock.domain.upstream import ServerKind
+from penstock.health import HealthOptions
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
 from penstock.loop_guard import LoopGuardOptions
@@ -349,6 +350,9 @@ class Settings(Options):
         factory=BreakerOptions, effect="When a local upstream that fails is left alone for a while."
     )
     profiles: ProfileOptions = option(factory=ProfileOptions, effect="How upstreams are looked at.")
+    health: HealthOptions = option(
+        factory=HealthOptions, effect="How local upstreams are looked after."
+    )
     discovery: DiscoveryOptions = option(
         factory=DiscoveryOptions, effect="Finding model servers on this machine."
     )

@@ -249,6 +249,8 @@ class LocalRun:
                 state,
                 weight=self.weight,
                 size_bytes=self.size_bytes,
+                memory=self.runtime.memory,
+                needed_bytes=self.ready.needed_bytes,
             )
             # 7. Forward.
             self.job = Job(

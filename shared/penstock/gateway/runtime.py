@@ -20,9 +20,11 @@ from penstock.domain.upstream import Upstream
 from penstock.gateway.conversations.context import Contexts
 from penstock.gateway.conversations.summaries import Summaries
 from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.housekeeping import Housekeeping
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
+from penstock.gateway.upstreams.health import HealthMonitor
 from penstock.gateway.upstreams.profiles import ProfileKeeper
 from penstock.gateway.upstreams.router import Router
 from penstock.gateway.upstreams.switchboard import Switchboard
@@ -75,7 +77,7 @@ class Runtime:
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.fleet = Fleet({})
-        self.memory = Memory(self.fleet, lambda: self._changed(None))
+        self.memory = Memory(self.fleet, self._memory_changed)
         self.board = board or Switchboard()
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
@@ -85,11 +87,21 @@ class Runtime:
             on_change=self._changed,
         )
         self.router = Router(self.fleet, self.keeper, lambda: self.settings)
+        self.health = HealthMonitor(
+            self.fleet,
+            self.keeper,
+            self.memory,
+            self.recorder,
+            settings=lambda: self.settings,
+            in_flight=self.in_flight,
+        )
+        self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
+        self.housekeeping.transport = transport
         self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
 
     def _begin(self, exchange: Exchange) -> None:
@@ -101,9 +113,12 @@ class Runtime:
         self.started_s = asyncio.get_running_loop().time()
         self.keeper.start()
         self._spawn(self.memory.watch(), "machine")
+        self._spawn(self.health.watch(), "health")
+        self._spawn(self.housekeeping.watch(), "housekeeping")
 
     async def stop(self) -> None:
         """End the background work."""
+        await self.health.stop()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -215,6 +230,7 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
+        self.health.ended(exchange)
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
@@ -243,6 +259,10 @@ class Runtime:
             slots=slots,
             setting=self._given_limit(upstream),
         )
+
+    def _memory_changed(self) -> None:
+        self._changed(None)
+        self.health.wake()
 
     def _changed(self, _: UpstreamState | None) -> None:
         self.recorder.changed()

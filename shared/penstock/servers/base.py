@@ -177,6 +177,9 @@ class Behaviour:
         takes_slot: `id_slot` chooses the slot of a chat request.
         drops_images: an image to a model that cannot see is left out without a word.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
+        memory_grows: when it takes memory for its KV cache. `at_load`: all of it when it starts or loads, so
+            that a request takes nothing more; `by_window`: when a request names a larger window; `by_request`:
+            with each token.
     """
 
     chat_dialect: Literal["openai", "ollama"] = "openai"
@@ -200,6 +203,7 @@ class Behaviour:
     reasoning_field: str = "reasoning_content"
     takes_slot: bool = False
     drops_images: bool = False
+    memory_grows: Literal["at_load", "by_window", "by_request"] = "at_load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +290,8 @@ class ServerSpec:
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
         counting: how it counts tokens, None where it cannot.
+        load: model -> the request that has it load this model, None where it has no such path.
+        smaller_window: a request can have a model loaded again with a smaller window, by naming it.
         unload: model -> the request that has it unload this model, None where it has no such path. Its other
             answers say that this server cannot (llama.cpp can only as a router).
     """
@@ -304,4 +310,6 @@ class ServerSpec:
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
     counting: Counting | None = None
+    load: Callable[[str], Probe] | None = None
+    smaller_window: bool = False
     unload: Callable[[str], Probe] | None = None

@@ -2,8 +2,9 @@
 Step 6: whether a request is sent now, later, or not at all.
 
     a. gate       refused or held: the upstream is paused, drained, being restarted
-    b. breaker    refused: the upstream fails again and again
-    c. permit     one of the limiter's, or a place in its queue
+    b. memory     the server would take more of it than is left
+    c. breaker    refused: the upstream fails again and again
+    d. permit     one of the limiter's, or a place in its queue
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from penstock.breaker import Pass
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
@@ -43,7 +45,14 @@ class Admission(NamedTuple):
 
 
 async def admit(
-    incoming: Incoming, settings: Settings, state: UpstreamState, *, weight: int, size_bytes: int
+    incoming: Incoming,
+    settings: Settings,
+    state: UpstreamState,
+    *,
+    weight: int,
+    size_bytes: int,
+    memory: Memory | None = None,
+    needed_bytes: int = 0,
 ) -> Admission:
     """
     Wait until the request may be sent to *state*.
@@ -51,6 +60,7 @@ async def admit(
     Args:
         weight: slots that it takes.
         size_bytes: what it holds while it waits.
+        memory: of the machine; needed_bytes: how much more of it the server takes for this request.
 
     Raises:
         Refused: it may not, and when to try again.
@@ -60,10 +70,15 @@ async def admit(
     # a. The gate.
     await pass_gate(exchange, settings, state)
     while True:
-        # b. The breaker. It may open while the request stands in the queue: then it is asked again.
+        # b. Memory.
+        if needed_bytes and memory is not None:
+            exchange.stage = "queued"
+            exchange.queued_s = loop.time()
+            await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
+        # c. The breaker. It may open while the request stands in the queue: then it is asked again.
         passed = _pass_breaker(state, loop.time())
         try:
-            # c. A permit.
+            # d. A permit.
             exchange.stage = "queued"
             exchange.queued_s = loop.time()
             permit = await state.limiter.acquire(

@@ -25,7 +25,7 @@ from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
-from penstock.gateway.steps.opening import AttemptFailed, Job, Opened, open_body
+from penstock.gateway.steps.opening import AttemptFailed, Job, Opened, no_descriptors, open_body
 from penstock.gateway.upstreams.fleet import UpstreamState
 
 _LONGEST_PAUSE_S = 2.0
@@ -209,6 +209,8 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             response = job.response = _decoded(response, coding)
         return await open_body(job, response, job_relay)
     except TransportError as exc:
+        if exc.kind == "descriptors":
+            raise no_descriptors() from exc
         raise AttemptFailed(
             faults.classify_transport(
                 kind=exc.kind,

@@ -17,7 +17,7 @@ import orjson
 from penstock import faults
 from penstock.adapters.transport import UpstreamRequest, UpstreamResponse
 from penstock.domain.fault import Fault
-from penstock.errors import ErrorCode
+from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.relays.collecting import CollectingRelay
 from penstock.gateway.relays.relay import Relay
@@ -200,6 +200,16 @@ def note_progress(exchange: Exchange, watch: Watch, relay: Relay) -> None:
     if exchange.first_token_s is None:
         exchange.stage = "prefilling"
     watch.touch()
+
+
+def no_descriptors() -> Refused:
+    """This process has no descriptor left for a connection: that is not the upstream's fault."""
+    return Refused(
+        ErrorCode.QUEUE_FULL,
+        "The gateway has as many connections open as its limit of file descriptors allows.",
+        hint="Fewer connections at a time, or a higher limit (`ulimit -n`, LimitNOFILE=).",
+        retry_after_s=5.0,
+    )
 
 
 def broken_stream() -> Fault:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,7 @@ from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, V
 from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
+from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -92,6 +94,8 @@ class UpstreamState:
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
         breaker: whether it fails so often that nobody is sent.
+        vitals: what its health is judged by.
+        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
@@ -113,6 +117,8 @@ class UpstreamState:
         self.limiter = limiter
         self.holding = Holding()
         self.breaker = breaker
+        self.vitals = Vitals()
+        self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.gate = Gate()
         self.limit_is_given = False
         self.first_look = asyncio.Event()

@@ -12,8 +12,10 @@ from typing import Any
 
 from penstock import __version__
 from penstock.gateway.conversations.context import Contexts
+from penstock.gateway.memory import Memory
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.upstreams.health import vitals_shown
 from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
@@ -68,7 +70,13 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
                 for gpu in machine.gpus
             ],
         },
-        "upstreams": [_upstream(state, now_s, runtime.contexts, board) for state in runtime.fleet],
+        "descriptors": None
+        if (seen := runtime.housekeeping.descriptors) is None
+        else {"in_use": seen.in_use, "limit": seen.limit},
+        "upstreams": [
+            _upstream(state, now_s, runtime.contexts, board, runtime.memory)
+            for state in runtime.fleet
+        ],
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
@@ -93,7 +101,7 @@ def _log_notice() -> dict[str, str]:
 
 
 def _upstream(
-    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches
+    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches, memory: Memory
 ) -> dict[str, Any]:
     kind = state.kind
     return {
@@ -116,6 +124,7 @@ def _upstream(
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
+            "waiting_for_memory": memory.waiting.get(state.name, 0),
         },
         "breaker": {
             "state": state.breaker.state.value,
@@ -129,6 +138,7 @@ def _upstream(
             "error_share": round(state.breaker.error_share, 3),
         },
         "held_because": list(state.holding.reasons),
+        "health": vitals_shown(state, now_s) if state.is_local else None,
         "paused": board.pause.at(state.name) or None,
         "drained": board.drain.at(state.name) or None,
         "bypass": state.gate.bypassed,
