@@ -334,7 +334,7 @@ class Run:
 
     async def _heal(self, cell: Cell, here: Here) -> None:
         """The server is there again, once an attempt has met the fault."""
-        mine = lambda: [e for e in here.runtime.in_flight.values() if e.upstream == cell.name]  # noqa: E731
+        mine = lambda: [e for e in here.runtime.in_flight.values() if e.upstream == cell.name]
         task = cell.sent[0].task
         await until(lambda: task.done() or any(_has_failed(e) for e in mine()), _WITHIN_S)
         self._unnamed.discard(cell.name)
@@ -369,7 +369,7 @@ class Run:
         transport = here.transport
 
         def left() -> dict[str, Any]:
-            now = {state: None for state in [*states, *here.runtime.fleet]}
+            now = dict.fromkeys([*states, *here.runtime.fleet])
             return {
                 "in flight": [e.id for e in here.runtime.in_flight.values()],
                 "permits": sum(state.limiter.running for state in now),
