@@ -34,6 +34,7 @@ from penstock.gateway.edge.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.logs import configure
 from penstock.gateway.views.settings_view import changed_names
 from penstock.settings import Settings
@@ -179,8 +180,12 @@ class GatewayServer:
     async def _serve(self, sockets: list[socket.socket]) -> int:
         loaded, settings = self._loaded, self._loaded.settings
         runtime = self.runtime = Runtime(
-            settings, self._upstreams, loaded.env, started_by=self._started_by
-        )
+            settings, self._upstreams, loaded.env, started_by=self._started_by,
+            board=Switchboard(settings.listen.port),
+        )  # fmt: skip
+        if runtime.board.notice is not None:
+            log.warning("%s", runtime.board.notice)
+            runtime.notices["state"] = runtime.board.notice
         runtime.settings_path, runtime.origins = loaded.path, loaded.origins
         for warning in loaded.warnings:
             log.warning(warning)

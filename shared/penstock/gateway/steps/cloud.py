@@ -115,9 +115,16 @@ async def pass_through(
     transport: UpstreamTransport,
     state: UpstreamState,
     raw: bytes,
+    *,
+    via: bytes | None = None,
+    again: bool = True,
 ) -> None:
     """
     Send the request on and its answer back.
+
+    Args:
+        via: see `headers_for`; given for a local upstream whose requests pass unchanged.
+        again: failed attempts are repeated by the cloud policy.
 
     Raises:
         RequestError: the path is none that the upstream's key may be used for.
@@ -136,13 +143,15 @@ async def pass_through(
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
         (state.prefix + wire_path(path) + incoming.query).encode("ascii"),
-        headers_for(incoming, state, path, None),
+        headers_for(incoming, state, path, via),
         raw if raw or incoming.method not in ("GET", "HEAD", "OPTIONS") else None,
     )
     run = _CloudRun(settings)
     response: UpstreamResponse | None = None
     try:
-        response, body = await _open(exchange, state, request, transport, settings, run)
+        response, body = await _open(
+            exchange, state, request, transport, settings, run, again=again
+        )
         headers = end_to_end(response.headers)
         if body is not None:
             await answer.start(response.status, headers, hold=True)
@@ -170,6 +179,8 @@ async def _open(
     transport: UpstreamTransport,
     settings: Settings,
     run: _CloudRun,
+    *,
+    again: bool,
 ) -> tuple[UpstreamResponse, bytes | None]:
     """
     An answer to pass on.
@@ -196,7 +207,7 @@ async def _open(
                 head_timeout_s=None,
             )
             record.status = response.status
-            if response.status not in _RETRIED_STATUSES:
+            if not again or response.status not in _RETRIED_STATUSES:
                 return response, None
             body = await response.read(_LARGEST_ERROR_BYTES)
             retry_after_s = _retry_after(response)
@@ -231,7 +242,7 @@ async def _open(
             jitter=random.random(),
             policy=policy,
         )
-        if isinstance(decision, retry.Retry):
+        if again and isinstance(decision, retry.Retry):
             if response is not None:
                 response.close()
             record.delay_s = decision.after_s
