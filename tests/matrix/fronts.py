@@ -204,12 +204,18 @@ FRONTS: dict[str, Front] = {
 
 
 async def ask(
-    http: httpx.AsyncClient, front: Front, model: str, streams: bool, begun: asyncio.Event
+    http: httpx.AsyncClient,
+    front: Front,
+    model: str,
+    streams: bool,
+    begun: asyncio.Event,
+    junk: bytes = b"",
 ) -> Got:
     """
     Send one request and read its answer to the end.
 
     Args:
+        junk: of the server's own, which is passed over.
         begun: is set when something of the answer's body has come.
     """
     body = {"model": model, **front.body, "stream": streams}
@@ -226,7 +232,7 @@ async def ask(
         got.broke = f"{type(exc).__name__}: {exc}"
         return got
     if got.status == 200 and streams:
-        read = front.stream(data)
+        read = front.stream(data.replace(junk, b"") if junk else data)
         read.status, read.headers = got.status, got.headers
         return read
     value = json.loads(data)

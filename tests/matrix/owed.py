@@ -106,7 +106,9 @@ class Fault:
         kills: the server is gone afterwards: attempts after the first find nobody.
         dies: without a byte on a fresh connection, which twice on one request is memory.
         status: of the upstream's own answer, where it is passed on.
-        refits: with a context error: 1 where nothing can be made shorter, 2 where it is sent alone.
+        attempts: fewest and most, where the code does not say.
+        passes: no feature needs to read what is wrong, so where client and server speak the same dialect it goes on as
+            it came, and the client sees what the server said.
         limits: time limits that make it end soon enough to be tested, seconds.
     """
 
@@ -117,6 +119,7 @@ class Fault:
     dies: bool = False
     status: int | None = None
     attempts: tuple[int, int] | None = None
+    passes: bool = False
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -165,7 +168,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("not-http", "bytes that are no HTTP", {"headers": ("bad_answer",)}),
     Fault("endless-head", "a head without end", {"headers": ("bad_answer",)}),
     Fault("bad-chunk", "a chunk size that is no number", {"first_token": _BROKEN, "midstream": _BROKEN}),
-    Fault("junk-event", "an event that is no JSON", {"first_token": _BROKEN, "midstream": _BROKEN}),
+    Fault("junk-event", "an event that is no JSON", {"first_token": _BROKEN, "midstream": _BROKEN}, passes=True),
     Fault("more", "more events than there should be", {"after_end": WHOLE}),
     Fault("unasked", "bytes that nobody asked for", {"keep_alive": WHOLE}),
     # The machine that the gateway runs on.
@@ -204,9 +207,22 @@ class Owed(NamedTuple):
         return not self.codes
 
 
-def owed(fault: Fault, moment: Moment, mode: Mode, times: Times, scene: Scene = "alone") -> Owed:
-    """What a client is owed whose request meets *fault* at *moment*."""
-    codes = fault.at[moment]
+def owed(
+    fault: Fault,
+    moment: Moment,
+    mode: Mode,
+    times: Times,
+    scene: Scene = "alone",
+    *,
+    verbatim: bool = False,
+) -> Owed:
+    """
+    What a client is owed whose request meets *fault* at *moment*.
+
+    Args:
+        verbatim: client and server speak the same dialect, and the client wants a stream.
+    """
+    codes = WHOLE if verbatim and fault.passes else fault.at[moment]
     # A connection that was open before may be found closed: a fresh one is used, which nobody counts.
     unseen = 1 if moment == "keep_alive" and fault.id == "reset" else 0
     if not codes:

@@ -80,6 +80,12 @@ class Cell:
         return f"{self.front}-{self.mode}-{self.kind}"
 
     @property
+    def verbatim(self) -> bool:
+        """The server's stream is the client's."""
+        is_same = self.front == "completions" or (self.front == "chat" and self.kind == "llamacpp")
+        return is_same and self.mode == "stream"
+
+    @property
     def client(self) -> Front:
         """How it asks."""
         return FRONTS[self.front]
@@ -88,6 +94,14 @@ class Cell:
     def wire(self) -> Wire:
         """How its server streams."""
         return wire_of(self.kind, self.front)
+
+
+class FullDisk(io.StringIO):
+    """Standard error, on a disk without space."""
+
+    def write(self, _: str) -> int:
+        """Fails."""
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def cells(scene: Scene) -> list[Cell]:
@@ -125,29 +139,29 @@ class Run:
     async def play(self) -> list[str]:
         """All of it. Returns what was not as owed, one sentence each."""
         descriptors = _descriptors()
-        log = io.StringIO()
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, told: self.problems.append(f"nobody saw: {told.get('exception') or told}")
+        )
+        log = FullDisk() if self.fault.id == "disk-full" else io.StringIO()
         async with contextlib.AsyncExitStack() as stack:
             for cell in self.cells:
                 await stack.enter_async_context(cell.server)
                 self._write_script(cell)
             stack.enter_context(self._names())
-            # The log's writer is bound when the gateway is made.
-            with contextlib.redirect_stderr(log):
-                here = await stack.enter_async_context(
-                    gateway_here(
-                        [self._upstream(cell) for cell in self.cells], settings=self._settings()
-                    )
-                )
+            stack.enter_context(contextlib.redirect_stderr(log))
+            upstreams = [self._upstream(cell) for cell in self.cells]
+            here = await stack.enter_async_context(
+                gateway_here(upstreams, settings=self._settings())
+            )
             states = list(here.runtime.fleet)
             await until(lambda: all(state.profiles for state in states), _WITHIN_S)
             await self._to_the_moment(here)
             tasks = _tasks()
-            stack.enter_context(self._machine(here))
             await self._together(self._send(cell, here) for cell in self.cells)
             await self._scene(here)
             for cell in self.cells:
                 cell.gate.set()
-            if self.moment == "connect" and self.times == "once":
+            if self.moment in ("connect", "keep_alive") and self.times == "once":
                 await self._together(self._heal(cell, here) for cell in self.cells)
             for cell in self.cells:
                 for sent in cell.sent:
@@ -228,17 +242,6 @@ class Run:
         loop.getaddrinfo = look_up  # type: ignore[assignment, method-assign]
         yield
 
-    @contextlib.contextmanager
-    def _machine(self, here: Here) -> Iterator[None]:
-        """The faults of the machine that we run on last until the end of the run."""
-        if self.fault.id == "disk-full":
-
-            def full(_: str) -> None:
-                raise OSError(errno.ENOSPC, "No space left on device")
-
-            here.runtime.recorder.log._write = full
-        yield
-
     # The acts.
 
     async def _together(self, work: Any) -> None:
@@ -272,14 +275,18 @@ class Run:
 
     def _ask(self, cell: Cell, here: Here, name: str, due: Owed) -> Sent:
         begun = asyncio.Event()
-        asked = ask(here.http, cell.client, cell.name, cell.mode == "stream", begun)
+        # Verbatim is verbatim: what the server said wrong is seen by the client, and by nobody else.
+        junk = b"data: {not JSON\n\n" if self.fault.passes and cell.verbatim else b""
+        asked = ask(here.http, cell.client, cell.name, cell.mode == "stream", begun, junk)
         sent = Sent(name, asyncio.create_task(asked), due, begun)
         cell.sent.append(sent)
         return sent
 
     async def _send(self, cell: Cell, here: Here) -> None:
         """The request, until it stands where the fault is to strike."""
-        due = owed(self.fault, self.moment, cell.mode, self.times, self.scene)
+        due = owed(
+            self.fault, self.moment, cell.mode, self.times, self.scene, verbatim=cell.verbatim
+        )
         sent = self._ask(cell, here, "the request", due)
         if self.moment in ("connect", "keep_alive"):
             return
@@ -310,9 +317,8 @@ class Run:
     async def _queue_behind(self, cell: Cell, here: Here) -> None:
         """Whoever waits meets a server that is well again, or the same fault on its own account."""
         behind: Times = "always"
-        due = owed(self.fault, self.moment, cell.mode, behind)
+        due = owed(self.fault, self.moment, cell.mode, behind, verbatim=cell.verbatim)
         if self.times == "once":
-            due = owed(self.fault, self.moment, cell.mode, "once")
             due = Owed((), 200, False, (1, ATTEMPTS), (0, 9), "success", False)
         elif self.fault.kills:
             due = owed(_REFUSED, "connect", cell.mode, behind)
@@ -361,7 +367,7 @@ class Run:
             assert len(bodies) <= 1 or self.scene in ("reload", "redeclared"), (
                 "the upstream was asked different things"
             )
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the other cells are looked at too
             self.problems.append(f"{cell.name}: {sent.name}: {type(exc).__name__} {exc}")
 
     async def _at_rest(self, here: Here, states: list[UpstreamState], tasks: set[Any]) -> None:
