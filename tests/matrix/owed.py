@@ -109,6 +109,7 @@ class Fault:
         attempts: fewest and most, where the code does not say.
         passes: no feature needs to read what is wrong, so where client and server speak the same dialect it goes on as
             it came, and the client sees what the server said.
+        says: the upstream's own words, with their status; None for words that stand within a stream.
         limits: time limits that make it end soon enough to be tested, seconds.
     """
 
@@ -120,6 +121,7 @@ class Fault:
     status: int | None = None
     attempts: tuple[int, int] | None = None
     passes: bool = False
+    says: tuple[int | None, bytes] | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -277,6 +279,23 @@ def _reached(
     if fault.kills:
         return (1, 1) if lasts else (2, 2)
     return attempts
+
+
+def said(id: str, code: str, status: int | None, body: bytes) -> Fault:
+    """
+    A fault that is an answer of some server.
+
+    Args:
+        status: None: *body* stood in a stream that had begun with 200.
+    """
+    as_sent = status if status is not None and 400 <= status < 500 else 400
+    moments: tuple[Moment, ...] = ("first_token", "midstream") if status is None else ("headers",)
+    # Which kinds of failure pass by themselves is knowledge of each server's texts, not of this table.
+    attempts = (1, ATTEMPTS) if CODES[code].again in ("policy", "unsent") else None
+    limits = {"load_s": 0.7} if code == "upstream_loading" else {}
+    return Fault(
+        id, id, dict.fromkeys(moments, (code,)), status=as_sent, attempts=attempts, says=(status, body), limits=limits
+    )  # fmt: skip
 
 
 REFUSED_WHILE_DRAINING = Owed(("draining",), 503, False, (0, 0), (0, 0), "ignored", True)

@@ -15,20 +15,18 @@ import errno
 import io
 import itertools
 import os
+import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from prometheus_client.parser import text_string_to_metric_families
 
 from loops import until
 from matrix.fronts import FRONTS, Front, Got, ask
 from matrix.owed import (
     ATTEMPTS,
-    CODES,
     REFUSED_WHILE_DRAINING,
     Fault,
     Mode,
@@ -39,7 +37,7 @@ from matrix.owed import (
     owed,
 )
 from matrix.scripts import good, script
-from matrix.wires import SENTENCE, Ollama, Wire, wire_of
+from matrix.wires import SENTENCE, Ollama, Stranger, Wire, wire_of
 from penstock.domain.upstream import ServerKind, Upstream
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -104,13 +102,14 @@ class FullDisk(io.StringIO):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def cells(scene: Scene) -> list[Cell]:
+def cells(scene: Scene, kinds: Sequence[str]) -> list[Cell]:
     """All of a run. Plain requests get no heartbeats."""
     made = []
-    for front, mode, kind in itertools.product(FRONTS, MODES, KINDS):
+    servers = {"llamacpp": ScriptedLlama, "ollama": Ollama}
+    for front, mode, kind in itertools.product(FRONTS, MODES, kinds):
         if scene == "heartbeat" and mode == "plain":
             continue
-        server = ScriptedLlama() if kind == "llamacpp" else Ollama()
+        server = servers.get(kind, Stranger)()
         cell = Cell(front, mode, kind, server)
         server.model = cell.name
         made.append(cell)
@@ -123,14 +122,22 @@ class Run:
 
     Args:
         times: whether the server is well again after the fault.
+        kinds: of servers.
     """
 
-    def __init__(self, fault: Fault, moment: Moment, times: Times, scene: Scene) -> None:
+    def __init__(
+        self,
+        fault: Fault,
+        moment: Moment,
+        times: Times,
+        scene: Scene = "alone",
+        kinds: Sequence[str] = KINDS,
+    ) -> None:
         self.fault = fault
         self.moment = moment
         self.times = times
         self.scene = scene
-        self.cells = cells(scene)
+        self.cells = cells(scene, kinds)
         self.problems: list[str] = []
         self._unnamed: set[str] = set()
         self._plugs: dict[str, list[socket.socket]] = {}
@@ -154,7 +161,7 @@ class Run:
                 gateway_here(upstreams, settings=self._settings())
             )
             states = list(here.runtime.fleet)
-            await until(lambda: all(state.profiles for state in states), _WITHIN_S)
+            await until(lambda: all(state.first_look.is_set() for state in states), _WITHIN_S)
             await self._to_the_moment(here)
             tasks = _tasks()
             await self._together(self._send(cell, here) for cell in self.cells)
@@ -197,7 +204,10 @@ class Run:
         url = cell.server.url
         if self.fault.id == "dns":
             url = url.replace("127.0.0.1", f"{cell.name}.test")
-        return Upstream(cell.name, url, local=True, kind=ServerKind(cell.kind), **more)
+        # The key is the upstream's own: a client's is the client's business.
+        return Upstream(
+            cell.name, url, **{"local": True, "kind": ServerKind(cell.kind), "api_key": "k", **more}
+        )
 
     def _write_script(self, cell: Cell) -> None:
         well = good(cell.wire)
@@ -400,15 +410,15 @@ class Run:
         scraped = (await here.http.get("/metrics")).text
         ended: Counter[tuple[str, str]] = Counter()
         attempts: Counter[str] = Counter()
-        for family in text_string_to_metric_families(scraped):
-            for sample in family.samples:
-                upstream = sample.labels.get("upstream", "")
-                if sample.name == "penstock_requests_total":
-                    ended[upstream, sample.labels["outcome"]] += int(sample.value)
-                elif sample.name == "penstock_attempts_total":
-                    attempts[upstream] += int(sample.value)
-                elif sample.name in _ZERO_AT_REST and sample.value:
-                    self.problems.append(f"{upstream}: {sample.name} is {sample.value}")
+        for name, told, value in _SAMPLE.findall(scraped):
+            labels = dict(_LABEL.findall(told))
+            upstream = labels.get("upstream", "")
+            if name == "penstock_requests_total":
+                ended[upstream, labels["outcome"]] += int(float(value))
+            elif name == "penstock_attempts_total":
+                attempts[upstream] += int(float(value))
+            elif name in _ZERO_AT_REST and float(value):
+                self.problems.append(f"{upstream}: {name} is {value}")
         for cell in self.cells:
             due = Counter(s.owed.outcome for s in cell.sent if s.owed is not REFUSED_WHILE_DRAINING)
             due["success"] += self.moment == "keep_alive"
@@ -436,6 +446,8 @@ class Run:
 
 
 _REFUSED = Fault("refused", "", {"connect": ("upstream_unreachable",)})
+_SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 _ZERO_AT_REST = (
     "penstock_requests_in_flight",
     "penstock_requests_queued",
@@ -521,37 +533,3 @@ def _tasks() -> set[asyncio.Task[Any]]:
 def _descriptors() -> int:
     place = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
     return len(os.listdir(place))
-
-
-def play(fault: Fault, moment: Moment, times: Times, scene: Scene = "alone") -> list[str]:
-    """One run. Returns what was not as owed."""
-
-    async def bounded() -> list[str]:
-        async with asyncio.timeout(60):
-            return await Run(fault, moment, times, scene).play()
-
-    return asyncio.run(bounded())
-
-
-def runs(scene: Scene) -> Iterator[tuple[Fault, Moment, Times]]:
-    """Every pair of fault and moment that can occur in *scene*, and whether the fault passes."""
-    from matrix.owed import FAULTS
-
-    for fault in FAULTS:
-        for moment, codes in fault.at.items():
-            if scene != "alone" and moment not in _STAGED[scene]:
-                continue
-            yield fault, moment, "always"
-            modes = [owed(fault, moment, mode, "once") for mode in MODES]
-            if codes and modes != [owed(fault, moment, mode, "always") for mode in MODES]:
-                yield fault, moment, "once"
-
-
-_STAGED: dict[Scene, tuple[Moment, ...]] = {
-    "heartbeat": ("headers", "first_token"),
-    "queued": ("headers", "midstream"),
-    "draining": ("headers", "midstream"),
-    "reload": ("headers", "midstream"),
-    "redeclared": ("headers", "midstream"),
-}
-__all__ = ["CODES", "Run", "play", "runs"]

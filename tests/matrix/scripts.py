@@ -20,6 +20,7 @@ _BEFORE = 2
 _STATUS = b"500 Internal Server Error"
 _BUSY_STATUS = b"503 Service Unavailable"
 _JSON = b"content-type: application/json"
+_TEXT = b"content-type: text/plain"
 
 
 def good(wire: Wire) -> Script:
@@ -49,6 +50,8 @@ def script(
         peer.reset()
         await die()
 
+    if fault.says is not None:
+        return [*before, gate, *_said(fault.says, wire)]
     match fault.id:
         case "reset":
             return [*before, gate, RESET]
@@ -110,6 +113,13 @@ def script(
             return [*before, gate, wire.piece("more"), wire.closing, chunk(b"")]
         case _:
             raise AssertionError(f"no script for {fault.id} at {moment}")
+
+
+def _said(said: tuple[int | None, bytes], wire: Wire) -> Script:
+    status, body = said
+    if status is not None:
+        return [answer(body, b"%d Said" % status, _JSON if body[:1] in b"{[" else _TEXT)]
+    return [chunk(b"%b%b%b" % (wire.before, body, wire.after)), chunk(b"")]
 
 
 def _before(moment: Moment, wire: Wire) -> Script:

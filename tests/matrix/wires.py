@@ -28,6 +28,7 @@ class Wire:
         refusal: (message, status) -> an answer that is an error.
         whole: a plain answer with this text.
         junk: an event that nobody can read; `half`: a part of one; `ping`: a sign of life that says nothing.
+        before, after: stand around the JSON of an event.
     """
 
     head: bytes
@@ -38,6 +39,8 @@ class Wire:
     junk: bytes
     half: bytes
     ping: bytes
+    before: bytes = b"data: "
+    after: bytes = b"\n\n"
 
 
 def _completion(text: str, finish: str | None = None) -> dict[str, Any]:
@@ -90,6 +93,8 @@ LINES = Wire(
     chunk(b"{not JSON\n"),
     chunk(b'{"model": "m", "message": {"ro'),
     chunk(b"\n"),
+    b"",
+    b"\n",
 )
 OUT_OF_MEMORY = {
     "llamacpp": "CUDA error: out of memory",
@@ -136,3 +141,20 @@ class Ollama(ScriptedLlama):
         if target == "/":
             return answer(b"Ollama is running", b"200 OK", b"content-type: text/plain")
         return reply({"error": "not found"}, b"404 Not Found")
+
+
+class _AllButGeneration:
+    """Paths that only ask."""
+
+    def __contains__(self, target: object) -> bool:
+        return target not in (b"/v1/chat/completions", b"/v1/completions", b"/api/chat")
+
+
+class Stranger(ScriptedLlama):
+    """A server of another kind: it lists its model as most do, and counts no tokens."""
+
+    asking = _AllButGeneration()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = False
