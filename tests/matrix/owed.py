@@ -87,6 +87,8 @@ CODES: Mapping[str, CodeRow] = {
 
 WHOLE: tuple[str, ...] = ()
 """No code at all: the client gets the whole answer and never hears of the fault."""
+SHORTER = "context_length_exceeded"
+"""Said by the upstream, or by us where the request cannot be made any shorter."""
 _BROKEN = ("broken_stream", "bad_answer")
 """Two names that the contracts give to one row: it broke off, or nobody can read it."""
 _DIED_TWICE = ("out_of_memory",)

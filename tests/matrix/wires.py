@@ -147,7 +147,7 @@ class _AllButGeneration:
     """Paths that only ask."""
 
     def __contains__(self, target: object) -> bool:
-        return target not in (b"/v1/chat/completions", b"/v1/completions", b"/api/chat")
+        return isinstance(target, bytes) and not target.endswith((b"/completions", b"/api/chat"))
 
 
 class Stranger(ScriptedLlama):

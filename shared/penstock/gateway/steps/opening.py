@@ -88,6 +88,9 @@ class Job:
     response: UpstreamResponse | None = None
     relay: Relay | None = None
     sent: bool = False
+    body: bytes | None = None
+    refused: Fault | None = None
+    unchanged: bool = False
 
     def hang_up(self) -> None:
         """Drop the upstream connection, if there is one."""
