@@ -74,6 +74,9 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         except AttemptFailed as failed:
             fault = failed.fault
             record.ended_s, record.status, record.fault = loop.time(), fault.status, fault
+            if job.unchanged:
+                attempt -= 1
+                exchange.attempts.pop()
             job.sent = False  # it answered, or it is gone: nothing goes on there
         finally:
             if record.ended_s is None:
@@ -92,6 +95,8 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             and job.adapt(fault)
         ):
             adaptations += 1
+            # Alone in the server the same request may fit.
+            job.refused = None if fault.shared_kv else fault
             continue
         decision = retry.decide(
             fault,
@@ -188,6 +193,13 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
     exchange.first_token_s = exchange.prefill_done = exchange.prefill_total = None
     try:
         request, job_relay = await job.prepare()
+        refused, job.refused = job.refused, None
+        job.unchanged = refused is not None and request.body == job.body
+        if refused is not None and job.unchanged:
+            raise AttemptFailed(
+                refused
+            )  # what was learned changes nothing, so it is not sent again
+        job.body = request.body
         job.sent = True
         sending = transport.send(
             state.origin,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import orjson
 
 from penstock import faults
-from penstock.adapters.transport import UpstreamRequest, UpstreamResponse
+from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamResponse
 from penstock.domain.fault import Fault
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
@@ -28,6 +28,8 @@ from penstock.settings import Settings
 
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGEST_ERROR_BYTES = 1024 * 1024
+_REST_WITHIN_S = 1.0
+"""What is left behind an answer's closing event is the end of its body: it comes at once or is not worth the wait."""
 
 
 @dataclass(slots=True)
@@ -89,6 +91,9 @@ class Job:
     response: UpstreamResponse | None = None
     relay: Relay | None = None
     sent: bool = False
+    body: bytes | None = None
+    refused: Fault | None = None
+    unchanged: bool = False
 
     def hang_up(self) -> None:
         """Drop the upstream connection, if there is one."""
@@ -134,6 +139,10 @@ async def open_body(
         if seen.ended_by_us:
             job.hang_up()
             return Opened(response, relay, out + relay.end(), True)
+        if data and seen.closed and isinstance(relay, CollectingRelay | CollectingTranslator):
+            watch.run("none")
+            await past_the_end(response)
+            return Opened(response, relay, out + relay.end(), True)
         if not data:
             if not (seen.closed or seen.finished or seen.token):
                 raise AttemptFailed(_bad_answer("the stream ended before its first event"))
@@ -144,6 +153,21 @@ async def open_body(
             return Opened(response, relay, out, True)
         if out:
             return Opened(response, relay, out, False)
+
+
+async def past_the_end(response: UpstreamResponse) -> None:
+    """
+    Behind the closing event of an answer: it is whole, whatever becomes of its connection. That one is of use to
+    others if the body ends soon.
+    """
+    if response.complete:
+        return
+    try:
+        async with asyncio.timeout(_REST_WITHIN_S):
+            while await response.next_chunk():
+                pass
+    except (TransportError, TimeoutError):
+        response.close()
 
 
 def _plain(
