@@ -139,7 +139,9 @@ ERROR_TABLE: dict[ErrorCode, ErrorRow] = {
         503, "overloaded_error", "The memory left would not hold the request."
     ),
     _C.DRAINING: _refusal(
-        503, "overloaded_error", "The gateway is about to stop and takes no new requests."
+        503,
+        "overloaded_error",
+        "The gateway is about to stop, or the upstream is drained or paused: no new requests.",
     ),
     _C.HOLD_EXPIRED: _refusal(
         503, "overloaded_error", "The upstream did not come back while the request was held."

@@ -55,7 +55,7 @@ def unguarded(node: ast.AST, guarded: bool = False) -> Iterator[str]:
         # `if not hasattr(...): return` guards what follows in the same block.
         if (
             isinstance(child, ast.If)
-            and "hasattr" in ast.unparse(child.test)
+            and any(word in ast.unparse(child.test) for word in ("hasattr", "sys.platform"))
             and isinstance(child.body[-1], ast.Return | ast.Raise)
         ):
             guarded = True
@@ -78,6 +78,11 @@ def test_module_imports_anywhere(module: str) -> None:
             "def f():\n    if not hasattr(os, 'fork'):\n        return\n    os.fork()",
             0,
             id="after a way out",
+        ),
+        pytest.param(
+            "def f():\n    if sys.platform == 'win32':\n        return\n    os.fork()",
+            0,
+            id="after a way out for a platform",
         ),
         pytest.param("def f():\n    if x:\n        return\n    os.fork()", 1, id="another test"),
     ],

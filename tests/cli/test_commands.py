@@ -210,6 +210,9 @@ def test_explain_dry(penstock: Any, tmp_path: Path) -> None:
     assert bad.returncode == 1
     assert "would be refused" in one_sentence(bad)
     assert penstock("explain", str(tmp_path / "absent.json")).returncode == 2
+    nowhere = penstock("explain", str(request), "--kind", "llamacpp", "--path", "/nope")
+    assert nowhere.returncode == 2
+    assert "/nope takes no request for a model" in nowhere.stderr
 
 
 def test_serving_to_the_network_by_accident(penstock: Any) -> None:

@@ -10,6 +10,7 @@ once, one waits and is then told that the file is no longer what it planned for.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -197,6 +198,7 @@ def _write(spec: ClientSpec, connection: Connection, planned: Sequence[Planned])
             "path": str(file.path),
             "format": file.format,
             "existed": existed,
+            "folders": _missing_folders(file.path) if before is None else before.get("folders", []),
             "exact": file.exact,
             "backup": backup,
             "sha256_before": _sha(file.base) if file.base is not None else None,
@@ -253,6 +255,9 @@ def _undo_one(entry: dict[str, Any]) -> Undone:
         return Undone(path, "gone", backup=backup)
     if _sha(current) == entry["sha256_after"] and not entry["existed"]:
         path.unlink()
+        for folder in entry.get("folders", ()):  # ours as long as nothing of the client is in them
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
         return Undone(path, "removed")
     if _sha(current) == entry["sha256_before"]:  # interrupted before it was written
         if backup is not None and entry["exact"]:
@@ -291,6 +296,11 @@ def run_files(spec: ClientSpec, files: Mapping[str, str]) -> dict[str, str]:
         write_atomically(path, text.encode())
         made[name] = str(path)
     return made
+
+
+def _missing_folders(path: Path) -> list[str]:
+    """Folders that writing *path* makes, the innermost first."""
+    return [str(folder) for folder in path.parents if not folder.exists()]
 
 
 def _back_up(path: Path, data: bytes) -> Path:

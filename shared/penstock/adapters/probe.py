@@ -185,6 +185,19 @@ async def busy(
     return None if answer is None else spec.busy_slots(answer)
 
 
+async def ask(
+    url: str,
+    question: Probe,
+    *,
+    client: httpx.AsyncClient,
+    api_key: str | None = None,
+    timeout_s: float = 5.0,
+) -> Answer | None:
+    """The answer to one request, None when there is none."""
+    answers = await _Asker(url, client, api_key, timeout_s).all((question,))
+    return answers.get(question.key)
+
+
 def _absent(url: str, error: str, *, refused: bool = False) -> Look:
     nothing = Recognition(None, 0.0, ())
     return Look(url, False, None, nothing, None, judge(url), {}, error, refused=refused)
@@ -250,4 +263,4 @@ def _shown(url: str) -> str:
     return urlsplit(url).netloc or url
 
 
-__all__ = ["Answers", "Look", "busy", "look", "make_client", "ready"]
+__all__ = ["Answers", "Look", "ask", "busy", "look", "make_client", "ready"]

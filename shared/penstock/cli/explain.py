@@ -72,6 +72,11 @@ def explain(
     try:
         body = parse_object(raw)
         where = route("POST", path)
+        if where.kind != "generate":
+            fail(
+                f"--path: {path} takes no request for a model; it is passed on or answered as it is.",
+                EXIT_USAGE,
+            )
         model = str(body.get("model") or reading.model)
         decided = decide_window(
             model=model,

@@ -4,6 +4,7 @@ The way of a generating request through the gateway: the one place that knows th
     1. accept    authenticate, bound the size, parse                 (access, body)
     2. resolve   which upstream, which model, which profile          (resolve, fleet)
     3. cloud?    then nothing is added, removed or renamed           (cloud)
+                 nor for a local upstream that is bypassed           (bypass)
                  else another dialect becomes OpenAI's               (translate)
     4. tune      names, sampling, template                           (tune)
     5. fit       the conversation into the window, output budget     (prepare, context, fitting)
@@ -37,7 +38,8 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.admit import admit
+from penstock.gateway.steps.admit import admit, pass_gate
+from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
@@ -98,11 +100,15 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     if exchange.locality is not Locality.LOCAL:
         if found.model != exchange.model and found.model:
             raw = splice_model(raw, body, found.model)
+        await pass_gate(exchange, runtime.settings, state)
         try:
             await pass_through(incoming, runtime.settings, transport, state, raw)
         finally:
             if exchange.operation == "chat" and advise(exchange, body):
                 runtime.recorder.metrics.count("penstock_cloud_window_advice", (state.name,))
+        return
+    if state.gate.bypassed:
+        await bypass(incoming, runtime, transport, state, body, raw)
         return
     exchange.changes.extend(found.changes)
     # Which server it is decides what can be said to it, so the first contact waits for its first look.

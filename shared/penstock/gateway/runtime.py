@@ -12,20 +12,20 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from penstock import resources, tokens
-from penstock.adapters import machine
+from penstock import resources
 from penstock.adapters.transport import UpstreamTransport
-from penstock.domain.pressure import Pressure
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import Contexts
 from penstock.gateway.conversations.summaries import Summaries
 from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams import resolve as routing
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
 from penstock.gateway.upstreams.profiles import ProfileKeeper
+from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
 from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.record import Recorder
@@ -34,10 +34,6 @@ from penstock.limits import LocalModelEnvironment
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
-
-_MACHINE_EVERY_S = 5.0
-_KV_SHARE = 0.5
-"""Of the memory that is left, what a larger window may take."""
 
 
 class Runtime:
@@ -49,6 +45,7 @@ class Runtime:
         upstreams: configured, given by flag, or discovered.
         env: what `LOCAL_MODEL_*` say.
         started_by: `command`, `tray`, `operator`, `test`.
+        board: what is switched at run time.
     """
 
     def __init__(
@@ -58,6 +55,7 @@ class Runtime:
         env: LocalModelEnvironment,
         *,
         started_by: str = "command",
+        board: Switchboard | None = None,
     ) -> None:
         self.settings = settings
         self.env = env
@@ -73,12 +71,11 @@ class Runtime:
         self.url = ""
         self.settings_path: Path | None = None
         self.origins: Mapping[tuple[str | int, ...], str] = {}
-        self.machine: machine.Machine | None = None
-        self.pressure = Pressure.CALM
-        self._pressure_since_s = 0.0
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.fleet = Fleet({})
+        self.memory = Memory(self.fleet, lambda: self._changed(None))
+        self.board = board or Switchboard()
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
             self.fleet,
@@ -101,7 +98,7 @@ class Runtime:
         """Begin the background work."""
         self.started_s = asyncio.get_running_loop().time()
         self.keeper.start()
-        self._spawn(self._watch_machine(), "machine")
+        self._spawn(self.memory.watch(), "machine")
 
     async def stop(self) -> None:
         """End the background work."""
@@ -115,7 +112,7 @@ class Runtime:
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
-        for upstream in upstreams:
+        for upstream in self.board.in_force(upstreams):
             if upstream.name in states:
                 continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
@@ -126,7 +123,8 @@ class Runtime:
                 states[upstream.name] = UpstreamState(upstream, limiter)
         for state in states.values():
             state.limit_is_given = self._given_limit(state.upstream) is not None
-        self.fleet.states = states
+        before, self.fleet.states = self.fleet.states, states
+        self.board.settle(self.fleet, before.values())
 
     def reload(self, settings: Settings, upstreams: tuple[Upstream, ...]) -> None:
         """New settings, without touching a request that runs."""
@@ -268,68 +266,6 @@ class Runtime:
         state.truncated(model, tokens, settings=self.settings, token_limit=self.env.token_limit)
         self._changed(state)
 
-    # Memory.
-
-    def memory_short(self, state: UpstreamState) -> bool:
-        """Whether the machine that *state* runs on is short of memory."""
-        return self.pressure_of(state) is not Pressure.CALM
-
-    def pressure_of(self, state: UpstreamState) -> Pressure:
-        """
-        How short of memory the machine of *state* is: by our own readings as far as we may speak for it,
-        else by what the server said itself.
-        """
-        if self._speaks_for(state):
-            return self.pressure
-        now_s = asyncio.get_running_loop().time()
-        recent = resources.is_recent(state.last_out_of_memory_s, now_s)
-        return Pressure.HEAVY if recent else Pressure.CALM
-
-    def affordable_window(self, state: UpstreamState, profile: ModelProfile) -> int | None:
-        """The largest window of a model that the memory holds; None when nothing is known of it."""
-        if self.machine is None or not self._speaks_for(state):
-            return None
-        shape = tokens.kv_shape(profile.reading.shape)
-        if shape is None:
-            return None
-        return shape.most_tokens(int(self.machine.available_bytes * _KV_SHARE))
-
-    def _speaks_for(self, state: UpstreamState) -> bool:
-        return self.machine is not None and resources.speaks_for(
-            state.upstream.url,
-            in_container=self.machine.in_container,
-            is_child=state.upstream.found_by == "embedded",
-        )
-
-    def look_at_memory(self, now_s: float) -> None:
-        """Decide the pressure class anew from the last look at the machine."""
-        assert self.machine is not None
-        before = self.pressure
-        self.pressure, self._pressure_since_s = resources.pressure_class(
-            self.machine.used_share,
-            previous=self.pressure,
-            since_s=self._pressure_since_s,
-            now_s=now_s,
-            last_out_of_memory_s=max(
-                (
-                    state.last_out_of_memory_s
-                    for state in self.fleet
-                    if state.last_out_of_memory_s is not None and self._speaks_for(state)
-                ),
-                default=None,
-            ),
-        )
-        if self.pressure is not before:
-            log.info("memory pressure changed to %s", self.pressure.value)
-            self._changed(None)
-
-    async def _watch_machine(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            self.machine = await loop.run_in_executor(None, machine.read_machine)
-            self.look_at_memory(loop.time())
-            await asyncio.sleep(_MACHINE_EVERY_S)
-
     # Requests.
 
     def haunt(self, permit: Permit, ghost: Coroutine[Any, Any, None]) -> None:
@@ -361,7 +297,7 @@ class Runtime:
         )
 
     def _gauges(self) -> list[Gauge]:
-        return gauges(self.fleet, self.machine)
+        return gauges(self.fleet, self.memory.machine)
 
     def _given_limit(self, upstream: Upstream) -> int | None:
         """The user's number of requests at a time; None when there is none."""
@@ -371,19 +307,18 @@ class Runtime:
         return self.settings.concurrency.max_concurrency or self.env.max_concurrency
 
     def _limit(self, upstream: Upstream, slots: int | None) -> int:
-        speaks = resources.speaks_for(
-            upstream.url,
-            in_container=machine.in_container(),
-            is_child=upstream.found_by == "embedded",
-        )
         return resources.start_concurrency(
-            available_bytes=machine.available_bytes() if speaks else None,
+            available_bytes=self.memory.left_for(upstream),
             slots=slots,
             setting=self._given_limit(upstream),
         )
 
     def _changed(self, _: UpstreamState | None) -> None:
         self.recorder.changed()
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Work in the background, which ends with the gateway."""
+        return self._spawn(work, name)
 
     def _spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work, name=name)

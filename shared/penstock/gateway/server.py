@@ -34,6 +34,7 @@ from penstock.gateway.edge.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.logs import configure
 from penstock.gateway.views.settings_view import changed_names
 from penstock.settings import Settings
@@ -179,8 +180,12 @@ class GatewayServer:
     async def _serve(self, sockets: list[socket.socket]) -> int:
         loaded, settings = self._loaded, self._loaded.settings
         runtime = self.runtime = Runtime(
-            settings, self._upstreams, loaded.env, started_by=self._started_by
-        )
+            settings, self._upstreams, loaded.env, started_by=self._started_by,
+            board=Switchboard(settings.listen.port),
+        )  # fmt: skip
+        if runtime.board.notice is not None:
+            log.warning("%s", runtime.board.notice)
+            runtime.notices["state"] = runtime.board.notice
         runtime.settings_path, runtime.origins = loaded.path, loaded.origins
         for warning in loaded.warnings:
             log.warning(warning)
@@ -277,20 +282,19 @@ class GatewayServer:
         if threading.current_thread() is not threading.main_thread():
             return  # in a test's thread; whoever runs us there ends us by `request_stop`
         loop = asyncio.get_running_loop()
-
-        def interrupted() -> None:
-            self._end_by_signal(signal.SIGINT)
-
-        try:
-            loop.add_signal_handler(signal.SIGTERM, self.request_stop)
-            loop.add_signal_handler(signal.SIGINT, interrupted)
-            if hasattr(signal, "SIGHUP"):
-                loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
-        except NotImplementedError:  # Windows
+        if sys.platform == "win32":  # its loops know no signal handlers
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(
                     number, lambda n, _: loop.call_soon_threadsafe(self._end_by_signal, n)
                 )
+            return
+
+        def interrupted() -> None:
+            self._end_by_signal(signal.SIGINT)
+
+        loop.add_signal_handler(signal.SIGTERM, self.request_stop)
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
 
     def _reload_quietly(self) -> None:
         with contextlib.suppress(SettingsError):

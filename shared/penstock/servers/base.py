@@ -72,6 +72,13 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
     @property
+    def message(self) -> str:
+        """What an error says, or the text of the body."""
+        value = self.json.get("error") if isinstance(self.json, dict) else None
+        told = value.get("message") if isinstance(value, dict) else value
+        return told if isinstance(told, str) else self.text
+
+    @property
     def ok(self) -> bool:
         """Status 200 to 299."""
         return 200 <= self.status < 300
@@ -279,6 +286,8 @@ class ServerSpec:
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
         counting: how it counts tokens, None where it cannot.
+        unload: model -> the request that has it unload this model, None where it has no such path. Its other
+            answers say that this server cannot (llama.cpp can only as a router).
     """
 
     kind: ServerKind
@@ -295,3 +304,4 @@ class ServerSpec:
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
     counting: Counting | None = None
+    unload: Callable[[str], Probe] | None = None

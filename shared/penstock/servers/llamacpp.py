@@ -264,4 +264,6 @@ SPEC = ServerSpec(
         rule(E.UPSTREAM_AUTH, r"invalid api key", status=401, source="server-http.cpp"),
     ),
     busy_slots=_busy,
+    # server-models.cpp: a router only; others answer 404 or 501.
+    unload=lambda model: Probe("/models/unload", "POST", {"model": model}),
 )

@@ -107,4 +107,6 @@ SPEC = ServerSpec(
         rule(E.UPSTREAM_BAD_REQUEST, r"unexpected endpoint or method", source="documentation"),
         rule(E.MODEL_MISSING, r"model .{0,120}not found|no models? loaded", source="bug tracker"),
     ),
+    # Documentation, REST API v1: an instance is called like its model unless it was given a name.
+    unload=lambda model: Probe("/api/v1/models/unload", "POST", {"instance_id": model}),
 )

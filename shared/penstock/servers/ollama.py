@@ -254,4 +254,6 @@ SPEC = ServerSpec(
             r"(?:image|vision).{0,60}not supported|missing data required for image",
         ),
     ),
+    # server/routes.go: an empty prompt with keep_alive 0 unloads.
+    unload=lambda model: Probe("/api/generate", "POST", {"model": model, "keep_alive": 0}),
 )

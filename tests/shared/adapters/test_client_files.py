@@ -326,6 +326,23 @@ def test_nothing_to_undo(here: Path) -> None:
         undo("zed")
 
 
+@pytest.mark.parametrize("spec", WITH_FILES, ids=lambda s: s.name)
+def test_an_undone_connect_leaves_no_trace_of_a_client(here: Path, spec: ClientSpec) -> None:
+    """Folders that were made for its file go with the file."""
+    connect(spec.name, given=here / "made" / "given" if spec.name == "litellm" else None)
+    assert list(here.rglob("*")) != [here / "state"]
+    undo(spec.name)
+    assert [path.name for path in here.iterdir()] == ["state"]
+
+
+def test_a_folder_that_the_client_uses_by_now_stays(here: Path) -> None:
+    """An undo removes nothing that is not ours."""
+    connect("codex")
+    (here / ".codex" / "sessions").mkdir()
+    undo("codex")
+    assert sorted(p.name for p in (here / ".codex").iterdir()) == ["sessions"]
+
+
 def test_clients_are_found_by_what_they_leave(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program on PATH, a settings folder, an extension of VS Code or a relative of it."""
     assert [spec.name for spec in CLIENTS if client_files.traces_of(spec)] == []

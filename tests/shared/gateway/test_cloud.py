@@ -205,6 +205,9 @@ def test_paths_that_are_no_api_are_not_passed_on_with_the_key() -> None:
                 ):
                     response = await gateway.http.get(path)
                     assert response.status_code in (400, 403, 404), path
+                for path in ("/api/chat", "/api/generate", "/completion", "/infill"):
+                    response = await gateway.http.post(path, json={"model": "m"})
+                    assert response.status_code == 404, path
                 assert not server.peers
 
     asyncio.run(main())

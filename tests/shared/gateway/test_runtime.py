@@ -158,16 +158,16 @@ def test_whose_memory_ran_out() -> None:
     async def main() -> None:
         upstreams = (Upstream("here", "http://127.0.0.1:9"), Upstream("far", "http://10.1.2.3:9"))
         runtime = Runtime(Settings(), upstreams, LocalModelEnvironment())
-        runtime.machine = SPACIOUS
+        runtime.memory.machine = SPACIOUS
         here, far = runtime.fleet.get("here"), runtime.fleet.get("far")
         far.last_out_of_memory_s = asyncio.get_running_loop().time()
-        runtime.look_at_memory(asyncio.get_running_loop().time())
-        assert runtime.pressure is Pressure.CALM
-        assert (runtime.memory_short(here), runtime.memory_short(far)) == (False, True)
+        runtime.memory.look(asyncio.get_running_loop().time())
+        assert runtime.memory.pressure is Pressure.CALM
+        assert (runtime.memory.short(here), runtime.memory.short(far)) == (False, True)
         here.last_out_of_memory_s = far.last_out_of_memory_s
-        runtime.look_at_memory(asyncio.get_running_loop().time())
-        assert runtime.pressure is Pressure.HEAVY
-        assert runtime.memory_short(here)
+        runtime.memory.look(asyncio.get_running_loop().time())
+        assert runtime.memory.pressure is Pressure.HEAVY
+        assert runtime.memory.short(here)
         await runtime.stop()
 
     asyncio.run(main())

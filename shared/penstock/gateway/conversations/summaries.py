@@ -223,7 +223,8 @@ async def _quiet_permit(state: UpstreamState) -> Permit | None:
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + _PATIENCE_S
     while loop.time() < give_up_s:
-        if state.limiter.free and not state.limiter.waiting:
+        is_open = state.gate.refusing is None and not state.holding.reasons
+        if is_open and state.limiter.free and not state.limiter.waiting:
             return await state.limiter.acquire(weight=1, size_bytes=0, deadline_s=1.0)
         await asyncio.sleep(_POLL_S)
     return None

@@ -26,12 +26,12 @@ from penstock.adapters.transport import (
     UpstreamTransport,
 )
 from penstock.domain.fault import Fault, Outcome
-from penstock.errors import UpstreamFault
+from penstock.errors import ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.edge.answer import ClientAnswer, end_to_end
 from penstock.gateway.edge.body import ClientGone
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.edge.incoming import Incoming
-from penstock.gateway.edge.routes import wire_path
+from penstock.gateway.edge.routes import allowed_for_cloud, wire_path
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -115,25 +115,43 @@ async def pass_through(
     transport: UpstreamTransport,
     state: UpstreamState,
     raw: bytes,
+    *,
+    via: bytes | None = None,
+    again: bool = True,
 ) -> None:
     """
     Send the request on and its answer back.
 
+    Args:
+        via: see `headers_for`; given for a local upstream whose requests pass unchanged.
+        again: failed attempts are repeated by the cloud policy.
+
     Raises:
+        RequestError: the path is none that the upstream's key may be used for.
         UpstreamFault: there is no answer, and nothing was sent to the client yet.
         asyncio.CancelledError: the client hung up.
     """
     exchange, answer = incoming.exchange, incoming.answer
+    path = incoming.route.upstream_path
+    # A local server that only relays some models to a cloud has paths of its own.
+    if not state.is_local and not allowed_for_cloud(path):
+        raise RequestError(
+            ErrorCode.NOT_FOUND,
+            f"{path} is not passed on to the cloud upstream {state.name}: only API paths are, "
+            "so that its key serves no other purpose.",
+        )
     request = UpstreamRequest(
         incoming.method.encode("ascii"),
-        (state.prefix + wire_path(incoming.route.upstream_path) + incoming.query).encode("ascii"),
-        headers_for(incoming, state, incoming.route.upstream_path, None),
+        (state.prefix + wire_path(path) + incoming.query).encode("ascii"),
+        headers_for(incoming, state, path, via),
         raw if raw or incoming.method not in ("GET", "HEAD", "OPTIONS") else None,
     )
     run = _CloudRun(settings)
     response: UpstreamResponse | None = None
     try:
-        response, body = await _open(exchange, state, request, transport, settings, run)
+        response, body = await _open(
+            exchange, state, request, transport, settings, run, again=again
+        )
         headers = end_to_end(response.headers)
         if body is not None:
             await answer.start(response.status, headers, hold=True)
@@ -161,6 +179,8 @@ async def _open(
     transport: UpstreamTransport,
     settings: Settings,
     run: _CloudRun,
+    *,
+    again: bool,
 ) -> tuple[UpstreamResponse, bytes | None]:
     """
     An answer to pass on.
@@ -187,7 +207,7 @@ async def _open(
                 head_timeout_s=None,
             )
             record.status = response.status
-            if response.status not in _RETRIED_STATUSES:
+            if not again or response.status not in _RETRIED_STATUSES:
                 return response, None
             body = await response.read(_LARGEST_ERROR_BYTES)
             retry_after_s = _retry_after(response)
@@ -222,7 +242,7 @@ async def _open(
             jitter=random.random(),
             policy=policy,
         )
-        if isinstance(decision, retry.Retry):
+        if again and isinstance(decision, retry.Retry):
             if response is not None:
                 response.close()
             record.delay_s = decision.after_s

@@ -48,7 +48,7 @@ async def answer_count(
         profile=profile,
         strategy=Strategy.OFF,
         settings=settings,
-        pressure=runtime.pressure_of(state),
+        pressure=runtime.memory.pressure_of(state),
         client=exchange.client,
     )
     try:

@@ -12,7 +12,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.answer import announcement_headers, end_to_end
 from penstock.gateway.edge.exchange import Attempt
 from penstock.gateway.edge.incoming import Incoming
-from penstock.gateway.edge.routes import allowed_for_cloud, wire_path
+from penstock.gateway.edge.routes import wire_path
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.cloud import pass_through
 from penstock.gateway.steps.upstream_headers import headers_for
@@ -33,13 +33,6 @@ async def pass_on(incoming: Incoming, runtime: Runtime, transport: UpstreamTrans
     state = choose(incoming, runtime)
     exchange.upstream, exchange.locality = state.name, state.verdict.locality
     if not state.is_local:
-        path = incoming.route.upstream_path
-        if not allowed_for_cloud(path):
-            raise RequestError(
-                ErrorCode.NOT_FOUND,
-                f"{path} is not passed on to the cloud upstream {state.name}: only API paths are, "
-                "so that its key serves no other purpose.",
-            )
         await pass_through(incoming, runtime.settings, transport, state, raw)
         return
     await _local(incoming, runtime, transport, state, raw)

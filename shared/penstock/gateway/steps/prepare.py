@@ -126,7 +126,7 @@ class Preparation:
         exchange.profile = profile
         exchange.window = profile.window.tokens
         prepared = None
-        work, pressure = self._work, runtime.pressure_of(state)
+        work, pressure = self._work, runtime.memory.pressure_of(state)
         if work.is_chat:
             if work.translation is None:
                 validate(work.body)
@@ -302,7 +302,7 @@ class Preparation:
                 assumed=profile.window.tokens,
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
-                affordable=runtime.affordable_window(state, profile),
+                affordable=runtime.memory.affordable_window(state, profile),
             )
 
         return choose

@@ -24,6 +24,7 @@ from penstock.domain.profile import (
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -89,6 +90,7 @@ class UpstreamState:
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
+        gate: whether new requests are refused, or pass unchanged.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -108,6 +110,7 @@ class UpstreamState:
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
         self.holding = Holding()
+        self.gate = Gate()
         self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None

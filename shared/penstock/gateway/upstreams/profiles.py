@@ -130,12 +130,16 @@ class ProfileKeeper:
         """
         try:
             async with asyncio.timeout(_LOOK_AGAIN_WITHIN_S):
-                running = self._looks.get(state)
-                if running is not None:
-                    await asyncio.shield(running)
-                await self.look(state)
+                await self.look_anew(state)
         except TimeoutError:
             log.debug("a second look took too long", extra={"upstream": state.name})
+
+    async def look_anew(self, state: UpstreamState) -> bool:
+        """A look that begins now, however long it takes. Returns whether the server was reachable."""
+        running = self._looks.get(state)
+        if running is not None:
+            await asyncio.shield(running)
+        return await self.look(state)
 
     async def wait_until_ready(self, state: UpstreamState) -> bool:
         """

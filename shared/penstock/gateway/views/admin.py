@@ -1,6 +1,7 @@
 """
-`/penstock/*`: status, event stream, requests, settings in force, reload and stop. FastAPI, since nothing
-here is on the path of a request for a model. Access was decided before a request gets here.
+`/penstock/*`: status, event stream, requests, settings in force, reload and stop; the switches stand in
+`controls`. FastAPI, since nothing here is on the path of a request for a model. Access was decided before a
+request gets here.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from penstock import __version__
 from penstock.errors import ErrorCode, RequestError, SettingsError
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.views.controls import add_controls
 from penstock.gateway.views.record import describe
 from penstock.gateway.views.status import snapshot
 
 _KEEP_ALIVE_S = 15.0
+_SHORTEST_PAUSE_S = 0.1
+_STILL_HERE = b": still here\n\n"
 
 
 class Controls(Protocol):
@@ -47,11 +51,13 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
         """What runs here now; see docs/status.md."""
         return _json(snapshot(runtime, _now()))
 
+    add_controls(app, runtime)
+
     @app.get("/penstock/events")
-    async def events(request: Request) -> StreamingResponse:
-        """One snapshot, then changes, as server-sent events."""
+    async def events(request: Request, every_s: float = 0.0) -> StreamingResponse:
+        """One snapshot, then changes, as server-sent events; with `every_s` a snapshot at least as often."""
         return StreamingResponse(
-            _events(runtime, request),
+            _events(runtime, request, every_s),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
@@ -116,20 +122,25 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _events(runtime: Runtime, request: Request) -> AsyncIterator[bytes]:
+async def _events(runtime: Runtime, request: Request, every_s: float) -> AsyncIterator[bytes]:
     queue = runtime.recorder.subscribe()
+    # `nan` and what is below the shortest are the shortest.
+    pause_s = max(_SHORTEST_PAUSE_S, min(every_s, _KEEP_ALIVE_S)) if every_s else _KEEP_ALIVE_S
+    due_s = _now() + pause_s
     try:
         yield _event("snapshot", snapshot(runtime, _now()))
         while not await request.is_disconnected():
             try:
-                async with asyncio.timeout(_KEEP_ALIVE_S):
+                async with asyncio.timeout_at(due_s):
                     event = await queue.get()
             except TimeoutError:
-                yield b": still here\n\n"
+                due_s = _now() + pause_s
+                yield _event("snapshot", snapshot(runtime, _now())) if every_s else _STILL_HERE
                 continue
             if event is None:
                 return
             if event["event"] == "changed":
+                due_s = _now() + pause_s
                 yield _event("snapshot", snapshot(runtime, _now()))
             else:
                 yield _event(str(event["event"]), event)

@@ -25,7 +25,10 @@ log = logging.getLogger("penstock.gateway")
 _MOST_EVENTS_WAITING = 256
 _MOST_ACTS = 100
 
-ActName = Literal["paused", "resumed", "drained", "bypassed"]
+ActName = Literal[
+    "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
+    "upstream_added", "upstream_forgotten",
+]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 
 

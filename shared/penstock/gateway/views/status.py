@@ -6,6 +6,7 @@ and dashboard show. No prompts, no secrets.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,6 +16,7 @@ from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
+from penstock.switches import Switches, share
 
 SCHEMA = 1
 _MOST_RECENT = 20
@@ -27,7 +29,8 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     Args:
         now_s: the event loop's time.
     """
-    machine = runtime.machine
+    machine, board = runtime.memory.machine, runtime.board.switches
+    names = [state.name for state in runtime.fleet]
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -36,13 +39,19 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         "started_by": runtime.started_by,
         "uptime_s": round(now_s - runtime.started_s, 1),
         "state": "draining" if runtime.draining else "ok",
+        "overall": overall(_state(state) for state in runtime.fleet),
+        "switched": {
+            "paused": share(board.pause, names),
+            "drained": share(board.drain, names),
+            "bypass": share(board.bypass, names),
+        },
         "url": runtime.url,
         "settings_file": str(runtime.settings_path) if runtime.settings_path else None,
         "notices": dict(runtime.notices),
         "memory": None
         if machine is None
         else {
-            "pressure": runtime.pressure.value,
+            "pressure": runtime.memory.pressure.value,
             "total_bytes": machine.total_bytes,
             "available_bytes": machine.available_bytes,
             "limit_bytes": machine.limit_bytes,
@@ -57,11 +66,17 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
                 for gpu in machine.gpus
             ],
         },
-        "upstreams": [_upstream(state, now_s, runtime.contexts) for state in runtime.fleet],
+        "upstreams": [_upstream(state, now_s, runtime.contexts, board) for state in runtime.fleet],
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
-                {**describe(e), "age_s": round(now_s - e.arrived_s, 2)}
+                {
+                    **describe(e),
+                    "age_s": round(now_s - e.arrived_s, 2),
+                    "answering_s": None
+                    if e.first_token_s is None
+                    else round(now_s - e.first_token_s, 2),
+                }
                 for e in list(runtime.in_flight.values())
             ],
             "recent": [describe(e) for e in runtime.recorder.recent()[:_MOST_RECENT]],
@@ -69,7 +84,9 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     }
 
 
-def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[str, Any]:
+def _upstream(
+    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches
+) -> dict[str, Any]:
     kind = state.kind
     return {
         "name": state.name,
@@ -93,6 +110,9 @@ def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[st
             "held": state.holding.waiting,
         },
         "held_because": list(state.holding.reasons),
+        "paused": board.pause.at(state.name) or None,
+        "drained": board.drain.at(state.name) or None,
+        "bypass": state.gate.bypassed,
         "models": [
             {
                 "id": profile.model,
@@ -109,6 +129,24 @@ def _upstream(state: UpstreamState, now_s: float, contexts: Contexts) -> dict[st
         ]
         or [{"id": model} for model in state.upstream.models],
     }
+
+
+def overall(states: Iterable[str]) -> str:
+    """
+    One word for an icon (contracts 14): `ok`, `starting` (nothing answered yet, or all load), `degraded` (not
+    every upstream can be reached), `error` (none can).
+
+    Args:
+        states: of the upstreams.
+    """
+    words = set(states)
+    if not words:
+        return "error"
+    if words <= {"unknown", "loading"}:
+        return "starting"
+    if "unreachable" not in words:
+        return "ok"
+    return "error" if words == {"unreachable"} else "degraded"
 
 
 def _state(state: UpstreamState) -> str:
