@@ -59,6 +59,7 @@ async def admit(
         )
         if not state.holding.reasons:
             exchange.admitted_s = loop.time()
+            exchange.in_flight = state.limiter.in_use
             return permit
         permit.release()  # the hold began while it stood in the queue
         exchange.stage = "held"
