@@ -312,6 +312,70 @@ def play(
     return world.run
 
 
-def adaptive(start: int, ceiling: int, *, trusted: bool) -> Limit:
-    """The product's own."""
-    return Limit(start, ceiling=ceiling, trusted=trusted)
+@dataclass(frozen=True)
+class Scene:
+    """
+    A server, its clients, and how much is known of it.
+
+    Attributes:
+        start, ceiling, trusted: of the limit.
+        at_most: fixed limits up to this one are tried for the best.
+    """
+
+    server: Server
+    clients: tuple[Clients, ...] = (Clients(closed=40),)
+    start: int = 1
+    ceiling: int = 32
+    trusted: bool = False
+    at_most: int = 12
+
+    def limit(self) -> Limit:
+        """The product's own, as it begins."""
+        return Limit(self.start, ceiling=self.ceiling, trusted=self.trusted)
+
+    def play(self, limit: Follows, *, until_s: float, seed: int) -> Run:
+        """Let it run."""
+        return play(self.server, limit, list(self.clients), until_s=until_s, seed=seed)
+
+
+def batch(at_work: int, held: float) -> float:
+    """A batch takes a little longer with each request in it."""
+    return 1 + 0.04 * (at_work - 1)
+
+
+def knee(at: int) -> Callable[[int, float], float]:
+    """Past *at* requests memory is moved to and fro: everything takes longer by the square."""
+    return lambda at_work, held: max(1.0, (at_work / at) ** 2) * batch(at_work, held)
+
+
+def full_cache(at_work: int, held: float) -> float:
+    """Each token that is held is looked at for each token that is made."""
+    return batch(at_work, held) * (1 + held / 20_000)
+
+
+def told(slots: int, server: Server, *clients: Clients) -> Scene:
+    """The server tells its slots."""
+    return Scene(server, clients or (Clients(closed=40),), slots, slots, True, slots)
+
+
+_NEIGHBOUR = Clients(closed=4, through_us=False, during=(180.0, 300.0))
+SCENES: dict[str, Scene] = {
+    "four slots": told(4, Server(slots=4, slowdown=batch)),
+    "eight slots": told(8, Server(slots=8, slowdown=batch)),
+    "four slots that it does not tell": Scene(Server(slots=4, slowdown=batch)),
+    "one slot that it does not tell": Scene(Server(slots=1), start=4),
+    "unified KV": Scene(Server(slowdown=full_cache, kv_tokens=5000)),
+    "unified KV under sixteen slots": told(
+        16, Server(slots=16, slowdown=full_cache, kv_tokens=5000)
+    ),
+    "thrashing past six": Scene(Server(slowdown=knee(6))),
+    "thrashing past four of eight slots": told(8, Server(slots=8, slowdown=knee(4))),
+    "a cold load in the middle": told(4, Server(slots=4, slowdown=batch, load=(150.0, 25.0))),
+    "a noisy neighbour": Scene(Server(slowdown=knee(6)), (Clients(closed=40), _NEIGHBOUR)),
+    "a noisy neighbour at six slots": told(
+        6, Server(slots=6, slowdown=batch), Clients(closed=40), _NEIGHBOUR
+    ),
+    "four slots and arrivals that wait for nobody": told(
+        4, Server(slots=4, slowdown=batch), Clients(per_s=4.0)
+    ),
+}

@@ -33,7 +33,9 @@ from statistics import fmean
 from penstock.concurrency.pace import Seen, compare, fit_prefill
 from penstock.concurrency.sample import Move, Sample
 from penstock.concurrency.trial import (
+    DOWN,
     FEWEST,
+    LONGEST_AFTER_ERRORS_S,
     MOST,
     Avoided,
     Reason,
@@ -45,9 +47,10 @@ from penstock.concurrency.trial import (
 _HISTORY = 40
 _SHORTEST_S = 1.0
 _PAUSE_ENDS_TRIAL_S = 30.0
-_SLOWER, _BETTER = 1.4, 1.25
-"""Standard requests take so much longer (shorter) than they did: something happened. Less is variation."""
-_SIMILAR = (0.8, 1.25)
+_SLOWER, _BETTER = 1.4, 1.3
+_IN_A_ROW = 2
+"""Standard requests take so much longer (shorter) than they did, twice in a row: something happened."""
+_SIMILAR_LEVEL, _SIMILAR_WORK = (0.8, 1.25), (0.5, 2.0)
 _CUT = 0.7
 _UP_FAST, _UP = 1.5, 0.25
 _EXPLORE = 0.5
@@ -86,6 +89,7 @@ class Limit:
         self._group: list[Seen] = []
         self._sent_s: list[float] = []
         self._normal: list[Seen] | None = None
+        self._slower = self._better = 0
         self._trial: Trial | None = None
         self._avoided = Avoided()
         self._fast = True
@@ -202,7 +206,7 @@ class Limit:
             return None
         self._fast, self._step = False, 1
         self._calm_s = _FIRST_CALM_S
-        self._avoided.failed(level, now_s)
+        self._avoided.failed(level, now_s, longest_s=LONGEST_AFTER_ERRORS_S)
         self._trial = self._normal = None
         if trial is not None and trial.is_up:
             return self._move(trial.before, now_s, f"{trial.at} at a time were too many")
@@ -267,11 +271,12 @@ class Limit:
 
     def _steady(self, group: list[Seen], now_s: float, may_grow: bool) -> Move | None:
         level = fmean(seen.level for seen in group)
-        if self._is_slower(group) and (less := less_than(level)):
+        if self._is_slower(group, level) and (less := less_than(level)):
             return self._start(less, group, "slower", now_s)
         self._new_group(now_s)
         if 2 * sum(seen.level >= self.number for seen in group) < len(group):
             return None  # it is not reached
+        group = [seen for seen in group if seen.level >= DOWN * self.number]
         waits = not self.trusted and waits_inside(group)
         if self._looked_down_s is None:
             self._looked_down_s = now_s - (_SOON_S if waits else 0.0)
@@ -279,7 +284,7 @@ class Limit:
             return None
         is_low = not self.trusted or self.number < self.ceiling
         due_s = self._looked_down_s + (_SOON_S if waits or self._was_raised else _LATER_S)
-        if is_low and now_s >= due_s and (less := less_than(level)):
+        if is_low and now_s >= due_s and (less := less_than(self.number)):
             self._looked_down_s, self._was_raised = now_s, False
             return self._start(less, group, "less", now_s)
         if may_grow and not waits and (move := self._try_more(group, now_s)) is not None:
@@ -289,21 +294,25 @@ class Limit:
             return self._start(int(self.number * _EXPLORE), group, "explore", now_s)
         return None
 
-    def _is_slower(self, group: list[Seen]) -> bool:
+    def _is_slower(self, group: list[Seen], level: float) -> bool:
         """Whether requests are slower than they were; what is normal is kept up to date."""
-        if self._normal is None:
+        normal = self._normal
+        if normal is None or not _is_alike(normal, group):
             self._normal = group
+            self._slower = self._better = 0
             return False
-        then, now = compare(self._normal, group, fit_prefill(list(self._history)))
-        more = now.level / then.level
-        if now.standard_s > _SLOWER * max(1.0, more) * then.standard_s:
-            return True
-        if more >= _SIMILAR[0] and now.standard_s * _BETTER < then.standard_s:
+        then, now = compare(normal, group, fit_prefill(list(self._history)))
+        more = level / then.level
+        is_slower = now.standard_s > _SLOWER * max(1.0, more) * then.standard_s
+        is_better = more >= _SIMILAR_LEVEL[0] and now.standard_s * _BETTER < then.standard_s
+        self._slower = self._slower + 1 if is_slower else 0
+        self._better = self._better + 1 if is_better else 0
+        if self._better >= _IN_A_ROW:
             self._try_anew()  # whoever was in the way has gone
             self._normal = group
-        elif not _SIMILAR[0] <= more <= _SIMILAR[1]:
+        elif not (is_slower or is_better or _SIMILAR_LEVEL[0] <= more <= _SIMILAR_LEVEL[1]):
             self._normal = group
-        return False
+        return self._slower >= _IN_A_ROW
 
     def _try_more(self, group: list[Seen], now_s: float) -> Move | None:
         number = self.number
@@ -326,6 +335,7 @@ class Limit:
         move = Move(self.number, number, why, is_trial)
         self.number = number
         self._since_s = now_s
+        self._slower = self._better = 0
         self._new_group(now_s)
         if not is_trial:
             self.why, self.moved_s = why, now_s
@@ -338,7 +348,15 @@ class Limit:
     def _try_anew(self) -> None:
         """The server is another one now: what was tried before tells nothing any more."""
         self._avoided.forget()
+        self._slower = self._better = 0
         self._calm_s, self._calm_until_s = _FIRST_CALM_S, _NEVER
+
+
+def _is_alike(one: list[Seen], other: list[Seen]) -> bool:
+    """Whether two groups had work of the same kind: past that, correcting for it is guessing."""
+    few, many = _SIMILAR_WORK
+    work = sum(seen.uncached_tokens for seen in one) / len(one)
+    return few * work <= sum(seen.uncached_tokens for seen in other) / len(other) <= many * work
 
 
 def _seen(sample: Sample) -> Seen:

@@ -31,7 +31,9 @@ _CHOKED = 0.6
 _IMPOSSIBLE = 1.15
 _DOUBT = 0.5
 _WAITING = 0.5
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 15.0, 120.0
+_FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_AFTER_ERRORS_S = 15.0, 120.0, 600.0
+_FORGOTTEN_AFTER_S = 1200.0
+"""A try that only costs time may be repeated sooner than one at which requests fail."""
 
 
 @dataclass(slots=True)
@@ -72,7 +74,9 @@ class Trial:
         if not self.is_up or len(group) < ENOUGH_IF_BAD:
             return False
         before, tried = self.flows(group)
-        return tried.per_s < _CHOKED * before.per_s
+        if len(group) < FEWEST:
+            return tried.per_s < _CHOKED * before.per_s
+        return tried.per_s * (1 + 2 * _doubt(before, tried)) < before.per_s
 
     def verdict(self, before: Flow, tried: Flow, *, trusted: bool, fast: bool) -> Verdict:
         """
@@ -83,7 +87,7 @@ class Trial:
             fast: at the beginning: a step too far is found out by the next.
         """
         more = tried.level / before.level - 1
-        doubt = min(0.5, _DOUBT * (before.doubt**2 + tried.doubt**2) ** 0.5)
+        doubt = min(0.5, _DOUBT * _doubt(before, tried))
         if self.is_up:
             if tried.per_s > _IMPOSSIBLE * before.per_s * (1 + more):
                 return "world changed"  # so much the additional requests cannot account for
@@ -115,35 +119,45 @@ class Avoided:
 
     level: int | None = None
     until_s: float = 0.0
-    _wait_s: float = _FIRST_WAIT_S / 2
+    _wait_s: float = 0.0
+    _last: int | None = None
+    _failed_s: float = 0.0
 
-    def failed(self, level: int, now_s: float) -> None:
-        """*level* was too much."""
-        known = self.level
-        if known is not None and abs(level - known) > max(1, known // 4):
-            self._wait_s = _FIRST_WAIT_S / 2  # another trouble than the one before
-        self.level = level if known is None else min(level, known)
-        self._wait_s = min(_LONGEST_WAIT_S, 2 * self._wait_s)
+    def failed(self, level: int, now_s: float, *, longest_s: float = LONGEST_WAIT_S) -> None:
+        """*level* was too much; it is left alone for *longest_s* at most."""
+        known = self._last
+        is_same = known is not None and abs(level - known) <= max(1, known // 4)
+        if not is_same or now_s - self._failed_s > _FORGOTTEN_AFTER_S:
+            self._wait_s = 0.0  # another trouble than the one before
+        self._wait_s = max(_FIRST_WAIT_S, min(longest_s, 2 * self._wait_s))
+        self._last, self._failed_s = level, now_s
+        self.level = level if self.level is None else min(level, self.level)
         self.until_s = now_s + self._wait_s
 
     def left(self, level: int, now_s: float) -> None:
         """Less than *level* was better, now; that may pass soon."""
-        self.level, self._wait_s, self.until_s = level, _FIRST_WAIT_S, now_s + _FIRST_WAIT_S
+        self.forget()
+        self.level, self.until_s = level, now_s + _FIRST_WAIT_S
 
     def went_well(self, level: int) -> None:
         """*level* was not too much after all."""
         if self.level is not None and level >= self.level:
-            self.level, self._wait_s = None, max(_FIRST_WAIT_S / 2, self._wait_s / 2)
+            self.level = None
 
     def forget(self) -> None:
         """Whatever failed, it tells nothing any more."""
-        self.level, self.until_s, self._wait_s = None, 0.0, _FIRST_WAIT_S / 2
+        self.level, self._last, self.until_s = None, None, 0.0
 
     def most(self, target: int, now_s: float) -> int:
         """The most up to *target* that may be tried now."""
         if self.level is None or target < self.level or now_s >= self.until_s:
             return target
         return self.level - 1
+
+
+def _doubt(one: Flow, other: Flow) -> float:
+    """The standard error of the ratio of two flows, as a share of it."""
+    return (one.doubt**2 + other.doubt**2) ** 0.5
 
 
 def waits_inside(group: Sequence[Seen]) -> bool:
