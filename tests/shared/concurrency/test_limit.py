@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import pytest
@@ -67,8 +68,8 @@ def test_it_does_not_oscillate(name: str) -> None:
     for seed in SEEDS:
         run = run_of(name, seed)
         numbers = list(run.moved(120, UNTIL_S))
-        ups = [b > a for a, b in zip(numbers, numbers[1:], strict=False) if a != b]
-        turns = sum(a != b for a, b in zip(ups, ups[1:], strict=False))
+        ups = [b > a for a, b in itertools.pairwise(numbers) if a != b]
+        turns = sum(a != b for a, b in itertools.pairwise(ups))
         assert turns <= 3 * (UNTIL_S - 120) / 60
         average = run.average_limit(120, UNTIL_S)
         band = max(1.0, 0.25 * average)
