@@ -9,10 +9,10 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from penstock import resources
 from penstock.adapters.transport import UpstreamTransport
 from penstock.breaker import Breaker, Opened
 from penstock.domain.profile import ModelProfile, TemplateRules
@@ -136,12 +136,17 @@ class Runtime:
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known
             else:
-                limiter = Limiter(self._limit(upstream, None), self.settings.concurrency)
+                limiter = Limiter(1, self.settings.concurrency)
                 states[upstream.name] = UpstreamState(
                     upstream, limiter, Breaker(self.settings.breaker)
                 )
         for state in states.values():
-            state.limit_is_given = self._given_limit(state.upstream) is not None
+            state.limit.set_base(
+                self.settings.concurrency,
+                given=self._given_limit(state.upstream),
+                slots=state.slots,
+                left_bytes=partial(self.memory.left_for, state.upstream),
+            )
         before, self.fleet.states = self.fleet.states, states
         self.board.settle(self.fleet, before.values())
 
@@ -154,7 +159,6 @@ class Runtime:
         for state in self.fleet:
             state.limiter.set_options(settings.concurrency)
             state.breaker.options = settings.breaker
-            state.limiter.resize(self._limit(state.upstream, state.slots))
             if state.reading is not None:
                 state.learn(
                     state.reading,
@@ -231,6 +235,18 @@ class Runtime:
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
         self.health.ended(exchange)
+        if exchange.in_flight and exchange.ended_s is not None:
+            self._learn_limit(exchange, exchange.ended_s)
+
+    def _learn_limit(self, exchange: Exchange, ended_s: float) -> None:
+        state = self.fleet.states.get(exchange.upstream)
+        if state is None:
+            return
+        may_grow = not (state.limit.is_below_ceiling and self.memory.short(state))
+        move = state.limit.learn(exchange, ended_s, may_grow=may_grow)
+        if move is not None:
+            why = f"{state.limiter.limit} requests at a time from now on: {move.why}"
+            self.recorder.acted(state.name, "limit_lowered", why)
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
@@ -252,13 +268,6 @@ class Runtime:
             if configured.name == upstream.name and configured.max_concurrency:
                 return int(configured.max_concurrency)
         return self.settings.concurrency.max_concurrency or self.env.max_concurrency
-
-    def _limit(self, upstream: Upstream, slots: int | None) -> int:
-        return resources.start_concurrency(
-            available_bytes=self.memory.left_for(upstream),
-            slots=slots,
-            setting=self._given_limit(upstream),
-        )
 
     def _memory_changed(self) -> None:
         self._changed(None)

@@ -91,6 +91,7 @@ async def admit(
             raise
         if state.breaker.is_current(passed) and not state.holding.reasons:
             exchange.admitted_s = loop.time()
+            exchange.in_flight = state.limiter.in_use
             return Admission(passed, permit)
         permit.release()
         state.breaker.taught_nothing(passed)

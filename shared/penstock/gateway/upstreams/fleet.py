@@ -28,6 +28,7 @@ from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, V
 from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
+from penstock.gateway.upstreams.limiting import UpstreamLimit
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -97,7 +98,7 @@ class UpstreamState:
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
-        limit_is_given: the user named their number, so that the server's slots do not decide.
+        limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
     """
@@ -120,7 +121,7 @@ class UpstreamState:
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.gate = Gate()
-        self.limit_is_given = False
+        self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
@@ -227,8 +228,7 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
-        if self.slots is not None and not self.limit_is_given:
-            self.limiter.resize(self.slots)
+        self.limit.slots_told(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed

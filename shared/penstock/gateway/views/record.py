@@ -27,7 +27,7 @@ _MOST_ACTS = 100
 ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
     "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
-    "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
+    "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 

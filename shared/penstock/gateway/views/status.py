@@ -125,6 +125,7 @@ def _upstream(
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
             "waiting_for_memory": memory.waiting.get(state.name, 0),
+            **_limit(state, now_s),
         },
         "breaker": {
             "state": state.breaker.state.value,
@@ -176,6 +177,15 @@ def overall(states: Iterable[str]) -> str:
     if "unreachable" not in words:
         return "ok"
     return "error" if words == {"unreachable"} else "degraded"
+
+
+def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
+    """What the limit is based on, and why it moved last."""
+    limit = state.limit
+    moved = None
+    if limit.moved_s is not None:
+        moved = {"why": limit.why, "s_ago": round(now_s - limit.moved_s, 1)}
+    return {"source": limit.source, "ceiling": limit.ceiling, "moved": moved}
 
 
 def _state(state: UpstreamState) -> str:
