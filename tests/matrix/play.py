@@ -104,16 +104,21 @@ class FullDisk(io.StringIO):
 
 
 def cells(scene: Scene, kinds: Sequence[str]) -> list[Cell]:
-    """All of a run. Plain requests get no heartbeats."""
+    """
+    All of a run. Where something else goes on, each dialect meets one kind of server, in turns: what differs between
+    the kinds is looked at alone. Plain requests get no heartbeats.
+    """
     made = []
     servers = {"llamacpp": ScriptedLlama, "ollama": Ollama}
-    for front, mode, kind in itertools.product(FRONTS, MODES, kinds):
+    for place, (front, mode) in enumerate(itertools.product(FRONTS, MODES)):
         if scene == "heartbeat" and mode == "plain":
             continue
-        server = servers.get(kind, Stranger)()
-        cell = Cell(front, mode, kind, server)
-        server.model = cell.name
-        made.append(cell)
+        turn = (place + place // len(MODES)) % len(kinds)
+        for kind in kinds if scene == "alone" else kinds[turn : turn + 1]:
+            server = servers.get(kind, Stranger)()
+            cell = Cell(front, mode, kind, server)
+            server.model = cell.name
+            made.append(cell)
     return made
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from matrix.runs import Key, keys, play, said_keys
+from matrix.runs import Key, begin, keys, play, said_keys
 
 Play = Callable[[Key], list[str]]
 
@@ -30,7 +30,7 @@ def played(request: pytest.FixtureRequest) -> Iterator[Play]:
     ]
     workers = max(1, min((os.cpu_count() or 1) + 1, len(wanted), 8))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin) as pool:
         running: dict[Key, Future[list[str]]] = {key: pool.submit(play, key) for key in wanted}
         try:
             yield lambda key: running[key].result()
