@@ -193,6 +193,11 @@ class LlamaCpp:
         """End it as a crash would."""
         self._server.kill()
 
+    def start_again(self, **changes: Any) -> None:
+        """Start it on the same port after `kill`."""
+        options = replace(self._server.options, port=self.port, **changes)
+        self._server = EmbeddedServer(options).wait_ready(60.0)
+
     def stop(self) -> None:
         """End it."""
         self._server.stop()

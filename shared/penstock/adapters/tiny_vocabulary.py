@@ -104,7 +104,9 @@ def spelled(text: str) -> list[str]:
         if _THINKING.fullmatch(part):
             found.append(part)  # a token that is no piece of BPE stands for itself
         else:
-            found += ["".join(names[byte] for byte in word.encode()) for word in _WORD.findall(part)]
+            found += [
+                "".join(names[byte] for byte in word.encode()) for word in _WORD.findall(part)
+            ]
     twice = sorted(word for word, count in Counter(found).items() if count > 1)
     if twice:
         raise ValueError(f"these tokens occur twice: {twice}")

@@ -89,6 +89,7 @@ class ModelReading:
         loaded: whether the model is in memory; None when it cannot be told.
         capabilities: what it can do.
         template: what its template takes.
+        template_digest: tells its chat template from another one; empty when the server does not show it.
         published: sampling defaults that the *model* publishes (Modelfile, generation_config, GGUF),
             by logical name (`temperature`, `top_p`, `top_k`, `min_p`, `repeat_penalty`, ...).
         remote: the server only relays this model to a cloud (Ollama's `:cloud` models).
@@ -107,6 +108,7 @@ class ModelReading:
     loaded: bool | None = None
     capabilities: Capabilities = Capabilities()
     template: TemplateRules = TemplateRules()
+    template_digest: str = ""
     published: Mapping[str, float | int | str | tuple[str, ...]] = field(default_factory=dict)
     remote: bool = False
     parameter_count: float | None = None
