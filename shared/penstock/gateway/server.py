@@ -36,7 +36,7 @@ from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, po
 from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.switchboard import Switchboard
-from penstock.gateway.views.logs import configure
+from penstock.gateway.views.logs import SINK, configure, log_path, open_file
 from penstock.gateway.views.settings_view import changed_names
 from penstock.resources import most_connections
 from penstock.settings import Settings
@@ -161,6 +161,7 @@ class GatewayServer:
         configure(loaded.settings.log)
         self.runtime.env = loaded.env
         self.runtime.origins = loaded.origins
+        self._open_log_file()
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
         log.info("settings reloaded; changed: %s", _enumerated(changed) or "nothing")
@@ -194,6 +195,7 @@ class GatewayServer:
         for warning in loaded.warnings:
             log.warning(warning)
             runtime.notices[warning.partition(":")[0]] = warning
+        self._open_log_file()
         port = port_of(sockets)
         scheme = "https" if settings.listen.tls_certificate else "http"
         runtime.url = f"{scheme}://{shown_host(settings.listen.host)}:{port}"
@@ -229,7 +231,15 @@ class GatewayServer:
             await asyncio.gather(watch, return_exceptions=True)
             runtime.recorder.log.flush()  # of those that were cut off a moment ago
             log.info("stopped")
+            SINK.close()
         return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
+
+    def _open_log_file(self) -> None:
+        assert self.runtime is not None
+        log_options, port = self._loaded.settings.log, self._started_with.listen.port
+        path = log_path(log_options, port)
+        self.runtime.log_path = path
+        open_file(log_options, path)
 
     def _config(self, app: Any) -> uvicorn.Config:
         listen = self._loaded.settings.listen

@@ -122,7 +122,7 @@ class Preparation:
         profile = state.profile(exchange.upstream_model)
         if profile is None:
             # A server that came back with another model answers for it under the name that it has now.
-            exchange.upstream_model = runtime.model_now(
+            exchange.upstream_model = runtime.router.model_now(
                 state, exchange.model, self._incoming.route.upstream, exchange.upstream_model
             )
             profile = runtime.profile_of(state, exchange.upstream_model)

@@ -228,6 +228,8 @@ class ProfileKeeper:
         )
         was = (state.reachable, state.kind, state.error, state.verdict.locality)
         state.reachable, state.error = look.reachable, look.error
+        if look.reachable and was[0] is False:
+            state.breaker.try_soon(asyncio.get_running_loop().time())
         changed = False
         if look.refused:
             state.forget_loaded()
