@@ -80,7 +80,8 @@ async def admit(
         try:
             # d. A permit.
             exchange.stage = "queued"
-            exchange.queued_s = loop.time()
+            if not needed_bytes:  # what waits for memory waits from there on
+                exchange.queued_s = loop.time()
             permit = await state.limiter.acquire(
                 weight=weight,
                 size_bytes=size_bytes,
