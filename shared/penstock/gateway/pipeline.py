@@ -280,7 +280,7 @@ class LocalRun:
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED
-            self._teach(fault.message, fault.code)
+            self._teach(fault.message)
             raise
         except AnswerError:
             exchange.outcome = Outcome.IGNORED
@@ -309,11 +309,11 @@ class LocalRun:
             return False
         return goes_on(fault, self.incoming, self.runtime, self.state, self.tried)
 
-    def _teach(self, why: str, code: ErrorCode | None = None) -> None:
+    def _teach(self, why: str) -> None:
         """Tell the breaker once how it ended."""
         passed, self.passed = self.passed, None
         if passed is not None:
-            teach_breaker(self.runtime, self.state, passed, self.exchange, why, code)
+            teach_breaker(self.runtime, self.state, passed, self.exchange, why)
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""

@@ -29,7 +29,6 @@ from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
-from penstock.gateway.upstreams.supervised import Supervised
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -97,9 +96,7 @@ class UpstreamState:
         holding: why requests wait in front of it, if they do.
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
-        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs. None
-            as well when the server was given up.
-        supervised: what is known of its process, where the gateway runs it.
+        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
@@ -123,7 +120,6 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
-        self.supervised: Supervised | None = None
         self.gate = Gate()
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
@@ -160,7 +156,6 @@ class UpstreamState:
         return (
             self.reachable is not False
             and self.gate.refusing is None
-            and self.gone is None
             and not self.holding.reasons
             and not self.breaker.is_open(now_s)
         )
@@ -169,19 +164,6 @@ class UpstreamState:
     def comes_back(self) -> bool:
         """Whether it is away on purpose, or loads: then its failures speak for nothing."""
         return bool(self.holding.reasons) or not self.ready
-
-    @property
-    def gone(self) -> str | None:
-        """Why there is no server behind it and none will come by itself; None otherwise."""
-        supervised = self.supervised
-        return supervised.why if supervised is not None and supervised.is_given_up else None
-
-    def move_to(self, upstream: Upstream) -> None:
-        """Its server listens at another address than was thought; whatever else is known stays."""
-        self.upstream = upstream
-        self.origin, self.host, self.prefix = origin_of(upstream)
-        self.verdict = judge(upstream.url, declared=upstream.local)
-        self.generation += 1
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
