@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
+from penstock.concurrency import Ask
 from penstock.domain.fault import Outcome
 from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
@@ -38,14 +39,16 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.admit import admit, pass_gate
+from penstock.gateway.steps.admit import admit, leave_behind, pass_gate, refuse_at_the_door
+from penstock.gateway.steps.asking import ask_of
 from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
 from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
-from penstock.gateway.steps.limiter import Permit
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.relaying import Relaying
@@ -134,6 +137,11 @@ def _is_beyond_belief(exchange: Exchange) -> bool:
     return not users_word and exchange.prompt_tokens > exchange.window
 
 
+def _is_wanted(haunted: Haunted, limiter: Limiter) -> bool:
+    """Whether somebody waits for a load whose client is gone."""
+    return haunted.has_heir or limiter.waiting > 0
+
+
 class LocalRun:
     """Steps 4 to 9 of one request to a local upstream."""
 
@@ -195,6 +203,7 @@ class LocalRun:
         exchange, state, work = self.exchange, self.state, self.work
         assert work is not None
         try:
+            refuse_at_the_door(self.incoming, state, self.size_bytes)
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             if state.kind is not None:
                 await self.ready.make_early()
@@ -203,9 +212,12 @@ class LocalRun:
                 self.incoming,
                 self.runtime.settings,
                 state,
-                weight=self.weight,
-                size_bytes=self.size_bytes,
+                ask=self._ask(),
+                raw=work.raw,
             )
+            if state.spec.behaviour.keeps_slots_warm:
+                # While the server works, nobody waits for this.
+                asyncio.get_running_loop().call_soon(self._tell_conversation)
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
@@ -291,6 +303,20 @@ class LocalRun:
             begin=self.answer.begin_writing,
         )
 
+    def _ask(self) -> Ask:
+        return ask_of(
+            self.incoming,
+            self.runtime.settings,
+            self.state,
+            self.ready,
+            weight=self.weight,
+            size_bytes=self.size_bytes,
+        )
+
+    def _tell_conversation(self) -> None:
+        if self.permit is not None and self.work is not None:
+            self.permit.belongs_to(self.ready.conversation())
+
     async def _be_alone(self) -> None:
         """Wait until the server works on nothing else: what its slots share was too full for this request."""
         self.ready.wants_to_be_alone = False
@@ -300,8 +326,8 @@ class LocalRun:
         self.watch.run("none")
         limiter = self.state.limiter
         self.permit = await limiter.acquire(
-            weight=limiter.limit,
-            size_bytes=self.size_bytes,
+            self._ask()._replace(weight=limiter.limit),
+            first=True,
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
         self.watch.run("first_token")
@@ -309,6 +335,7 @@ class LocalRun:
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""
         permit, job = self.permit, self.job
+        raw = b"" if self.work is None else self.work.raw
         self.ready.give_slot_back()
         if permit is None:
             return
@@ -333,12 +360,18 @@ class LocalRun:
         )
         at_work = partial(self.runtime.at_work, self.state)
         ghost = partial(outlast, work, self.state, keeper, at_work)
+        limiter = self.state.limiter
         if sending is not None:
-            others = self.state.limiter.waiting > 0
-            grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
+            haunted = Haunted(permit, limiter, "load")
+            grace_s = self.runtime.settings.timeouts.load_grace_s
             is_loaded = partial(keeper.is_loaded, self.state, exchange.upstream_model)
-            self.runtime.haunt(permit, let_load(sending, grace_s, is_loaded, ghost))
+            wanted = partial(_is_wanted, haunted, limiter)
+            self.runtime.haunt(haunted, let_load(sending, grace_s, wanted, is_loaded, ghost))
         elif work.expected_s > 0:
-            self.runtime.haunt(permit, ghost())
+            haunted = Haunted(permit, limiter, "ghost")
+            self.runtime.haunt(haunted, ghost())
         else:
             permit.release()
+            return
+        if raw and self.incoming.connection.disconnected:
+            leave_behind(self.incoming, self.state, raw, haunted)

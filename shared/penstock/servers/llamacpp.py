@@ -184,6 +184,7 @@ SPEC = ServerSpec(
         readiness=HEALTH,
         busy_probe=SLOTS,
         takes_slot=True,
+        keeps_slots_warm=True,
     ),
     counting=Counting(
         "/tokenize",

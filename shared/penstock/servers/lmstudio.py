@@ -80,7 +80,8 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (API_MODELS, MODELS),
     read=_read,
-    behaviour=Behaviour(plain_ignores_hangup=False),
+    # lmstudio.ai/docs: a model that is loaded on demand takes the place of the one before it (auto-evict).
+    behaviour=Behaviour(plain_ignores_hangup=False, loads_on_demand=True),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

@@ -69,6 +69,7 @@ class Preparation:
         self._shaped: Any = None
         self._tools_key: int | None = None
         self._slot: tuple[Slots, int] | None = None
+        self._conversation: int | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
         self.context: ModelContext | None = None
@@ -307,6 +308,29 @@ class Preparation:
 
         return choose
 
+    def conversation(self) -> int:
+        """What tells the request's conversation from others; 0 when nothing does."""
+        if self._conversation is None:
+            exchange, report = self._exchange, self._recognised()
+            if exchange.conversation:
+                self._conversation = hash((exchange.client, exchange.conversation)) or 1
+            elif report is not None and self.context is not None:
+                self._conversation = self.context.sessions.number(
+                    report, exchange.client, exchange.session, self._tools_key or 0
+                )
+            elif exchange.session:
+                self._conversation = hash((exchange.client, exchange.session)) or 1
+            else:
+                return 0
+        return self._conversation
+
+    def expected_in_cache(self) -> int:
+        """Tokens that the server is likely to have of the prompt."""
+        report = self._recognised()
+        if report is None or self.context is None:
+            return 0
+        return self.context.prefix.expected_in_cache(report)
+
     def take_slot(self) -> int | None:
         """
         The server's slot for this conversation, where the gateway may choose one. Asked before each attempt:
@@ -322,11 +346,10 @@ class Preparation:
             slots.give_back(number)
         if wanted is None:
             return None
-        name, report = self._exchange.conversation, self._recognised()
-        if not name and report is None:
+        conversation = self.conversation()
+        if not conversation:
             return None
-        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
-        taken = wanted[0].take(key, wanted[1])
+        taken = wanted[0].take(conversation, wanted[1])
         if taken is not None:
             self._slot = wanted[0], taken
         return taken
@@ -379,6 +402,8 @@ class Preparation:
         others = state.limiter.running > 1
         if fault.shared_kv and others and not self._was_alone:
             self.wants_to_be_alone = self._was_alone = True
+            if profile is not None:
+                state.room.shared_kv_was_full(profile.reading.running_window, profile.window.tokens)
             return True
         self._refusal = fault
         believed = profile.window.tokens if profile is not None else 0

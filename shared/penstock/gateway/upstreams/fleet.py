@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from penstock import limits
 from penstock.adapters.transport import Origin
+from penstock.concurrency import Left
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -23,9 +24,11 @@ from penstock.domain.profile import (
     TemplateRules,
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
-from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Spot
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
+from penstock.gateway.upstreams.room import Room
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -91,6 +94,8 @@ class UpstreamState:
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
         gate: whether new requests are refused, or pass unchanged.
+        room: what its requests have in common.
+        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
         limit_is_given: the user named their number, so that the server's slots do not decide.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -111,6 +116,9 @@ class UpstreamState:
         self.limiter = limiter
         self.holding = Holding()
         self.gate = Gate()
+        self.room = Room(limiter)
+        self.left: Left[Spot | Haunted] = Left()
+        self.taken_over: dict[str, int] = {}
         self.limit_is_given = False
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -206,6 +214,7 @@ class UpstreamState:
         self.looked_at = now_s
         if self.slots is not None and not self.limit_is_given:
             self.limiter.resize(self.slots)
+        self.room.learn(reading, self.spec.behaviour, settings.concurrency)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed
@@ -232,6 +241,7 @@ class UpstreamState:
         """
         self.last_windows.clear()
         self.refused_windows.clear()
+        self.room.forget()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None
