@@ -180,7 +180,12 @@ class Behaviour:
         loads_on_demand: it loads the model that a request names, perhaps in another one's place.
         own_budgets: operations that it works on in a runner of their own, so that they take no slot of the others.
         drops_images: an image to a model that cannot see is left out without a word.
+        continues: fields with which an assistant's message at the end of a request is continued, besides its
+            being there; None where that is not known to work. It is tried out before it is relied on.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
+        memory_grows: when it takes memory for its KV cache. `at_load`: all of it when it starts or loads, so
+            that a request takes nothing more; `by_window`: when a request names a larger window; `by_request`:
+            with each token.
     """
 
     chat_dialect: Literal["openai", "ollama"] = "openai"
@@ -202,11 +207,13 @@ class Behaviour:
     applies_model_defaults: bool = False
     not_found_means_model: bool = True
     reasoning_field: str = "reasoning_content"
+    continues: Mapping[str, Any] | None = None
     takes_slot: bool = False
     drops_images: bool = False
     keeps_slots_warm: bool = False
     loads_on_demand: bool = False
     own_budgets: frozenset[str] = frozenset()
+    memory_grows: Literal["at_load", "by_window", "by_request"] = "at_load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +300,8 @@ class ServerSpec:
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
         counting: how it counts tokens, None where it cannot.
+        load: model -> the request that has it load this model, None where it has no such path.
+        smaller_window: a request can have a model loaded again with a smaller window, by naming it.
         unload: model -> the request that has it unload this model, None where it has no such path. Its other
             answers say that this server cannot (llama.cpp can only as a router).
     """
@@ -311,4 +320,6 @@ class ServerSpec:
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
     counting: Counting | None = None
+    load: Callable[[str], Probe] | None = None
+    smaller_window: bool = False
     unload: Callable[[str], Probe] | None = None

@@ -2,7 +2,9 @@
 Step 6: whether a request is sent now, later, or not at all.
 
     a. gate       refused or held: the upstream is paused, drained, being restarted
-    b. permit     one of the limiter's, or a place in its queue; or what the same request left that was given up
+    b. memory     the server would take more of it than is left
+    c. breaker    refused: the upstream fails again and again
+    d. permit     one of the limiter's, or a place in its queue; or what the same request left that was given up
 
 `refuse_at_the_door` comes before all that takes time.
 """
@@ -10,11 +12,15 @@ Step 6: whether a request is sent now, later, or not at all.
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
+from penstock.breaker import Pass
 from penstock.concurrency import Ask
+from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.callers import caller_of
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.memory import Memory
 from penstock.gateway.steps.inheritance import Haunted
 from penstock.gateway.steps.limiter import Limiter, Permit, Spot
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -36,15 +42,30 @@ async def pass_gate(exchange: Exchange, settings: Settings, state: UpstreamState
         await state.holding.wait(state.name, settings.timeouts.hold_s)
 
 
+class Admission(NamedTuple):
+    """The right to be sent: by the breaker, and by the limiter."""
+
+    passed: Pass
+    permit: Permit
+
+
 async def admit(
-    incoming: Incoming, settings: Settings, state: UpstreamState, *, ask: Ask, raw: bytes = b""
-) -> Permit:
+    incoming: Incoming,
+    settings: Settings,
+    state: UpstreamState,
+    *,
+    ask: Ask,
+    raw: bytes = b"",
+    memory: Memory | None = None,
+    needed_bytes: int = 0,
+) -> Admission:
     """
     Wait until the request may be sent to *state*.
 
     Args:
         ask: what it asks for.
         raw: its bytes, by which a repetition is recognised; left out, it takes nothing over.
+        memory: of the machine; needed_bytes: how much more of it the server takes for this request.
 
     Raises:
         Refused: it may not, and when to try again.
@@ -55,24 +76,46 @@ async def admit(
     await pass_gate(exchange, settings, state)
     limiter = _limiter_for(state, exchange)
     while True:
-        # b. A permit.
-        exchange.stage = "queued"
-        exchange.queued_s = loop.time()
+        # b. Memory.
+        if needed_bytes and memory is not None:
+            exchange.stage = "queued"
+            exchange.queued_s = loop.time()
+            await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
+        # c. The breaker. It may open while the request stands in the queue: then it is asked again.
+        passed = _pass_breaker(state, loop.time())
         try:
+            # d. A permit.
+            exchange.stage = "queued"
+            exchange.queued_s = loop.time()
             permit = await _permit(incoming, state, limiter, ask, raw, settings)
-        except asyncio.CancelledError:
+        except BaseException as exc:
+            state.breaker.taught_nothing(passed)
             spot = exchange.spot
-            if raw and isinstance(spot, Spot) and incoming.connection.disconnected:
+            if isinstance(exc, asyncio.CancelledError) and isinstance(spot, Spot) and raw:
                 leave_behind(incoming, state, raw, spot)
             raise
         finally:
             exchange.spot = None
-        if not state.holding.reasons:
+        if state.breaker.is_current(passed) and not state.holding.reasons:
             exchange.admitted_s = loop.time()
-            return permit
-        permit.release()  # the hold began while it stood in the queue
-        exchange.stage = "held"
-        await state.holding.wait(state.name, settings.timeouts.hold_s)
+            exchange.in_flight = state.limiter.in_use
+            return Admission(passed, permit)
+        permit.release()
+        state.breaker.taught_nothing(passed)
+        await pass_gate(exchange, settings, state)  # the hold began while it stood in the queue
+
+
+def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
+    passed = state.breaker.ask(now_s)
+    if passed is None:
+        after_s = state.breaker.retry_after_s(now_s)
+        raise Refused(
+            ErrorCode.BREAKER_OPEN,
+            f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
+            hint=f"It is tried again in {after_s:.0f} s; `penstock doctor` tells more.",
+            retry_after_s=after_s,
+        )
+    return passed
 
 
 def refuse_at_the_door(incoming: Incoming, state: UpstreamState, size_bytes: int) -> None:
@@ -92,10 +135,10 @@ def refuse_at_the_door(incoming: Incoming, state: UpstreamState, size_bytes: int
 def leave_behind(
     incoming: Incoming, state: UpstreamState, raw: bytes, what: Spot | Haunted
 ) -> None:
-    """The client hung up: what it had is there for a minute, should it ask again."""
-    state.left.leave(
-        caller_of(incoming), _request(incoming, raw), what, asyncio.get_running_loop().time()
-    )
+    """If the client hung up: what it had is there for a minute, should it ask again."""
+    if incoming.connection.disconnected:
+        now_s = asyncio.get_running_loop().time()
+        state.left.leave(caller_of(incoming), _request(incoming, raw), what, now_s)
 
 
 async def _permit(
@@ -116,14 +159,17 @@ async def _permit(
         try:
             return await found.inherit(deadline_s)
         except asyncio.CancelledError:
-            if incoming.connection.disconnected and not found.is_over:
+            if not found.is_over:
                 leave_behind(incoming, state, raw, found)
             raise
-    spot = found if isinstance(found, Spot) else None
-    if spot is not None:
+    if found is not None:
         _took_over(exchange, state, "place")
     return await limiter.acquire(
-        ask, deadline_s=deadline_s, exchange=exchange if raw else None, spot=spot
+        ask,
+        deadline_s=deadline_s,
+        exchange=exchange if raw else None,
+        spot=found if isinstance(found, Spot) else None,
+        first=isinstance(found, Haunted),
     )
 
 

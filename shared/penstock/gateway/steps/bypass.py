@@ -16,12 +16,14 @@ from typing import Any
 from penstock import limits
 from penstock.adapters.transport import UpstreamTransport
 from penstock.concurrency import Ask
+from penstock.errors import UpstreamFault
 from penstock.gateway.edge.callers import caller_of
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.admit import admit
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.ghost import expect_ghost, outlast
+from penstock.gateway.steps.teach import teach_breaker
 from penstock.gateway.steps.tune import weight_of
 from penstock.gateway.upstreams.fleet import UpstreamState
 
@@ -54,13 +56,13 @@ async def bypass(
             incoming, runtime.settings, transport, state, raw, via=runtime.via, again=False
         )
         return
-    permit = await admit(
+    passed, permit = await admit(
         incoming,
         runtime.settings,
         state,
         ask=Ask(weight_of(body), len(raw), client=caller_of(incoming), model=model),
     )
-    haunted = False
+    haunted, why = False, ""
     try:
         await pass_through(
             incoming, runtime.settings, transport, state, raw, via=runtime.via, again=False
@@ -80,9 +82,13 @@ async def bypass(
             runtime.haunt(permit, outlast(work, state, runtime.keeper, at_work))
             haunted = True
         raise
+    except UpstreamFault as fault:
+        why = fault.message
+        raise
     finally:
         if not haunted:
             permit.release()
+        teach_breaker(runtime, state, passed, exchange, why)
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:

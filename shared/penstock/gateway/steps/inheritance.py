@@ -3,7 +3,7 @@ A permit that a ghost keeps, and who inherits it: the same client with the very 
 
 What the ghost works on is what its heir asks for: when it has ended, the server's cache is warm with the prompt, or
 the model is loaded. So the heir waits for it, also while another permit is free (there the work would only be done
-twice), and goes next, before all others.
+twice). Who comes when the ghost has ended already goes before all who wait: it had a permit before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Haunted:
 
     @property
     def is_over(self) -> bool:
-        """Whether the ghost has ended; then there is nothing to inherit."""
+        """Whether the ghost has ended; then there is nothing to wait for."""
         return self._permit is None
 
     def release(self) -> None:

@@ -21,7 +21,7 @@ from penstock.gateway.conversations.context import FitRequest
 from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
 from penstock.gateway.conversations.model_context import ModelContext
-from penstock.gateway.conversations.slots import Slots
+from penstock.gateway.conversations.slots import HeldSlot, Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.opening import AttemptFailed
@@ -33,6 +33,9 @@ from penstock.limits.num_ctx import NumCtx, choose_num_ctx
 
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
+
+_USUAL_OUTPUT = 4096
+"""Tokens of an answer whose length nobody limits."""
 
 
 class Preparation:
@@ -68,7 +71,7 @@ class Preparation:
         self._report: PrefixReport | None = None
         self._shaped: Any = None
         self._tools_key: int | None = None
-        self._slot: tuple[Slots, int] | None = None
+        self._slot = HeldSlot()
         self._conversation: int | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
@@ -120,7 +123,7 @@ class Preparation:
         profile = state.profile(exchange.upstream_model)
         if profile is None:
             # A server that came back with another model answers for it under the name that it has now.
-            exchange.upstream_model = runtime.model_now(
+            exchange.upstream_model = runtime.router.model_now(
                 state, exchange.model, self._incoming.route.upstream, exchange.upstream_model
             )
             profile = runtime.profile_of(state, exchange.upstream_model)
@@ -158,6 +161,20 @@ class Preparation:
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
         return tuned
+
+    @property
+    def needed_bytes(self) -> int:
+        """How much more memory the server takes for this request, as far as it takes any and we know it."""
+        exchange, state = self._exchange, self._state
+        profile = exchange.profile
+        if state.spec.behaviour.memory_grows == "at_load" or profile is None or self.tuned is None:
+            return 0
+        prompt = exchange.prompt_tokens_planned or self.tuned.prompt_at_least
+        window = exchange.window or profile.window.tokens
+        output = self.tuned.output_tokens or min(_USUAL_OUTPUT, window // 8)
+        return self._runtime.memory.needed_bytes(
+            state, profile, window=window, tokens_taken=min(window, prompt + output)
+        )
 
     def opened(self) -> None:
         """An answer has begun: the window that was asked for is the one that is loaded now."""
@@ -304,6 +321,7 @@ class Preparation:
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
                 affordable=runtime.memory.affordable_window(state, profile),
+                most=runtime.memory.most_window(state, profile),
             )
 
         return choose
@@ -332,27 +350,8 @@ class Preparation:
         return self.context.prefix.expected_in_cache(report)
 
     def take_slot(self) -> int | None:
-        """
-        The server's slot for this conversation, where the gateway may choose one. Asked before each attempt:
-        the server may be another one by then, with fewer slots, and would wait for ever for one that it lacks.
-        """
-        held, self._slot = self._slot, None
-        wanted = self._slots_to_choose_from()
-        if held is not None:
-            slots, number = held
-            if wanted is not None and wanted[0] is slots and number < wanted[1]:
-                self._slot = held
-                return number
-            slots.give_back(number)
-        if wanted is None:
-            return None
-        conversation = self.conversation()
-        if not conversation:
-            return None
-        taken = wanted[0].take(conversation, wanted[1])
-        if taken is not None:
-            self._slot = wanted[0], taken
-        return taken
+        """The server's slot for this conversation, where the gateway may choose one."""
+        return self._slot.take(self._slots_to_choose_from(), self.conversation)
 
     def _slots_to_choose_from(self) -> tuple[Slots, int] | None:
         context, profile, state = self.context, self._exchange.profile, self._state
@@ -371,9 +370,7 @@ class Preparation:
 
     def give_slot_back(self) -> None:
         """The request has left its slot, if it had one."""
-        held, self._slot = self._slot, None
-        if held is not None:
-            held[0].give_back(held[1])
+        self._slot.give_back()
 
     def adapt(self, fault: Fault) -> bool:
         """What a fault teaches of the model; True when the request would be made differently now."""
