@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from statistics import median
 from typing import Literal
 
@@ -157,7 +158,7 @@ class Avoided:
 
 def _doubt(one: Flow, other: Flow) -> float:
     """The standard error of the ratio of two flows, as a share of it."""
-    return (one.doubt**2 + other.doubt**2) ** 0.5
+    return hypot(one.doubt, other.doubt)
 
 
 def waits_inside(group: Sequence[Seen]) -> bool:
