@@ -27,6 +27,9 @@ class RunningGateway:
     Attributes:
         url: where it listens; `token` is its admin token.
         folder: holds its settings file, state, cache and log.
+
+    Args:
+        shell: what a shell does in place of starting it; `exec "$@"` in it starts it.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class RunningGateway:
         *,
         flags: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        shell: str = "",
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.settings_path = folder / "penstock.yaml"
-        self.write_settings(settings or {})
+        # The server is not tried out in the middle of a test that does not expect it.
+        self.write_settings({"resume": {"probe_after_s": 3600.0}, **(settings or {})})
         self.log_path = folder / "gateway.log"
         self._log = self.log_path.open("wb")
         clean = {
@@ -54,8 +59,9 @@ class RunningGateway:
             place.mkdir(mode=0o700, exist_ok=True)
             clean[name] = str(place)
         self.env = {**clean, **(env or {})}
+        within = ["/bin/sh", "-c", shell, "sh"] if shell else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock", "serve", "--config", str(self.settings_path),
+            [*within, sys.executable, "-m", "penstock", "serve", "--config", str(self.settings_path),
              "--port", "0", "--started-by", "test", *flags],
             stdout=self._log, stderr=subprocess.STDOUT, env=self.env,
         )  # fmt: skip

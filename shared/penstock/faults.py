@@ -124,6 +124,7 @@ TransportKind = Literal[
     "unix",
     "proxy",
     "unreachable",
+    "descriptors",
 ]
 TransportPhase = Literal["connect", "send", "head", "body"]
 _PHASES: Mapping[str, Phase] = {

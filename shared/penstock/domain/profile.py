@@ -87,8 +87,12 @@ class ModelReading:
         slots: requests that the server works on at a time; None when it does not say.
         kv_total: tokens in the KV cache shared by all slots; None where each slot has its own.
         loaded: whether the model is in memory; None when it cannot be told.
+        status: the word of a server that loads and unloads models by itself: `loaded`, `loading`, `failed`,
+            `unloaded`; empty where the server is the model.
+        memory_bytes: of the machine's own memory that it holds, without what lies on a GPU; None when unknown.
         capabilities: what it can do.
         template: what its template takes.
+        template_digest: tells its chat template from another one; empty when the server does not show it.
         published: sampling defaults that the *model* publishes (Modelfile, generation_config, GGUF),
             by logical name (`temperature`, `top_p`, `top_k`, `min_p`, `repeat_penalty`, ...).
         remote: the server only relays this model to a cloud (Ollama's `:cloud` models).
@@ -105,8 +109,11 @@ class ModelReading:
     slots: int | None = None
     kv_total: int | None = None
     loaded: bool | None = None
+    status: str = ""
+    memory_bytes: int | None = None
     capabilities: Capabilities = Capabilities()
     template: TemplateRules = TemplateRules()
+    template_digest: str = ""
     published: Mapping[str, float | int | str | tuple[str, ...]] = field(default_factory=dict)
     remote: bool = False
     parameter_count: float | None = None

@@ -26,6 +26,7 @@ from penstock.servers.base import (
     rule,
 )
 from penstock.servers.common import (
+    digest,
     listed,
     obj,
     owners,
@@ -117,7 +118,8 @@ def _read(answers: Answers) -> ServerReading:
                 window_origin=origin or ("/v1/models meta.n_ctx" if listed_window else ""),
                 trained_window=whole(meta.get("n_ctx_train")),
                 slots=slots,
-                loaded=True,
+                loaded=_status(row) in ("", "loaded"),
+                status=_status(row),
                 capabilities=Capabilities(
                     tools=able.tools,
                     vision=vision if isinstance(vision, bool) else None,
@@ -125,6 +127,7 @@ def _read(answers: Answers) -> ServerReading:
                     completion=True,
                 ),
                 template=_rules(info, template),
+                template_digest=digest(template),
                 parameter_count=parameters / 1e9 if parameters else None,
                 details=told(
                     build=text(info.get("build_info")), size_bytes=whole(meta.get("size"))
@@ -153,6 +156,20 @@ def _rules(info: Mapping[str, Any], template: str) -> TemplateRules:
         same_role_neighbours=rules.same_role_neighbours,
         tool_role=rules.tool_role,
     )
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    """
+    A model's status in router mode, where the server starts a process for each model; empty in all other modes
+    (`server-models.cpp`: `unloaded`, `loading`, `loaded`, `sleeping`, and `failed` beside an unloaded one).
+    """
+    status = row.get("status")
+    if not isinstance(status, Mapping):
+        return ""
+    if status.get("failed") is True:
+        return "failed"
+    value = text(status.get("value"))
+    return "unloaded" if value == "sleeping" else value
 
 
 def _busy(answer: Answer) -> int | None:
@@ -184,7 +201,9 @@ SPEC = ServerSpec(
         readiness=HEALTH,
         busy_probe=SLOTS,
         takes_slot=True,
+        continues={},
     ),
+    load=lambda model: Probe("/models/load", "POST", {"model": model}),
     counting=Counting(
         "/tokenize",
         with_separators,

@@ -16,7 +16,7 @@ from penstock.domain.profile import Capabilities, ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OUT_OF_MEMORY, obj, rows, text, told, whole
+from penstock.servers.common import OUT_OF_MEMORY, digest, obj, rows, text, told, whole
 
 VERSION = Probe("/api/version")
 ROOT = Probe("/")
@@ -110,6 +110,8 @@ def _model(
         window_origin=origin,
         trained_window=trained,
         loaded=running is not None,
+        status="unloaded" if running is None else "loaded",
+        memory_bytes=_beside_the_gpu(running),
         capabilities=Capabilities(
             tools=None if abilities is None else "tools" in abilities,
             vision=None if abilities is None else "vision" in abilities,
@@ -117,6 +119,7 @@ def _model(
             embeddings=None if abilities is None else "embedding" in abilities or None,
             completion=None if abilities is None else "completion" in abilities,
         ),
+        template_digest=digest(text(shown.get("template"))),
         published={
             k: v for k, v in parameters.items() if k in _OPTIONS and not isinstance(v, tuple)
         },
@@ -134,6 +137,15 @@ def _model(
             digest=text(tag.get("digest"))[:12],
         ),
     )
+
+
+def _beside_the_gpu(running: Mapping[str, Any] | None) -> int | None:
+    """Bytes that a loaded model holds in the machine's own memory."""
+    size = running.get("size") if running else None
+    on_gpu = running.get("size_vram", 0) if running else None
+    if not isinstance(size, int) or not isinstance(on_gpu, int):
+        return None
+    return max(0, size - on_gpu)
 
 
 def _shape(info: object) -> dict[str, object]:
@@ -203,8 +215,11 @@ SPEC = ServerSpec(
         plain_ignores_hangup=False,
         close_cancels_load=True,
         readiness=VERSION,
+        continues={},  # where the model's template leaves the last message open
         drops_images=True,  # server/prompt.go puts `[img-0]` into the prompt; the runner has no projector
+        memory_grows="by_window",
     ),
+    smaller_window=True,
     parameters=Parameters(
         names={name: name for name in _OPTIONS},
         passes_unknown=False,

@@ -63,6 +63,7 @@ class Exchange:
         stream: whether the client asked for a stream.
         body_bytes: size of the request's body.
         queued_s, admitted_s, sent_s, first_token_s, ended_s: when it got there, or None.
+        in_flight: requests that the upstream had with this one when it got its permit; 0 without one.
         status: HTTP status sent to the client; 499 when it hung up before there was one.
         error_code: code of the error that the client got, empty for none.
         outcome: what the request teaches about its upstream; None while it runs.
@@ -79,6 +80,8 @@ class Exchange:
             for what the client sent, None while unknown.
         warnings_told: how many of the warnings stood in the headers.
         repaired: tool calls of the answer that were repaired, or made from text.
+        resumed: how often the answer was continued after its server broke off.
+        resume_outcome: of the last time that it broke off: `resumed`, `gave_up`, `not_possible`; "" when it never did.
         loop_ended: the gateway ended the answer because it repeated itself.
         tool_calls_mended: what became of tool calls that were not simply right (`repaired`, `recovered`,
             `renumbered`, `flagged`, `cut_off`).
@@ -107,6 +110,7 @@ class Exchange:
     sent_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
+    in_flight: int = 0
     status: int | None = None
     error_code: str = ""
     outcome: Outcome | None = None
@@ -131,6 +135,8 @@ class Exchange:
     warnings: list[str] = field(default_factory=list)
     warnings_told: int = 0
     repaired: int = 0
+    resumed: int = 0
+    resume_outcome: str = ""
     loop_ended: bool = False
     tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False

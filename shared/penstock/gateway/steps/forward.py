@@ -25,7 +25,15 @@ from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
-from penstock.gateway.steps.opening import AttemptFailed, Job, Opened, open_body
+from penstock.gateway.steps.opening import (
+    AttemptFailed,
+    Job,
+    Opened,
+    is_stream,
+    no_descriptors,
+    open_body,
+)
+from penstock.gateway.steps.resume import Resumable
 from penstock.gateway.upstreams.fleet import UpstreamState
 
 _LONGEST_PAUSE_S = 2.0
@@ -59,7 +67,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     """
     exchange, state, policy = job.exchange, job.state, job.settings.retry.local
     loop = asyncio.get_running_loop()
-    attempt = 0
+    attempt = len(exchange.attempts)  # at upstreams before this one
     deaths = 0
     adaptations = 0
     loading = _Loading(job.settings.timeouts.load_s)
@@ -104,10 +112,13 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             jitter=random.random(),
             policy=policy,
             deaths=deaths,
+            comes_back=bool(state.holding.reasons),
         )
-        if isinstance(decision, retry.GiveUp):
+        if isinstance(decision, retry.GiveUp) and decision.fault is not None:
+            fault = decision.fault
+        if isinstance(decision, retry.GiveUp) or not job.goes_on(fault):
             raise faults.to_error(
-                decision.fault or fault,
+                fault,
                 upstream=state.name,
                 attempts=len(exchange.attempts),
                 window=exchange.window,
@@ -217,8 +228,12 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             readiness.new_connection(state)
         if coding := content_coding(response):
             response = job.response = _decoded(response, coding)
+        if job.means is not None and is_stream(response):
+            response = job.response = Resumable(response, job, job.means)
         return await open_body(job, response, job_relay)
     except TransportError as exc:
+        if exc.kind == "descriptors":
+            raise no_descriptors() from exc
         raise AttemptFailed(
             faults.classify_transport(
                 kind=exc.kind,

@@ -46,6 +46,9 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("upstream", "model", "verdict")),
     "penstock_loops_ended": (
         "counter", "Answers that repeated themselves without end and were ended.", ("upstream", "model")),
+    "penstock_streams_resumed": (
+        "counter", "Answers that broke off, by what became of them: resumed, gave_up, not_possible.",
+        ("upstream", "outcome")),
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
@@ -55,12 +58,17 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
     "penstock_silent_truncations": (
         "counter", "Prompts that a server cut without a word.", ("upstream",)),
+    "penstock_failovers": (
+        "counter", "Requests that went to another upstream after one had failed or refused.", ("upstream", "other")),
     "penstock_acts": (
         "counter", "What was done at upstreams: breakers opened, servers restarted, requests held and more.",
         ("upstream", "act")),
+    "penstock_server_restarts": ("counter", "Servers of our own that were started again.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),
+    "penstock_breaker_open": (
+        "gauge", "1 while the upstream is left alone because it fails, 0.5 while a probe decides, else 0.", ("upstream",)),
     "penstock_ghost_requests": (
         "gauge", "Requests whose clients are gone and that the server still works on.", ("upstream",)),
     "penstock_upstream_up": ("gauge", "1 when the last contact with the upstream succeeded.", ("upstream",)),
@@ -144,6 +152,8 @@ class Metrics(Collector):
                     self.count("penstock_retries", (upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
+        if exchange.resume_outcome:
+            self.count("penstock_streams_resumed", (upstream, exchange.resume_outcome))
         if exchange.client_gone:
             self.count("penstock_hangups", (upstream,))
         for change in exchange.changes:

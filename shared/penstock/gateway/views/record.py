@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from penstock.gateway.edge.exchange import Exchange
-from penstock.gateway.views.logs import RequestLog
+from penstock.gateway.views.logs import SINK, RequestLog
 from penstock.gateway.views.metrics import Gauge, Metrics
 from penstock.settings import Settings
 
@@ -27,7 +26,9 @@ _MOST_ACTS = 100
 
 ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
-    "upstream_added", "upstream_forgotten",
+    "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
+    "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
+    "server_started", "server_died", "server_restarted", "server_given_up",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 
@@ -59,7 +60,7 @@ class Recorder:
 
     def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
         self.metrics = Metrics(gauges)
-        self.log = RequestLog(facts, sys.stderr.write)
+        self.log = RequestLog(facts, SINK.write)
         self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
         self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
@@ -179,6 +180,8 @@ def facts(exchange: Exchange) -> dict[str, Any]:
         pairs["output"] = exchange.completion_tokens
     if exchange.changes:
         pairs["changes"] = len(exchange.changes)
+    if exchange.resumed:
+        pairs["resumed"] = exchange.resumed
     if exchange.heartbeats:
         pairs["heartbeats"] = exchange.heartbeats
     if exchange.client_gone:
@@ -229,6 +232,7 @@ def describe(exchange: Exchange) -> dict[str, Any]:
             else None
         ),
         "repaired": exchange.repaired,
+        "resumed": exchange.resumed,
         "loop_ended": exchange.loop_ended,
         "attempts": [
             {
