@@ -17,7 +17,11 @@ _LOST = frozenset({ErrorCode.UPSTREAM_UNREACHABLE, ErrorCode.BROKEN_STREAM})
 
 
 def teach_breaker(
-    runtime: Runtime, state: UpstreamState, passed: Pass, exchange: Exchange, why: str,
+    runtime: Runtime,
+    state: UpstreamState,
+    passed: Pass,
+    exchange: Exchange,
+    why: str,
     code: ErrorCode | None = None,
 ) -> None:
     """

@@ -316,9 +316,7 @@ class Supervisor:
         settings = self._settings()
         path = server_log_path(settings.log, settings.listen.port, self.name)
         if path is not None:
-            self._log = LogFile(
-                path, most_bytes=settings.log.file_bytes, keep=settings.log.files
-            )
+            self._log = LogFile(path, most_bytes=settings.log.file_bytes, keep=settings.log.files)
             self.told.log_file = str(path)
         self._note(f"runs {self.told.command}")
 
