@@ -212,6 +212,13 @@ def commands_page() -> str:
         assert found is not None
         inner = click.Context(found, info_name=name, parent=context, max_content_width=100)
         lines += [f"## penstock {name}", "", "```text", found.get_help(inner).rstrip(), "```", ""]
+        for below in found.list_commands(inner) if isinstance(found, click.Group) else ():
+            command_below = found.get_command(inner, below)
+            assert command_below is not None
+            deeper = click.Context(
+                command_below, info_name=below, parent=inner, max_content_width=100
+            )
+            lines += ["```text", command_below.get_help(deeper).rstrip(), "```", ""]
     return "\n".join(lines)
 
 

@@ -30,6 +30,13 @@ GAUGES_AT_REST = (
     "penstock_requests_queued",
     "penstock_ghost_requests",
 )
+BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n" % len(BODY)
+)
+"""A whole chat completion as bytes; `BODY` is its body."""
+
 Answer = Callable[["BusyLlama", Peer, Received], Awaitable[object]]
 
 
@@ -192,7 +199,9 @@ class Stage:
 
     async def begin(self) -> None:
         """Remember what there is before anything has happened."""
+        answer, self.llama.answer = self.llama.answer, lambda _: None
         await self.ask()
+        self.llama.answer = answer
         assert self.outcomes.whole == 1, self.outcomes
         self.outcomes = Outcomes()
         self.llama.requests.clear()
@@ -290,6 +299,7 @@ class Stage:
 
     async def fresh(self, method: str, path: str, **more: Any) -> httpx.Response:
         """A request over a connection of its own."""
+        more = {"headers": self.here.http.headers, **more}
         async with httpx.AsyncClient(base_url=self.here.url, trust_env=False) as http:
             return await http.request(method, path, **more)
 
@@ -324,12 +334,14 @@ def stress(
 
     Args:
         settings: the tree of `penstock.yaml`.
-        keys: client keys by name.
+        keys: client keys by name; the crowd has the first one.
         clients: connections that the clients have, at most.
         server: see `BusyLlama`.
     """
 
     def decorate(scenario: Callable[[Stage], Awaitable[None]]) -> Callable[[], None]:
+        key = next(iter((keys or {}).values()), "")
+
         async def play() -> None:
             async with asyncio.timeout(2 * WITHIN_S):
                 async with BusyLlama(**server) as llama:
@@ -339,6 +351,7 @@ def stress(
                             base_url=here.url,
                             timeout=2 * WITHIN_S,
                             trust_env=False,
+                            headers={"authorization": f"Bearer {key}"} if key else {},
                             limits=httpx.Limits(max_connections=clients),
                         )
                         stage = Stage(here, llama)
@@ -357,5 +370,5 @@ def stress(
 
 
 __all__ = [
-    "RESET", "BusyLlama", "Outcomes", "Stage", "breaks", "good", "resets", "says", "stalls", "stress",
+    "BODY", "HEAD", "RESET", "BusyLlama", "Outcomes", "Stage", "breaks", "good", "resets", "says", "stalls", "stress",
 ]  # fmt: skip

@@ -27,6 +27,9 @@ class RunningGateway:
     Attributes:
         url: where it listens; `token` is its admin token.
         folder: holds its settings file, state, cache and log.
+
+    Args:
+        shell: what a shell does in place of starting it; `exec "$@"` in it starts it.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class RunningGateway:
         *,
         flags: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        shell: str = "",
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +59,9 @@ class RunningGateway:
             place.mkdir(mode=0o700, exist_ok=True)
             clean[name] = str(place)
         self.env = {**clean, **(env or {})}
+        within = ["/bin/sh", "-c", shell, "sh"] if shell else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "penstock", "serve", "--config", str(self.settings_path),
+            [*within, sys.executable, "-m", "penstock", "serve", "--config", str(self.settings_path),
              "--port", "0", "--started-by", "test", *flags],
             stdout=self._log, stderr=subprocess.STDOUT, env=self.env,
         )  # fmt: skip

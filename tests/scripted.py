@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Sequence
 from typing import Any, Self
 
 import httpx
@@ -81,7 +81,10 @@ class ScriptedLlama:
         requests: the generating requests that came.
         counted: requests for token counts; a word is a token here. `counts`: whether it answers these.
         model: the only one.
+        asking: POSTs that only ask.
     """
+
+    asking: Container[bytes] = COUNTING
 
     def __init__(self, *scripts: Script, window: int = 4096, slots: int = 2) -> None:
         self._scripts = list(scripts)
@@ -107,6 +110,16 @@ class ScriptedLlama:
         """Base address."""
         return self._raw.url
 
+    @property
+    def port(self) -> int:
+        """On 127.0.0.1."""
+        return self._raw.port
+
+    def play(self, scripts: Sequence[Script]) -> None:
+        """Generating requests from now on play these, the last one again and again."""
+        self._scripts = list(scripts)
+        self.requests.clear()
+
     async def leave(self) -> None:
         """End as a process does: connections break, nobody listens any more."""
         await self._raw.__aexit__()
@@ -123,7 +136,7 @@ class ScriptedLlama:
                 if method == b"GET":
                     await peer.send(self._probe(target.decode()))
                     continue
-                if target in COUNTING:
+                if target in self.asking:
                     self.counted += 1
                     await peer.send(self._count(target, json.loads(request.body)))
                     continue
@@ -211,13 +224,18 @@ class Here:
         url: where it listens.
         http: a client for it.
         runtime: its inside, for what cannot be seen from outside.
+        transport: its connections to upstreams.
     """
 
-    def __init__(self, runtime: Runtime, server: uvicorn.Server, url: str) -> None:
+    def __init__(
+        self, runtime: Runtime, transport: Transport, server: uvicorn.Server, url: str
+    ) -> None:
         self.runtime = runtime
+        self.transport = transport
         self.url = url
         self.server = server
-        self.http = httpx.AsyncClient(base_url=url, timeout=20.0, trust_env=False)
+        # Plain HTTP only, so no CA bundle: reading one takes longer than most tests.
+        self.http = httpx.AsyncClient(base_url=url, timeout=20.0, trust_env=False, verify=False)
 
     @property
     def port(self) -> int:
@@ -304,7 +322,7 @@ async def gateway_here(
     port = server.servers[0].sockets[0].getsockname()[1]
     runtime.url = f"http://127.0.0.1:{port}"
     await runtime.start()
-    here = Here(runtime, server, runtime.url)
+    here = Here(runtime, transport, server, runtime.url)
     try:
         yield here
     finally:

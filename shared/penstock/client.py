@@ -7,9 +7,11 @@ It finds a gateway of this user by its runtime file and presents the admin token
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -22,7 +24,13 @@ from penstock.settings import DEFAULT_PORT
 
 
 class NotRunning(PenstockError):
-    """No gateway of this user runs (there)."""
+    """No gateway of this user runs (there), or it is gone."""
+
+    exit_code = 4  # contracts 12: nothing found
+
+
+class NoGateway(NotRunning):
+    """None was found: one can be started."""
 
 
 class GatewayError(PenstockError):
@@ -31,6 +39,82 @@ class GatewayError(PenstockError):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Switched:
+    """
+    Something was switched.
+
+    Attributes:
+        upstreams: where.
+        kept: it survives a restart of the gateway.
+    """
+
+    upstreams: tuple[str, ...]
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """
+    Attributes:
+        resumed: upstreams whose requests go on.
+        away: those whose server is not back yet; the gateway goes on waiting for them.
+    """
+
+    resumed: tuple[str, ...]
+    away: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamWork:
+    """
+    What one upstream has to do.
+
+    Attributes:
+        running: requests that it works on, with those whose clients are gone.
+        queued, held: requests that wait in front of it.
+    """
+
+    upstream: str
+    running: int
+    queued: int
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainProgress:
+    """
+    Attributes:
+        state: `draining`; at the end `drained`, or `expired` when requests still run.
+    """
+
+    state: Literal["draining", "drained", "expired"]
+    seconds: float
+    upstreams: tuple[UpstreamWork, ...]
+
+    @property
+    def running(self) -> int:
+        """Of all upstreams."""
+        return sum(one.running for one in self.upstreams)
+
+    @property
+    def waiting(self) -> int:
+        """Queued and held, of all upstreams."""
+        return sum(one.queued + one.held for one in self.upstreams)
+
+
+@dataclass(frozen=True, slots=True)
+class AddedUpstream:
+    """
+    Attributes:
+        upstream: what was seen there: `name`, `url`, `kind`, `reachable`, `error`, `models`.
+        kept: it is there after a restart of the gateway.
+    """
+
+    upstream: dict[str, Any]
+    kept: bool
 
 
 class Client:
@@ -76,7 +160,7 @@ class Client:
             running = [entry for entry in running if entry.port == port]
         if not running:
             where = f" on port {port}" if port is not None else ""
-            raise NotRunning(f"No Penstock gateway runs{where}. `penstock serve` starts one.")
+            raise NoGateway(f"No Penstock gateway runs{where}.")
         if len(running) > 1:
             usual = [entry for entry in running if entry.port == DEFAULT_PORT]
             if not usual:
@@ -112,11 +196,108 @@ class Client:
         """Read the settings again."""
         self._send("POST", "/penstock/reload")
 
-    def events(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and value of each event: one `snapshot`, then changes. Ends when the gateway does."""
-        framer = SseFramer()
+    def probe(self, upstream: str | None = None) -> list[dict[str, Any]]:
+        """Have all local upstreams looked at now, or one: `upstream`, `findings`, times (docs/health.md)."""
+        query = "" if upstream is None else f"?upstream={quote(upstream, safe='')}"
+        answer = orjson.loads(self._send("POST", f"/penstock/probe{query}").content)
+        return list(answer["upstreams"])
+
+    def pause(self, upstream: str | None = None, *, refuse: bool = False) -> Switched:
+        """Hold new requests for one upstream or all, or refuse them; running ones go on."""
+        return _switched(self._post("/penstock/pause", upstream=upstream, refuse=refuse))
+
+    def resume(self, upstream: str | None = None, *, wait_s: float = 8.0) -> Resumed:
+        """End pause and drain. Servers are looked at first; for one that is not back it waits for *wait_s*."""
+        answer = self._post(
+            "/penstock/resume", within_s=wait_s + 10.0, upstream=upstream, wait_s=wait_s
+        )
+        return Resumed(tuple(answer["resumed"]), tuple(answer["away"]))
+
+    def drain(
+        self,
+        upstream: str | None = None,
+        *,
+        hold: bool = False,
+        timeout_s: float | None = None,
+        wait: bool = True,
+    ) -> Iterator[DrainProgress]:
+        """
+        Let running requests end, and refuse new ones, or hold them, until `resume`.
+
+        Args:
+            timeout_s: how long to wait for the end; None takes the gateway's `timeouts.drain_s`.
+            wait: False returns what runs now, and does not wait for its end.
+
+        Yields:
+            how far it is; the last one says `drained`, or `expired` when requests still run.
+        """
+        fields = {"upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait}
         try:
-            with self._http.stream("GET", "/penstock/events", timeout=60.0) as response:
+            with self._http.stream(
+                "POST", "/penstock/drain", json=fields, timeout=30.0
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refused(response)
+                for line in response.iter_lines():
+                    value = orjson.loads(line)
+                    yield DrainProgress(
+                        value["state"],
+                        value["seconds"],
+                        tuple(UpstreamWork(**one) for one in value["upstreams"]),
+                    )
+        except httpx.HTTPError as exc:
+            raise NotRunning(f"The gateway at {self.url} is gone: {exc}") from exc
+
+    def bypass(self, on: bool, upstream: str | None = None) -> Switched:
+        """Pass requests through unchanged, or no longer."""
+        return _switched(self._post("/penstock/bypass", upstream=upstream, on=on))
+
+    def unload(self, model: str, upstream: str | None = None) -> tuple[str, str]:
+        """Have a server unload a model. Returns the upstream, and the model's name there."""
+        answer = self._post("/penstock/unload", within_s=40.0, upstream=upstream, model=model)
+        return answer["upstream"], answer["model"]
+
+    def upstreams(self) -> list[dict[str, Any]]:
+        """All upstreams, and where each comes from."""
+        return list(self._get("/penstock/upstreams")["upstreams"])
+
+    def add_upstream(
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        local: bool | None = None,
+        kind: str | None = None,
+        models: Sequence[str] = (),
+    ) -> AddedUpstream:
+        """Add an upstream; see `UpstreamOptions` for what is said of it."""
+        answer = self._post(
+            "/penstock/upstreams/add", within_s=30.0,
+            url=url, name=name, local=local, kind=kind, models=list(models),
+        )  # fmt: skip
+        return AddedUpstream(answer["upstream"], answer["kept"])
+
+    def forget_upstream(self, name: str) -> bool:
+        """Take an added or discovered upstream out. Returns whether it stays out after a restart."""
+        return bool(self._post("/penstock/upstreams/forget", name=name)["kept"])
+
+    def events(self, every_s: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """
+        Name and value of each event: one `snapshot`, then changes. Ends when the gateway does.
+
+        Args:
+            every_s: a snapshot comes at least as often; None leaves it to changes.
+        """
+        framer = SseFramer()
+        wish = {} if every_s is None else {"every_s": every_s}
+        try:
+            with self._http.stream(
+                "GET", "/penstock/events", params=wish, timeout=60.0
+            ) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refused(response)
                 for chunk in response.iter_bytes():
                     for raw in framer.feed(chunk):
                         event = parse_event(raw)
@@ -140,17 +321,37 @@ class Client:
         assert isinstance(value, dict)
         return value
 
-    def _send(self, method: str, path: str) -> httpx.Response:
+    def _post(self, path: str, *, within_s: float | None = None, **fields: Any) -> dict[str, Any]:
+        value = orjson.loads(self._send("POST", path, fields, within_s).content)
+        assert isinstance(value, dict)
+        return value
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        fields: dict[str, Any] | None = None,
+        within_s: float | None = None,
+    ) -> httpx.Response:
+        timeout = httpx.USE_CLIENT_DEFAULT if within_s is None else httpx.Timeout(within_s)
         try:
-            response = self._http.request(method, path)
+            response = self._http.request(method, path, json=fields, timeout=timeout)
         except httpx.HTTPError as exc:
             raise NotRunning(
                 f"The gateway at {self.url} does not answer: {exc or type(exc).__name__}"
             ) from exc
         if response.status_code >= 400:
-            try:
-                message = response.json()["error"]["message"]
-            except (ValueError, KeyError, TypeError):
-                message = f"it answered {response.status_code}"
-            raise GatewayError(f"The gateway refused: {message}", response.status_code)
+            raise _refused(response)
         return response
+
+
+def _switched(answer: dict[str, Any]) -> Switched:
+    return Switched(tuple(answer["upstreams"]), answer["kept"])
+
+
+def _refused(response: httpx.Response) -> GatewayError:
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = f"it answered {response.status_code}"
+    return GatewayError(f"The gateway refused: {message}", response.status_code)

@@ -124,6 +124,7 @@ TransportKind = Literal[
     "unix",
     "proxy",
     "unreachable",
+    "descriptors",
 ]
 TransportPhase = Literal["connect", "send", "head", "body"]
 _PHASES: Mapping[str, Phase] = {
@@ -225,6 +226,14 @@ _HINTS: Mapping[E, str] = {
 }
 
 
+_WAIT_S: Mapping[E, float] = {
+    E.UPSTREAM_LOADING: 15.0,
+    E.UPSTREAM_OVERLOADED: 5.0,
+    E.RATE_LIMITED: 5.0,
+}
+"""Where waiting helps and the upstream did not say how long: guesses, long enough not to meet the same moment."""
+
+
 def to_error(fault: Fault, *, upstream: str, attempts: int, window: int | None) -> UpstreamFault:
     """
     The fault as it is told to the client: what happened, who refused, what to do.
@@ -256,7 +265,7 @@ def to_error(fault: Fault, *, upstream: str, attempts: int, window: int | None) 
         hint=hint,
         param=param,
         status=status,
-        retry_after_s=fault.retry_after_s,
+        retry_after_s=_WAIT_S.get(code) if fault.retry_after_s is None else fault.retry_after_s,
     )
 
 

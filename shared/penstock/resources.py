@@ -1,7 +1,11 @@
-"""Memory pressure in a few classes, whose memory it is, and how many requests to begin with."""
+"""
+What the machine has left, in a few classes: memory (and whose it is), descriptors, disk; and how many requests to
+begin with.
+"""
 
 from __future__ import annotations
 
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from penstock.domain.pressure import Pressure
@@ -96,3 +100,50 @@ def speaks_for(url: str, *, in_container: bool, is_child: bool) -> bool:
         or host.endswith(".localhost")
         or (host.startswith("127.") and host.replace(".", "").isdigit())
     )
+
+
+class MemoryLeft(NamedTuple):
+    """
+    What a request may still take.
+
+    Attributes:
+        spare_bytes: of the machine's memory, with a twentieth left to everybody else.
+        promised_bytes: taken since the machine was looked at last.
+    """
+
+    spare_bytes: int
+    promised_bytes: int = 0
+
+    def holds(self, needed_bytes: int) -> bool:
+        """Whether a request that makes its server take so much more fits."""
+        return needed_bytes <= self.spare_bytes - self.promised_bytes
+
+
+def spare_bytes(*, available_bytes: int, total_bytes: int, gpu_free_bytes: int) -> int:
+    """
+    Bytes that servers here may still take: a twentieth of the memory is kept for everybody else. What is free
+    on GPUs counts too, for a server puts its cache there first (0 where the GPU shares the memory).
+    """
+    return max(0, available_bytes - total_bytes // 20) + gpu_free_bytes
+
+
+_DESCRIPTORS_KEPT = 64
+"""For listeners, probes, files, and the interpreter itself."""
+
+
+def most_connections(descriptors: int) -> int:
+    """
+    Client connections that a process with so many descriptors may have: each may need a second descriptor for
+    its upstream, and a few are kept for all else.
+    """
+    return max(8, (descriptors - _DESCRIPTORS_KEPT) // 2)
+
+
+def descriptors_are_short(in_use: int, limit: int, *, were_short: bool) -> bool:
+    """Whether descriptors run out: from 0.85 of the limit on, and until less than 0.7 are in use."""
+    return in_use >= limit * (0.7 if were_short else 0.85)
+
+
+def disk_is_short(free_bytes: int, total_bytes: int) -> bool:
+    """Whether a disk is nearly full: below 64 MiB, or below a hundredth as far as that is less than 1 GiB."""
+    return free_bytes < max(64 * 1024**2, min(total_bytes // 100, _GIB))

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, model_validator
 
+from penstock.breaker import BreakerOptions
 from penstock.compress import ContextOptions
 from penstock.concurrency import ConcurrencyOptions
 from penstock.domain.options import Options, option
 from penstock.domain.upstream import ServerKind
+from penstock.health import HealthOptions
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
 from penstock.loop_guard import LoopGuardOptions
@@ -93,6 +95,11 @@ class UpstreamOptions(Credential):
         False,
         effect="This gateway is the server's only client, so it may say which slot a conversation gets.",
         reason="Two clients that choose slots would take each other's.",
+    )
+    fallback: str | None = option(
+        None,
+        effect="Upstream that gets its requests when it does not answer: `NAME`, or `NAME/MODEL`.",
+        reason="Never a cloud unless it is named here.",
     )
     sampling: SamplingValues = option(
         factory=dict, effect="Sampling that wins over the request, for this upstream."
@@ -270,6 +277,20 @@ class LogOptions(Options):
         "text", effect="Lines for people, or JSON for machines."
     )
     requests: bool = option(True, effect="One line for each request. Prompts are never logged.")
+    file: str = option(
+        "auto",
+        effect="File that is written besides standard error; `none` for none, `auto` for one in your state folder.",
+        reason="`penstock logs` shows it. With port 0, `auto` is none: each start would leave a file behind.",
+    )
+    file_bytes: int = option(
+        10 * 1024 * 1024,
+        effect="Size at which that file is set aside for a new one.",
+        unit="bytes",
+        ge=4096,
+    )
+    files: int = option(
+        3, effect="Files that were set aside and are kept; the oldest goes.", ge=0, le=100
+    )
 
 
 class StatusOptions(Options):
@@ -330,7 +351,13 @@ class Settings(Options):
     concurrency: ConcurrencyOptions = option(
         factory=ConcurrencyOptions, effect="How many requests at a time, and who waits."
     )
+    breaker: BreakerOptions = option(
+        factory=BreakerOptions, effect="When a local upstream that fails is left alone for a while."
+    )
     profiles: ProfileOptions = option(factory=ProfileOptions, effect="How upstreams are looked at.")
+    health: HealthOptions = option(
+        factory=HealthOptions, effect="How local upstreams are looked after."
+    )
     discovery: DiscoveryOptions = option(
         factory=DiscoveryOptions, effect="Finding model servers on this machine."
     )
@@ -346,6 +373,12 @@ class Settings(Options):
         default = self.routing.default_upstream
         if default is not None and default not in names:
             raise ValueError(f"routing.default_upstream: no upstream is called {default}")
+        for upstream in self.upstreams:
+            target = (upstream.fallback or "").partition("/")[0]
+            if upstream.fallback is not None and (target not in names or target == upstream.name):
+                raise ValueError(
+                    f"upstreams: the fallback of {upstream.name} names {target}, which is no other upstream"
+                )
         if (self.listen.tls_certificate is None) != (self.listen.tls_key is None):
             raise ValueError("listen: tls_certificate and tls_key are needed together")
         return self

@@ -17,7 +17,7 @@ from gateways import RunningGateway, free_port, until
 from penstock.cli.look import is_called
 from penstock.cli.output import program
 
-COMMANDS = ["serve", "detect", "probe", "explain", "doctor", "status", "stop", "config", "connect", "demo", "llama-server", "completion", "version"]  # fmt: skip
+COMMANDS = ["serve", "detect", "probe", "explain", "doctor", "status", "stop", "pause", "resume", "drain", "bypass", "unload", "upstream", "logs", "config", "connect", "demo", "llama-server", "completion", "version"]  # fmt: skip
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_status_and_stop_without_a_gateway(penstock: Any) -> None:
     for command in ("status", "stop"):
         done = penstock(command)
         assert done.returncode == 4
-        assert "penstock serve" in one_sentence(done)
+        assert "`python3 shared serve` starts one" in one_sentence(done)
     assert json.loads(penstock("status", "--json").stdout)["running"] is False
 
 

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.domain.pressure import Pressure
-from penstock.resources import pressure_class, speaks_for, start_concurrency
+from penstock.resources import (
+    MemoryLeft,
+    descriptors_are_short,
+    disk_is_short,
+    most_connections,
+    pressure_class,
+    spare_bytes,
+    speaks_for,
+    start_concurrency,
+)
 
 GIB = 1024**3
 
@@ -107,3 +116,63 @@ def test_how_many_to_begin_with(
 def test_whose_memory_it_is(url: str, in_container: bool, is_child: bool, expected: bool) -> None:
     """Readings speak for this machine's servers only, and not from inside a container."""
     assert speaks_for(url, in_container=in_container, is_child=is_child) is expected
+
+
+@pytest.mark.parametrize(
+    ("known", "expected"),
+    [
+        pytest.param((8, 20, 0), 7, id="a twentieth is kept for others"),
+        pytest.param((1, 20, 0), 0, id="nothing is left"),
+        pytest.param((0.5, 20, 0), 0, id="less than nothing is nothing"),
+        pytest.param((0.5, 20, 6), 6, id="a GPU has room"),
+    ],
+)
+def test_memory_to_spare(known: tuple[float, float, float], expected: int) -> None:
+    """What servers may still take, in GiB."""
+    available, total, gpu = (int(value * GIB) for value in known)
+    found = spare_bytes(available_bytes=available, total_bytes=total, gpu_free_bytes=gpu)
+    assert found == expected * GIB
+
+
+def test_what_is_promised_is_not_promised_twice() -> None:
+    """Requests between two looks at the machine share what was left at the first."""
+    assert MemoryLeft(100).holds(100)
+    assert not MemoryLeft(100).holds(101)
+    assert not MemoryLeft(100, promised_bytes=60).holds(50)
+    assert MemoryLeft(100, promised_bytes=60).holds(40)
+
+
+@given(st.integers(1, 1_000_000))
+def test_connections_leave_descriptors_for_upstreams(limit: int) -> None:
+    """Each client may need a connection to its upstream; some descriptors are left for all else."""
+    most = most_connections(limit)
+    assert most >= 8
+    assert limit < 80 or 2 * most + 64 <= limit
+
+
+@pytest.mark.parametrize(
+    ("in_use", "were_short", "expected"),
+    [
+        pytest.param(84, False, False, id="enough"),
+        pytest.param(85, False, True, id="short"),
+        pytest.param(75, True, True, id="still short"),
+        pytest.param(69, True, False, id="enough again"),
+    ],
+)
+def test_descriptors(in_use: int, were_short: bool, expected: bool) -> None:
+    """Short from 0.85 of the limit on, and until less than 0.7 are in use."""
+    assert descriptors_are_short(in_use, 100, were_short=were_short) is expected
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "total_gib", "expected"),
+    [
+        pytest.param(63, 1, True, id="a small disk"),
+        pytest.param(65, 1, False, id="a small disk with room"),
+        pytest.param(900, 100, True, id="below a hundredth"),
+        pytest.param(1025, 2000, False, id="a GiB is enough on any"),
+    ],
+)
+def test_disks(free_mib: int, total_gib: int, expected: bool) -> None:
+    """Nearly full is below 64 MiB, or below a hundredth as far as that is less than a GiB."""
+    assert disk_is_short(free_mib * 1024**2, total_gib * GIB) is expected

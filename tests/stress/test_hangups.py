@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 
-from crowd import Stage, stress
+from crowd import BODY, HEAD, Stage, stress
 from loops import until
 
 SLOW = {"slots": 1, "prefill_s": 0.3}
-BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
-HEAD = (
-    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    b"content-length: %d\r\n\r\n" % len(BODY)
-)
 
 
 async def occupied(stage: Stage) -> asyncio.Task[int]:

@@ -20,6 +20,11 @@ def state_folder() -> Path:
     return Path(platformdirs.user_state_dir(_APP, appauthor=False))
 
 
+def log_folder() -> Path:
+    """Logs of gateways and of the servers that they run; bounded."""
+    return state_folder() / "log"
+
+
 def cache_folder() -> Path:
     """What can be made again."""
     return Path(platformdirs.user_cache_dir(_APP, appauthor=False))

@@ -8,6 +8,7 @@ upstreams are never probed: callers see to that.
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -154,6 +155,45 @@ async def ready(
     return answer.status < 500
 
 
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """
+    The answer to one cheap question.
+
+    Attributes:
+        response_s: how long it took; None without an answer.
+        refused: nobody listens there.
+        ready: it does not say that it loads.
+        asked: it was asked at all; False when this process had no descriptor left to ask with.
+    """
+
+    response_s: float | None
+    refused: bool = False
+    ready: bool = True
+    asked: bool = True
+
+
+async def pulse(
+    url: str,
+    spec: ServerSpec,
+    *,
+    client: httpx.AsyncClient,
+    api_key: str | None = None,
+    timeout_s: float,
+) -> Pulse:
+    """Ask the server at *url* the cheapest question that its kind has."""
+    probe = spec.behaviour.readiness or Probe("/v1/models")
+    ask = _Asker(url, client, api_key, timeout_s)
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    answers = await ask.all((probe,))
+    took_s = loop.time() - began_s
+    answer = answers.get(probe.key)
+    if answer is None:
+        return Pulse(None, ask.refused, ready=False, asked=not ask.out_of_descriptors)
+    return Pulse(took_s, ready=answer.status < 500)
+
+
 async def absence(
     url: str, spec: ServerSpec, *, client: httpx.AsyncClient, api_key: str | None = None
 ) -> Literal["refused", "loading"] | None:
@@ -219,6 +259,7 @@ class _Asker:
         self.error: str | None = None
         self.unreachable = False
         self.refused = False
+        self.out_of_descriptors = False
 
     async def all(self, probes: Iterable[Probe]) -> dict[str, Answer]:
         wanted = list(probes)
@@ -247,7 +288,9 @@ class _Asker:
                     headers = {k.lower(): v for k, v in response.headers.items()}
                     return Answer(response.status_code, headers, body)
             except httpx.ConnectError as exc:
-                self.unreachable = self.refused = True
+                self.unreachable = True
+                self.out_of_descriptors = _out_of_descriptors(exc)
+                self.refused = not self.out_of_descriptors
                 self.error = f"cannot connect to {_shown(self._base)}: {exc or 'refused'}"
             except httpx.ConnectTimeout:
                 self.unreachable = True
@@ -257,6 +300,15 @@ class _Asker:
             except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as exc:
                 self.error = f"{_shown(self._base)}: {exc or type(exc).__name__}"
         return None
+
+
+def _out_of_descriptors(exc: BaseException | None) -> bool:
+    """Whether that is what lies at the bottom of a failed connect; httpx tells only of the failure."""
+    while exc is not None:
+        if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _shown(url: str) -> str:

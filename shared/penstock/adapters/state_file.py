@@ -41,12 +41,13 @@ def state_path() -> Path:
     return state_folder() / "state.json"
 
 
-def read(port: int, path: Path | None = None) -> Kept:
+def read(port: int, path: Path | None = None, *, mend: bool = True) -> Kept:
     """
     What was switched at the gateway on *port* before it ended.
 
     Args:
         port: as the settings name it; 0 keeps nothing.
+        mend: set a file aside that cannot be used; False for those who only look.
     """
     if port == 0:
         return Kept(Switches())
@@ -58,7 +59,8 @@ def read(port: int, path: Path | None = None) -> Kept:
     except OSError as exc:
         return Kept(Switches(), f"{path} cannot be read: {exc.strerror}; nothing is switched.")
     except (ValueError, RecursionError) as exc:
-        return Kept(Switches(), f"{_set_aside(path)} ({exc}); nothing is switched.")
+        told = _set_aside(path) if mend else f"{path} cannot be used"
+        return Kept(Switches(), f"{told} ({exc}); nothing is switched.")
 
 
 def write(port: int, switches: Switches, path: Path | None = None) -> None:

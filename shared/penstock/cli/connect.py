@@ -20,6 +20,7 @@ from penstock.cli.output import (
     note,
     print_json,
     program,
+    with_advice,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _connection(url: str | None, key: str | None, wanted: str | None) -> Connect
             models = read_models(asked.models())
         chosen, *others = choose(models, wanted)
     except NotRunning as exc:
-        fail(str(exc).replace("`penstock serve`", f"`{program()} serve`"), EXIT_NOTHING)
+        fail(with_advice(exc), EXIT_NOTHING)
     except GatewayError as exc:
         hint = " Give a client key with --key or PENSTOCK_API_KEY." if exc.status == 401 else ""
         fail(f"{exc}{hint}")

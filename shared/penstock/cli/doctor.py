@@ -5,33 +5,17 @@ from __future__ import annotations
 import asyncio
 import platform
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from penstock.cli.doctor_running import running_findings
+from penstock.cli.findings import Finding
 from penstock.cli.output import json_option, mark, print_json, program, working
 
 _GIB = 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """
-    One thing that was looked at.
-
-    Attributes:
-        what: its name.
-        good: True fine, False a problem, None worth knowing.
-        says: what was seen.
-        do: what to do about it, None for nothing.
-    """
-
-    what: str
-    good: bool | None
-    says: str
-    do: str | None = None
 
 
 @click.command()
@@ -58,6 +42,7 @@ def doctor(path: Path | None, as_json: bool) -> int:
 
 def examine(path: Path | None) -> list[Finding]:
     """Everything that can be seen from here."""
+    from penstock.adapters import runtime_file
     from penstock.adapters.settings_file import load
     from penstock.errors import SettingsError
 
@@ -73,8 +58,9 @@ def examine(path: Path | None) -> list[Finding]:
     )
     found += [Finding("environment", False, warning) for warning in loaded.warnings]
     found += _bind(loaded)
-    found += _port(loaded.settings.listen.host, loaded.settings.listen.port)
-    found += asyncio.run(_upstreams(loaded))
+    running = [(entry, _status_of(entry)) for entry in runtime_file.alive()]
+    found += _gateways(running) or _port(loaded.settings.listen.host, loaded.settings.listen.port)
+    found += asyncio.run(_upstreams(loaded, [status for _, status in running]))
     found += _clients()
     return found
 
@@ -152,17 +138,18 @@ def _bind(loaded: Any) -> list[Finding]:
     return []
 
 
-def _port(host: str, port: int) -> list[Finding]:
-    from penstock.adapters import runtime_file
-
+def _gateways(running: list[tuple[Any, dict[str, Any]]]) -> list[Finding]:
+    """The gateways of this user that run, and what their status tells."""
     found: list[Finding] = []
-    for running in runtime_file.alive():
-        found.append(
-            Finding("gateway", True, f"runs on port {running.port} (process {running.pid})")
-        )
-        found += prefix_findings(_status_of(running))
-    if found:
-        return found
+    for entry, status in running:
+        by = "" if entry.started_by == "command" else f", started by {entry.started_by}"
+        told = f"runs on port {entry.port} (process {entry.pid}{by})"
+        found.append(Finding("gateway", True, told))
+        found += running_findings(status, program())
+    return found
+
+
+def _port(host: str, port: int) -> list[Finding]:
     target = "127.0.0.1" if host in ("localhost", "0.0.0.0", "::") else host  # noqa: S104 - asked, not bound
     try:
         with socket.create_connection((target, port), timeout=0.5):
@@ -219,62 +206,7 @@ def _clients() -> list[Finding]:
     return [Finding(r.what, r.good, r.says, r.do) for r in said]
 
 
-def prefix_findings(status: dict[str, Any]) -> list[Finding]:
-    """What keeps the servers' prefix caches from helping, by the status of a running gateway."""
-    found: list[Finding] = []
-    for upstream in status.get("upstreams", ()):
-        for model in upstream.get("models", ()):
-            context = model.get("context")
-            if not context:
-                continue
-            where = f"{upstream['name']}, {model['id']}"
-            prefix = context["prefix"]
-            if prefix["reuse_is_impossible"]:
-                found.append(
-                    Finding(
-                        where,
-                        False,
-                        f"computes prompts anew although their beginning was just there ({prefix['missed']} of "
-                        f"{prefix['missed'] + prefix['reused']} times)",
-                        _REUSE_ADVICE.get(upstream["kind"], _REUSE_ADVICE["other"]),
-                    )
-                )
-            if prefix["breaks"]:
-                last = prefix["last_break"]
-                found.append(
-                    Finding(
-                        where,
-                        None,
-                        f"{prefix['breaks']} requests changed an earlier part of their conversation; last: "
-                        f"{last['why']} (client {last['client']})",
-                        "Find out what the client changes there; context.nonce_patterns takes out what only changes.",
-                    )
-                )
-            if context["silent_truncations"]:
-                found.append(
-                    Finding(
-                        where,
-                        False,
-                        f"cut {context['silent_truncations']} prompts without a word",
-                        "Set the window it really has: limits.models, or the upstream's window.",
-                    )
-                )
-    return found
-
-
-_REUSE_ADVICE = {
-    "llamacpp": "A model with a sliding window or a recurrent state: start llama-server with --swa-full (more memory) "
-    "or more --ctx-checkpoints. A template that strips earlier thinking moves the prefix by itself: see its "
-    "reasoning switches (--reasoning-budget 0, or chat_template_kwargs).",
-    "ollama": "A model with a sliding window or a recurrent state keeps no prefix there, and OLLAMA_NUM_PARALLEL or "
-    "another model may take its place: OLLAMA_KEEP_ALIVE, OLLAMA_MAX_LOADED_MODELS.",
-    "vllm": "Start it with --enable-prefix-caching.",
-    "other": "See whether the server has a prefix cache and whether it is on; models with a sliding window or a "
-    "recurrent state often cannot use one.",
-}
-
-
-async def _upstreams(loaded: Any) -> list[Finding]:
+async def _upstreams(loaded: Any, statuses: list[dict[str, Any]]) -> list[Finding]:
     from penstock.adapters import probe
     from penstock.adapters.discover import discover
     from penstock.detection import judge
@@ -284,7 +216,7 @@ async def _upstreams(loaded: Any) -> list[Finding]:
         looks, _ = await discover(
             extra_ports=loaded.settings.discovery.ports, not_ports=(loaded.settings.listen.port,)
         )
-        found += _of_running_gateway(loaded.settings.listen.port, {look.url for look in looks})
+        found += _of_running_gateways(statuses, {look.url for look in looks})
         if not looks and not found:
             return [Finding("model servers", None, "none found on this machine",
                             f"Start one, name one in upstreams, or try `{program()} serve --embedded`.")]  # fmt: skip
@@ -301,27 +233,23 @@ async def _upstreams(loaded: Any) -> list[Finding]:
                 upstream.url, client=client, api_key=upstream.api_key, kind=upstream.kind
             )
         found += _looked(upstream.name, look)
-    return found
+    return found + _of_running_gateways(statuses, {u.url for u in loaded.upstreams})
 
 
-def _of_running_gateway(port: int, seen: set[str]) -> list[Finding]:
-    """What a running gateway has that was not found from here, such as its embedded llama.cpp."""
-    from penstock.client import Client
-    from penstock.errors import PenstockError
-
-    try:
-        with Client.find(port) as client:
-            upstreams = client.status()["upstreams"]
-    except PenstockError:
-        return []
+def _of_running_gateways(statuses: list[dict[str, Any]], seen: set[str]) -> list[Finding]:
+    """What running gateways have that was not looked at from here, such as an embedded llama.cpp."""
     return [
         Finding(
             upstream["name"],
             upstream["state"] in ("ok", "cloud", "loading"),
             f"{upstream['kind'] or upstream['verdict']}, {upstream['state']}, of the running gateway "
             f"({upstream['url']})",
+            None
+            if upstream["state"] != "unreachable"
+            else "Is the server running, and is the URL right?",
         )
-        for upstream in upstreams
+        for status in statuses
+        for upstream in status.get("upstreams", ())
         if upstream["url"] not in seen
     ]
 

@@ -10,6 +10,7 @@ import click
 import orjson
 
 from penstock.cli.output import EXIT_USAGE, fail, json_option, print_json, table
+from penstock.cli.running import port_option
 from penstock.domain.strategy import Strategy
 
 
@@ -29,6 +30,7 @@ from penstock.domain.strategy import Strategy
 @click.option(
     "--config", "config", type=click.Path(path_type=Path), help="Settings file (penstock.yaml)."
 )
+@port_option
 @json_option
 def explain(
     request_file: Path,
@@ -38,10 +40,12 @@ def explain(
     strategy: str | None,
     path: str,
     config: Path | None,
+    port: int | None,
     as_json: bool,
 ) -> int:
     """Show what Penstock would change in a request, and why, without sending it. `-` reads standard
-    input."""
+    input. Without --upstream and --kind it is the server that the running gateway would send it to, else the
+    first one of the settings."""
     from penstock.adapters.settings_file import load
     from penstock.cli.explain_plan import explained_plan, prepare_dry, print_plan
     from penstock.domain.profile import ModelProfile, ModelReading
@@ -67,8 +71,12 @@ def explain(
             found = ServerKind(kind)
         except ValueError:
             fail(f"--kind: expected one of {', '.join(ServerKind)}, got {kind}", EXIT_USAGE)
-    elif url is not None or loaded.upstreams:
-        found, reading = _ask(url or loaded.upstreams[0].url, raw)
+    else:
+        url = url or _of_running(port, raw)
+        if url is None and loaded.upstreams:
+            url = loaded.upstreams[0].url
+        if url is not None:
+            found, reading = _ask(url, raw)
     try:
         body = parse_object(raw)
         where = route("POST", path)
@@ -143,6 +151,27 @@ def explain(
     else:
         click.echo("Nothing would be changed.")
     return 0
+
+
+def _of_running(port: int | None, raw: bytes) -> str | None:
+    """The server to which the running gateway would send the request; None when none runs, or it has none."""
+    from penstock.cli.look import is_called
+    from penstock.client import Client
+    from penstock.errors import PenstockError
+
+    try:
+        asked = str(orjson.loads(raw).get("model") or "")
+    except (orjson.JSONDecodeError, AttributeError):
+        asked = ""
+    try:
+        with Client.find(port) as client:
+            upstreams = [u for u in client.status()["upstreams"] if u["verdict"] == "local"]
+    except PenstockError:
+        return None
+    for upstream in upstreams:
+        if any(is_called(model["id"], asked) for model in upstream["models"]):
+            return str(upstream["url"])
+    return str(upstreams[0]["url"]) if upstreams else None
 
 
 def _ask(url: str, raw: bytes) -> tuple[Any, Any]:

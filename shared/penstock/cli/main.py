@@ -9,7 +9,7 @@ from importlib import import_module
 
 import click
 
-from penstock.cli.output import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, fail
+from penstock.cli.output import EXIT_INTERRUPTED, EXIT_PROBLEM, EXIT_USAGE, fail, with_advice
 
 # command -> the module that has it, imported when it is asked for.
 _COMMANDS = {
@@ -20,6 +20,13 @@ _COMMANDS = {
     "doctor": ("doctor", "Check this machine, the settings and the upstreams."),
     "status": ("running", "Show what the running gateway does."),
     "stop": ("running", "End the running gateway."),
+    "pause": ("controls", "Hold new requests, for one upstream or all."),
+    "resume": ("controls", "End a pause or a drain."),
+    "drain": ("controls", "Let running requests end, and take no new ones."),
+    "bypass": ("controls", "Pass requests through unchanged."),
+    "unload": ("controls", "Have a server unload a model."),
+    "upstream": ("upstream", "Add, forget and list upstreams while the gateway runs."),
+    "logs": ("logs", "Show the gateway's log, or a server's."),
     "config": ("settings", "Show the settings in force and where each comes from."),
     "connect": ("connect", "Set up a coding agent or chat app for the gateway."),
     "demo": ("demo", "See the difference on a real llama.cpp, without any download."),
@@ -93,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     except MissingPart as exc:
         return _told(str(exc), EXIT_USAGE)
     except PenstockError as exc:
-        return _told(str(exc), getattr(exc, "exit_code", EXIT_PROBLEM))
+        return _told(with_advice(exc), getattr(exc, "exit_code", EXIT_PROBLEM))
     except Exception as exc:
         if os.environ.get("PENSTOCK_DEBUG"):
             raise

@@ -31,6 +31,15 @@ def program() -> str:
     return "python3 shared" if (root / ".ci" / "bootstrap.py").is_file() else "penstock"
 
 
+def with_advice(error: Exception) -> str:
+    """What an error says, and how a gateway is started where none was found."""
+    from penstock.client import NoGateway
+
+    return (
+        f"{error} `{program()} serve` starts one." if isinstance(error, NoGateway) else str(error)
+    )
+
+
 def print_json(value: Any) -> None:
     """One JSON value."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

@@ -1,14 +1,18 @@
-"""`penstock status` and `penstock stop`."""
+"""`penstock status` and `penstock stop`, and how commands reach the running gateway."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.output import (
     EXIT_NOTHING,
     EXIT_PROBLEM,
+    EXIT_USAGE,
     fail,
     json_option,
     note,
@@ -16,27 +20,53 @@ from penstock.cli.output import (
     table,
 )
 
+if TYPE_CHECKING:
+    from penstock.client import Client
+
 port_option = click.option("--port", type=int, help="Of the gateway, when several run.")
+_EXIT_BY_STATUS = {400: EXIT_USAGE, 404: EXIT_NOTHING}
+
+
+@contextlib.contextmanager
+def reach(port: int | None) -> Iterator[Client]:
+    """The running gateway; what it refuses ends the command, with the exit code that fits."""
+    from penstock.client import Client, GatewayError
+
+    with Client.find(port) as client:
+        try:
+            yield client
+        except GatewayError as exc:
+            fail(str(exc), _EXIT_BY_STATUS.get(exc.status, EXIT_PROBLEM))
 
 
 @click.command()
 @port_option
+@click.option("--watch", "-w", is_flag=True, help="Go on showing it, until Ctrl-C.")
 @json_option
-def status(port: int | None, as_json: bool) -> int:
+def status(port: int | None, watch: bool, as_json: bool) -> int:
     """Show what the running gateway does."""
-    from penstock.client import Client, NotRunning
+    from penstock.client import NotRunning
 
+    if watch:
+        from penstock.cli.live import follow
+
+        return follow(port, as_json=as_json)
     try:
-        with Client.find(port) as client:
+        with reach(port) as client:
             value = client.status()
     except NotRunning as exc:
-        if as_json:
-            print_json({"running": False, "error": str(exc)})
-            return EXIT_NOTHING
-        fail(str(exc), EXIT_NOTHING)
+        if not as_json:
+            raise
+        print_json({"running": False, "error": str(exc)})
+        return EXIT_NOTHING
     if as_json:
         print_json({"running": True, **value})
         return 0
+    _show(value)
+    return 0
+
+
+def _show(value: dict[str, Any]) -> None:
     click.echo(
         f"Penstock {value['version']} at {click.style(value['url'], bold=True)}: {value['state']}, "
         f"up {value['uptime_s']:.0f} s, process {value['pid']}"
@@ -62,6 +92,8 @@ def status(port: int | None, as_json: bool) -> int:
         ],
     )
     for upstream in value["upstreams"]:
+        if told := switched(upstream):
+            click.echo(f"  {upstream['name']}: {told}")
         if upstream["error"]:
             click.echo(f"  {upstream['name']}: {upstream['error']}")
     recent = value["requests"]["recent"][:8]
@@ -75,7 +107,21 @@ def status(port: int | None, as_json: bool) -> int:
                 for r in recent
             ],
         )  # fmt: skip
-    return 0
+
+
+def switched(upstream: dict[str, Any]) -> str:
+    """What is switched at an upstream, and how many requests wait for that; empty for nothing."""
+    told = []
+    for switch, begins in (("paused", "paused"), ("drained", "drained")):
+        value = upstream.get(switch)
+        if value:
+            told.append(f"{begins}, new requests are {'held' if value == 'hold' else 'refused'}")
+    if upstream.get("bypass"):
+        told.append("bypassed, requests pass through unchanged")
+    held = upstream.get("concurrency", {}).get("held", 0)
+    if held:
+        told.append(f"{held} held")
+    return "; ".join(told)
 
 
 @click.command()
@@ -85,16 +131,10 @@ def status(port: int | None, as_json: bool) -> int:
 )
 def stop(port: int | None, wait_s: float) -> int:
     """End the running gateway: new requests are refused, running ones end first."""
-    from penstock.client import Client, NotRunning
-
-    try:
-        client = Client.find(port)
-    except NotRunning as exc:
-        fail(str(exc), EXIT_NOTHING)
-    entry = client.entry
-    assert entry is not None
-    with client:
+    with reach(port) as client:
+        entry = client.entry
         client.stop()
+    assert entry is not None
     note(f"The gateway on port {entry.port} (process {entry.pid}) is ending ...")
     deadline = time.monotonic() + wait_s
     while entry.is_alive and time.monotonic() < deadline:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock.cli.output import EXIT_NOTHING, fail, note, program, working
+
+if TYPE_CHECKING:
+    from penstock.domain.upstream import Upstream
 
 
 @click.command()
@@ -53,6 +56,7 @@ def serve(
 ) -> int:
     """Run the gateway in front of your model servers. Without --upstream and upstreams in the settings,
     what runs on this machine is found by itself."""
+    from penstock.adapters import state_file
     from penstock.adapters.settings_file import LoadedSettings, load
     from penstock.domain.upstream import Upstream
     from penstock.gateway.server import EXIT_PORT_TAKEN, PortTaken, run
@@ -80,7 +84,8 @@ def serve(
             Upstream("embedded", child.url, local=True, exclusive=True, found_by="embedded"),
         )
     elif not found:
-        found = _discover(loaded)
+        added = state_file.read(loaded.settings.listen.port, mend=False).switches.added
+        found = _discover(loaded, needed=not added)
     try:
         return run(loaded, found, reload=read, started_by=started_by, on_listening=_say_where)
     except PortTaken as exc:
@@ -122,12 +127,15 @@ def tiny_model(name: str = "tiny", says: str | None = None) -> Path:
     return path
 
 
-def _discover(loaded: Any) -> Any:
+def _discover(loaded: Any, *, needed: bool) -> tuple[Upstream, ...]:
+    """What runs on this machine; with *needed* the command ends when there is nothing."""
     from penstock.adapters.discover import discover
     from penstock.domain.upstream import Upstream
 
     options = loaded.settings.discovery
     if not options.enabled:
+        if not needed:
+            return ()
         fail(
             "No upstream is configured and discovery.enabled is false. Name one with --upstream URL.",
             EXIT_NOTHING,
@@ -147,7 +155,7 @@ def _discover(loaded: Any) -> Any:
         note(
             f"Found {look.kind.value} at {look.url} ({len(look.reading.models) if look.reading else 0} models)."
         )
-    if not upstreams:
+    if not upstreams and needed:
         places = ", ".join(sorted({place.url.removeprefix("http://") for place in tried}))
         fail(
             f"No model server was found. Looked at {places}.\n"

@@ -15,6 +15,18 @@ class ConcurrencyOptions(Options):
         ge=1,
         le=1024,
     )
+    adaptive: bool | None = option(
+        None,
+        effect="Whether the number follows what the server shows: how quickly it answers, and its errors.",
+        reason="Left out, it does, but a number that you gave stays as it is; `true` makes that a ceiling.",
+    )
+    adaptive_ceiling: int = option(
+        32,
+        effect="The most that the number grows to where neither you nor the server named one.",
+        reason="More in a batch helps only servers that tell their slots, or those whose users know.",
+        ge=1,
+        le=1024,
+    )
     queue_length: int = option(
         100, effect="Requests that may wait for one upstream.", ge=0, le=100_000
     )

@@ -87,6 +87,9 @@ class ModelReading:
         slots: requests that the server works on at a time; None when it does not say.
         kv_total: tokens in the KV cache shared by all slots; None where each slot has its own.
         loaded: whether the model is in memory; None when it cannot be told.
+        status: the word of a server that loads and unloads models by itself: `loaded`, `loading`, `failed`,
+            `unloaded`; empty where the server is the model.
+        memory_bytes: of the machine's own memory that it holds, without what lies on a GPU; None when unknown.
         capabilities: what it can do.
         template: what its template takes.
         template_digest: tells its chat template from another one; empty when the server does not show it.
@@ -106,6 +109,8 @@ class ModelReading:
     slots: int | None = None
     kv_total: int | None = None
     loaded: bool | None = None
+    status: str = ""
+    memory_bytes: int | None = None
     capabilities: Capabilities = Capabilities()
     template: TemplateRules = TemplateRules()
     template_digest: str = ""

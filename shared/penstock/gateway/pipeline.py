@@ -25,11 +25,19 @@ from functools import partial
 from typing import Any
 
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
-from penstock.domain.fault import Outcome
+from penstock.breaker import Pass
+from penstock.domain.fault import Fault, Outcome
 from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
 from penstock.domain.upstream import Locality
-from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, RequestError, UpstreamFault
+from penstock.errors import (
+    ERROR_TABLE,
+    AnswerError,
+    ErrorCode,
+    Refused,
+    RequestError,
+    UpstreamFault,
+)
 from penstock.gateway.conversations.slots import with_slot
 from penstock.gateway.edge.answer import ClientAnswer, announcement_headers
 from penstock.gateway.edge.body import ClientGone, parse_object
@@ -43,6 +51,7 @@ from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
+from penstock.gateway.steps.elsewhere import elsewhere, goes_on
 from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
 from penstock.gateway.steps.limiter import Permit
@@ -50,11 +59,13 @@ from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.relaying import Relaying
 from penstock.gateway.steps.succession import have_proven, means_of
+from penstock.gateway.steps.teach import teach_breaker
 from penstock.gateway.steps.translate import Work, translation_of, work_of
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.upstreams.resolve import Resolution
 
 log = logging.getLogger("penstock.pipeline")
 
@@ -92,8 +103,35 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
         body, exchange.operation, exchange.dialect, incoming.route.upstream_path
     )
     incoming.read_wishes(body)
-    # 2. Resolve.
-    found = await runtime.resolve(exchange.model, explicit=incoming.route.upstream)
+    # 2. Resolve. An upstream that fails before anything of its answer was relayed is not the last word.
+    found = await runtime.router.resolve(exchange.model, explicit=incoming.route.upstream)
+    changes = list(exchange.changes)
+    tried: list[str] = []
+    while True:
+        try:
+            await _send_to(found, incoming, runtime, transport, body, raw, tried)
+            return
+        except (Refused, UpstreamFault) as error:
+            tried.append(found.upstream)
+            other = elsewhere(error, incoming, runtime, tried)
+            if other is None:
+                raise
+            runtime.recorder.metrics.count("penstock_failovers", (found.upstream, other.upstream))
+            found, exchange.outcome = other, None
+            exchange.changes[:] = changes  # what was changed for that one is not what is sent
+
+
+async def _send_to(
+    found: Resolution,
+    incoming: Incoming,
+    runtime: Runtime,
+    transport: UpstreamTransport,
+    body: dict[str, Any],
+    raw: bytes,
+    tried: list[str],
+) -> None:
+    """Steps 3 to 9 at one upstream. *tried*: those that failed before it."""
+    exchange = incoming.exchange
     state = runtime.fleet.get(found.upstream)
     exchange.upstream, exchange.upstream_model = state.name, found.model
     exchange.locality = state.locality_of(found.model)
@@ -103,7 +141,9 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
             raw = splice_model(raw, body, found.model)
         await pass_gate(exchange, runtime.settings, state)
         try:
-            await pass_through(incoming, runtime.settings, transport, state, raw)
+            await pass_through(
+                incoming, runtime.settings, transport, state, raw, again=not exchange.attempts
+            )
         finally:
             if exchange.operation == "chat" and advise(exchange, body):
                 runtime.recorder.metrics.count("penstock_cloud_window_advice", (state.name,))
@@ -124,7 +164,7 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
         headers = [*announcement_headers(exchange), (b"content-type", b"application/json")]
         await incoming.answer.whole(200, headers, work.answered)
         return
-    await LocalRun(incoming, runtime, transport, state, work).run()
+    await LocalRun(incoming, runtime, transport, state, work, tried).run()
 
 
 def _is_beyond_belief(exchange: Exchange) -> bool:
@@ -145,24 +185,28 @@ class LocalRun:
         transport: UpstreamTransport,
         state: UpstreamState,
         work: Work,
+        tried: list[str],
     ) -> None:
         self.incoming = incoming
         self.exchange = incoming.exchange
         self.answer: ClientAnswer = incoming.answer
+        self.tried = tried
         self.runtime = runtime
         self.transport = transport
         self.state = state
         self.work: Work | None = work
-        # Heartbeats may come before there is anything to relay, in the client's dialect as well.
-        self._writer = (
-            work.translation.writer() if work.translation and self.exchange.stream else None
-        )
+        # Heartbeats may come before there is anything to relay, in the client's dialect as well; and there may
+        # have been some while another upstream was tried.
+        if self.answer.writer is None and work.translation and self.exchange.stream:
+            self.answer.writer = work.translation.writer()
+        self._writer = self.answer.writer
         self.size_bytes = len(work.raw)
         self.weight = weight_of(work.body)
         self.ready = Preparation(incoming, runtime, state, work)
         self.job: Job | None = None
         self.relaying: Relaying | None = None
         self.permit: Permit | None = None
+        self.passed: Pass | None = None
         loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
@@ -200,12 +244,14 @@ class LocalRun:
             if state.kind is not None:
                 await self.ready.make_early()
             # 6. Admit.
-            self.permit = await admit(
+            self.passed, self.permit = await admit(
                 self.incoming,
                 self.runtime.settings,
                 state,
                 weight=self.weight,
                 size_bytes=self.size_bytes,
+                memory=self.runtime.memory,
+                needed_bytes=self.ready.needed_bytes,
             )
             # 7. Forward.
             self.job = Job(
@@ -213,6 +259,7 @@ class LocalRun:
                 state=state,
                 prepare=self.request_for_attempt,
                 adapt=self.ready.adapt,
+                goes_on=self._goes_on,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -233,6 +280,7 @@ class LocalRun:
         except UpstreamFault as fault:
             row = ERROR_TABLE[fault.code]
             exchange.outcome = Outcome.DROPPED if row.breaker else Outcome.IGNORED
+            self._teach(fault.message)
             raise
         except AnswerError:
             exchange.outcome = Outcome.IGNORED
@@ -247,12 +295,25 @@ class LocalRun:
         finally:
             self.watch.stop()
             self._let_go()
+            self._teach("")
             # A relay and its job know each other, and the job knows us: only the collector would free all of
             # this, and late.
             if self.job is not None:
                 self.job.relay = None
             self.work = self.job = self.relaying = None
             self.ready.forget()
+
+    def _goes_on(self, fault: Fault) -> bool:
+        """Whether it is tried here again; no more once the breaker has opened."""
+        if self.passed is not None and not self.state.breaker.is_current(self.passed):
+            return False
+        return goes_on(fault, self.incoming, self.runtime, self.state, self.tried)
+
+    def _teach(self, why: str) -> None:
+        """Tell the breaker once how it ended."""
+        passed, self.passed = self.passed, None
+        if passed is not None:
+            teach_breaker(self.runtime, self.state, passed, self.exchange, why)
 
     async def request_for_attempt(self) -> tuple[UpstreamRequest, Callable[[], Any] | None]:
         """The request as it is to be sent now; made anew when what is known of the upstream changed."""

@@ -9,23 +9,25 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from penstock import resources
 from penstock.adapters.transport import UpstreamTransport
+from penstock.breaker import Breaker, Opened
 from penstock.domain.profile import ModelProfile, TemplateRules
 from penstock.domain.upstream import Upstream
-from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.context import Contexts
 from penstock.gateway.conversations.summaries import Summaries
 from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.housekeeping import Housekeeping
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.limiter import Limiter, Permit
-from penstock.gateway.upstreams import resolve as routing
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
+from penstock.gateway.upstreams.health import HealthMonitor
 from penstock.gateway.upstreams.profiles import ProfileKeeper
 from penstock.gateway.upstreams.proving import Proofs
+from penstock.gateway.upstreams.router import Router
 from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
 from penstock.gateway.views.metrics import Gauge
@@ -71,11 +73,12 @@ class Runtime:
         self.started_s = 0.0
         self.url = ""
         self.settings_path: Path | None = None
+        self.log_path: Path | None = None
         self.origins: Mapping[tuple[str | int, ...], str] = {}
         self._count = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.fleet = Fleet({})
-        self.memory = Memory(self.fleet, lambda: self._changed(None))
+        self.memory = Memory(self.fleet, self._memory_changed)
         self.board = board or Switchboard()
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
@@ -84,12 +87,23 @@ class Runtime:
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
         )
+        self.router = Router(self.fleet, self.keeper, lambda: self.settings)
+        self.health = HealthMonitor(
+            self.fleet,
+            self.keeper,
+            self.memory,
+            self.recorder,
+            settings=lambda: self.settings,
+            in_flight=self.in_flight,
+        )
+        self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
         self.proofs: Proofs | None = None
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
+        self.housekeeping.transport = transport
         background = (transport, self._spawn, self._begin, self.finish, self.via)
         self.summaries = Summaries(*background)
         self.proofs = Proofs(*background)
@@ -103,9 +117,12 @@ class Runtime:
         self.started_s = asyncio.get_running_loop().time()
         self.keeper.start()
         self._spawn(self.memory.watch(), "machine")
+        self._spawn(self.health.watch(), "health")
+        self._spawn(self.housekeeping.watch(), "housekeeping")
 
     async def stop(self) -> None:
         """End the background work."""
+        await self.health.stop()
         await self.keeper.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -123,10 +140,17 @@ class Runtime:
             if known is not None and known.upstream == upstream:
                 states[upstream.name] = known
             else:
-                limiter = Limiter(self._limit(upstream, None), self.settings.concurrency)
-                states[upstream.name] = UpstreamState(upstream, limiter)
+                limiter = Limiter(1, self.settings.concurrency)
+                states[upstream.name] = UpstreamState(
+                    upstream, limiter, Breaker(self.settings.breaker)
+                )
         for state in states.values():
-            state.limit_is_given = self._given_limit(state.upstream) is not None
+            state.limit.set_base(
+                self.settings.concurrency,
+                given=self._given_limit(state.upstream),
+                slots=state.slots,
+                left_bytes=partial(self.memory.left_for, state.upstream),
+            )
         before, self.fleet.states = self.fleet.states, states
         self.board.settle(self.fleet, before.values())
 
@@ -138,7 +162,7 @@ class Runtime:
         self.keeper.start()
         for state in self.fleet:
             state.limiter.set_options(settings.concurrency)
-            state.limiter.resize(self._limit(state.upstream, state.slots))
+            state.breaker.options = settings.breaker
             if state.reading is not None:
                 state.learn(
                     state.reading,
@@ -154,93 +178,9 @@ class Runtime:
         self._count += 1
         return f"req_{self.instance}{self._count:06x}"
 
-    # Routing.
-
-    async def resolve(self, model: str, *, explicit: str | None) -> routing.Resolution:
-        """
-        Which upstream answers for *model*.
-
-        Raises:
-            RequestError: none does.
-        """
-        if explicit is None and model:
-            owner = self._only_owner(model)
-            if owner is not None:
-                return routing.Resolution(owner, model, (), "exact")
-        try:
-            return self._resolve(model, explicit)
-        except RequestError as exc:
-            # An upstream of which no model is known yet may have it: the first contact waits.
-            unseen = [s for s in self.fleet if s.is_local and not s.profiles]
-            if exc.code is not ErrorCode.MODEL_NOT_FOUND or not unseen:
-                raise
-            await asyncio.gather(*(self.keeper.look(state) for state in unseen))
-            try:
-                return self._resolve(model, explicit)
-            except RequestError:
-                absent = [s for s in unseen if not s.profiles]
-                if len(self.fleet) == 1 and absent:
-                    # It is not there now, but there is nobody else; the retry policy waits for it.
-                    return routing.Resolution(absent[0].name, model, (), "only upstream")
-                raise exc from None
-
-    def model_now(
-        self, state: UpstreamState, asked: str, explicit: str | None, otherwise: str
-    ) -> str:
-        """
-        The id at *state* that *asked* leads to by what is known of it now.
-
-        Args:
-            asked: as the client named it.
-            explicit: the upstream that the request's path names, None for none.
-            otherwise: what stays when it leads elsewhere, or nowhere.
-        """
-        if not state.profiles:
-            return otherwise
-        try:
-            found = self._resolve(asked, explicit)
-        except RequestError:
-            return otherwise
-        return found.model if found.upstream == state.name else otherwise
-
     def profile_of(self, state: UpstreamState, model: str) -> ModelProfile:
         """What is known of *model* at *state*, or what is assumed."""
         return state.profile(model) or self.unknown_profile(state, model)
-
-    def _only_owner(self, model: str) -> str | None:
-        """The quick way: exactly one upstream lists this very id."""
-        owner = None
-        for state in self.fleet:
-            if model in state.profiles or model in state.upstream.models:
-                if owner is not None:
-                    return None
-                owner = state.name
-        return owner
-
-    def _resolve(self, model: str, explicit: str | None) -> routing.Resolution:
-        candidates = [
-            routing.Candidate(
-                name=state.name,
-                locality=state.verdict.locality,
-                models=tuple(dict.fromkeys((*state.profiles, *state.upstream.models))),
-                healthy=state.reachable is not False,
-                free_slots=state.limiter.free,
-                wait_s=state.limiter.expected_wait_s,
-            )
-            for state in self.fleet
-        ]
-        default = self.settings.routing.default_upstream
-        if default is None and len(self.fleet) == 1:
-            only = next(iter(self.fleet))
-            if not only.is_local:
-                default = only.name  # the only one there is was named by the user
-        return routing.resolve(
-            model,
-            upstreams=candidates,
-            aliases=self.settings.routing.aliases,
-            default_upstream=default,
-            explicit_upstream=explicit,
-        )
 
     def unknown_profile(self, state: UpstreamState, model: str) -> ModelProfile:
         """The profile of a model that its upstream does not list."""
@@ -250,6 +190,16 @@ class Runtime:
         """A refusal for length named the window: it caps what is believed until the server restarts."""
         state.refused(model, window, settings=self.settings, token_limit=self.env.token_limit)
         self._changed(state)
+
+    def breaker_opened(self, state: UpstreamState, opened: Opened) -> None:
+        """Requests for *state* are refused, or go elsewhere, for a while."""
+        told = f"{opened.why[:300]}; tried again in {opened.for_s:.1f} s"
+        self.recorder.acted(state.name, "breaker_opened", told)
+        self.keeper.contradicted(state, "its breaker opened")
+
+    def breaker_closed(self, state: UpstreamState) -> None:
+        """It works again."""
+        self.recorder.acted(state.name, "breaker_closed", "a request was answered again")
 
     def note_template(self, state: UpstreamState, model: str, rules: TemplateRules) -> None:
         """A refusal told what the model's template does not take."""
@@ -288,6 +238,19 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
+        self.health.ended(exchange)
+        if exchange.in_flight and exchange.ended_s is not None:
+            self._learn_limit(exchange, exchange.ended_s)
+
+    def _learn_limit(self, exchange: Exchange, ended_s: float) -> None:
+        state = self.fleet.states.get(exchange.upstream)
+        if state is None:
+            return
+        may_grow = not (state.limit.is_below_ceiling and self.memory.short(state))
+        move = state.limit.learn(exchange, ended_s, may_grow=may_grow)
+        if move is not None:
+            why = f"{state.limiter.limit} requests at a time from now on: {move.why}"
+            self.recorder.acted(state.name, "limit_lowered", why)
 
     def settings_in_force(self) -> dict[str, Any]:
         """The settings without secrets, and where each value that is no default came from."""
@@ -310,12 +273,9 @@ class Runtime:
                 return int(configured.max_concurrency)
         return self.settings.concurrency.max_concurrency or self.env.max_concurrency
 
-    def _limit(self, upstream: Upstream, slots: int | None) -> int:
-        return resources.start_concurrency(
-            available_bytes=self.memory.left_for(upstream),
-            slots=slots,
-            setting=self._given_limit(upstream),
-        )
+    def _memory_changed(self) -> None:
+        self._changed(None)
+        self.health.wake()
 
     def _changed(self, _: UpstreamState | None) -> None:
         self.recorder.changed()

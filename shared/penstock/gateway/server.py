@@ -26,6 +26,7 @@ import uvicorn
 from penstock import __version__
 from penstock.adapters import runtime_file
 from penstock.adapters.settings_file import FileWatch, LoadedSettings
+from penstock.adapters.surroundings import raise_descriptor_limit
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
 from penstock.errors import SettingsError
@@ -35,8 +36,9 @@ from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, po
 from penstock.gateway.edge.protocol import WireLimits, with_limits
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.switchboard import Switchboard
-from penstock.gateway.views.logs import configure
+from penstock.gateway.views.logs import SINK, configure, log_path, open_file
 from penstock.gateway.views.settings_view import changed_names
+from penstock.resources import most_connections
 from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
@@ -83,6 +85,7 @@ class GatewayServer:
         self._started_by = started_by
         self._on_listening = on_listening
         self._interrupted = False
+        self._descriptors: int | None = None
         self._server: uvicorn.Server | None = None
         self.runtime: Runtime | None = None
 
@@ -97,6 +100,7 @@ class GatewayServer:
         )
         if problem is not None:
             raise SettingsError([problem])
+        self._descriptors = raise_descriptor_limit()
         sockets = open_sockets(
             settings.listen.host, settings.listen.port, settings.listen.unix_socket
         )
@@ -157,6 +161,7 @@ class GatewayServer:
         configure(loaded.settings.log)
         self.runtime.env = loaded.env
         self.runtime.origins = loaded.origins
+        self._open_log_file()
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
         log.info("settings reloaded; changed: %s", _enumerated(changed) or "nothing")
@@ -190,6 +195,7 @@ class GatewayServer:
         for warning in loaded.warnings:
             log.warning(warning)
             runtime.notices[warning.partition(":")[0]] = warning
+        self._open_log_file()
         port = port_of(sockets)
         scheme = "https" if settings.listen.tls_certificate else "http"
         runtime.url = f"{scheme}://{shown_host(settings.listen.host)}:{port}"
@@ -205,7 +211,12 @@ class GatewayServer:
         watch = asyncio.create_task(self._watch_settings(), name="settings watch")
         server.capture_signals = self._no_signals  # type: ignore[method-assign]
         self._install_signals()
-        runtime_file.write(entry)
+        try:
+            runtime_file.write(entry)
+        except OSError as exc:
+            told = f"Its runtime file cannot be written ({exc.strerror}): other commands do not find this gateway."
+            runtime.notices["runtime_file"] = told
+            log.warning(told)
         try:
             await runtime.start()
             announce = asyncio.create_task(self._announce(server), name="announce")
@@ -220,12 +231,22 @@ class GatewayServer:
             await asyncio.gather(watch, return_exceptions=True)
             runtime.recorder.log.flush()  # of those that were cut off a moment ago
             log.info("stopped")
+            SINK.close()
         return EXIT_INTERRUPTED if self._interrupted else EXIT_FINE
+
+    def _open_log_file(self) -> None:
+        assert self.runtime is not None
+        log_options, port = self._loaded.settings.log, self._started_with.listen.port
+        path = log_path(log_options, port)
+        self.runtime.log_path = path
+        open_file(log_options, path)
 
     def _config(self, app: Any) -> uvicorn.Config:
         listen = self._loaded.settings.listen
         limits = WireLimits(
-            header_bytes=listen.max_header_bytes, header_timeout_s=listen.header_timeout_s
+            header_bytes=listen.max_header_bytes,
+            header_timeout_s=listen.header_timeout_s,
+            connections=None if self._descriptors is None else most_connections(self._descriptors),
         )
         return uvicorn.Config(
             app,

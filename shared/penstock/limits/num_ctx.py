@@ -42,6 +42,11 @@ def size_class(tokens: int) -> int:
     return found
 
 
+def largest_class(tokens: int) -> int:
+    """The largest class that *tokens* hold; the smallest one where they hold none."""
+    return max(SMALLEST_CLASS, 1 << max(0, tokens.bit_length() - 1))
+
+
 def choose_num_ctx(
     *,
     needed: int,
@@ -52,6 +57,7 @@ def choose_num_ctx(
     trained: int | None,
     fixed: int | None,
     affordable: int | None,
+    most: int | None = None,
 ) -> NumCtx:
     """
     Decide the window of one request.
@@ -65,16 +71,24 @@ def choose_num_ctx(
         trained: the window that the model was trained for, None when unknown.
         fixed: a window that the user set; it is asked for and nothing else is.
         affordable: the largest window that the memory holds, None when nothing is known of it.
+        most: while memory is short, the largest window that is asked for, even where a larger one is loaded;
+            None otherwise.
     """
     if fixed is not None:
         return NumCtx(fixed, fixed)
     base = loaded if loaded is not None else configured
     floor = base if base is not None else max(assumed, SMALLEST_CLASS)
+    if most is not None and floor > most:
+        return NumCtx(
+            most, most, f"{most} tokens are asked for in place of {floor}: memory is short"
+        )
     wanted = max(needed, wish or 0)
     if wanted <= floor:
         # Named, so that no other request's window makes Ollama load the model again.
         return NumCtx(floor, base)
     cap = affordable if affordable is not None else UNKNOWN_MEMORY_CAP
+    if most is not None:
+        cap = min(cap, most)
     if trained is not None:
         cap = min(cap, trained)
     target = size_class(wanted)

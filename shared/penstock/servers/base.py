@@ -179,6 +179,9 @@ class Behaviour:
         continues: fields with which an assistant's message at the end of a request is continued, besides its
             being there; None where that is not known to work. It is tried out before it is relied on.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
+        memory_grows: when it takes memory for its KV cache. `at_load`: all of it when it starts or loads, so
+            that a request takes nothing more; `by_window`: when a request names a larger window; `by_request`:
+            with each token.
     """
 
     chat_dialect: Literal["openai", "ollama"] = "openai"
@@ -203,6 +206,7 @@ class Behaviour:
     continues: Mapping[str, Any] | None = None
     takes_slot: bool = False
     drops_images: bool = False
+    memory_grows: Literal["at_load", "by_window", "by_request"] = "at_load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +293,8 @@ class ServerSpec:
         behaviour, parameters, fault_rules: see their classes.
         busy_slots: answer of `behaviour.busy_probe` -> slots working now, None when it cannot be told.
         counting: how it counts tokens, None where it cannot.
+        load: model -> the request that has it load this model, None where it has no such path.
+        smaller_window: a request can have a model loaded again with a smaller window, by naming it.
         unload: model -> the request that has it unload this model, None where it has no such path. Its other
             answers say that this server cannot (llama.cpp can only as a router).
     """
@@ -307,4 +313,6 @@ class ServerSpec:
     fault_rules: tuple[FaultRule, ...]
     busy_slots: Callable[[Answer], int | None] = _no_busy
     counting: Counting | None = None
+    load: Callable[[str], Probe] | None = None
+    smaller_window: bool = False
     unload: Callable[[str], Probe] | None = None

@@ -118,7 +118,8 @@ def _read(answers: Answers) -> ServerReading:
                 window_origin=origin or ("/v1/models meta.n_ctx" if listed_window else ""),
                 trained_window=whole(meta.get("n_ctx_train")),
                 slots=slots,
-                loaded=True,
+                loaded=_status(row) in ("", "loaded"),
+                status=_status(row),
                 capabilities=Capabilities(
                     tools=able.tools,
                     vision=vision if isinstance(vision, bool) else None,
@@ -157,6 +158,20 @@ def _rules(info: Mapping[str, Any], template: str) -> TemplateRules:
     )
 
 
+def _status(row: Mapping[str, Any]) -> str:
+    """
+    A model's status in router mode, where the server starts a process for each model; empty in all other modes
+    (`server-models.cpp`: `unloaded`, `loading`, `loaded`, `sleeping`, and `failed` beside an unloaded one).
+    """
+    status = row.get("status")
+    if not isinstance(status, Mapping):
+        return ""
+    if status.get("failed") is True:
+        return "failed"
+    value = text(status.get("value"))
+    return "unloaded" if value == "sleeping" else value
+
+
 def _busy(answer: Answer) -> int | None:
     if not answer.ok or not isinstance(answer.json, list):
         return None
@@ -188,6 +203,7 @@ SPEC = ServerSpec(
         takes_slot=True,
         continues={},
     ),
+    load=lambda model: Probe("/models/load", "POST", {"model": model}),
     counting=Counting(
         "/tokenize",
         with_separators,

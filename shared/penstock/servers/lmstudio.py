@@ -33,6 +33,9 @@ def _fingerprint(answers: Answers) -> Match | None:
     return Match(0.95 if len(because) > 1 else 0.8, tuple(because))
 
 
+_STATUS = {"loaded": "loaded", "not-loaded": "unloaded", "loading": "loading"}
+
+
 def _read(answers: Answers) -> ServerReading:
     models = []
     for row in rows(obj(answers, API_MODELS.key), "data"):
@@ -49,6 +52,7 @@ def _read(answers: Answers) -> ServerReading:
                 window_origin="/api/v0/models loaded_context_length" if window else "",
                 trained_window=whole(row.get("max_context_length")),
                 loaded=row.get("state") == "loaded" if "state" in row else None,
+                status=_STATUS.get(str(row.get("state")), ""),
                 capabilities=Capabilities(
                     tools=None if known is None else "tool_use" in known,
                     vision=True if row.get("type") == "vlm" else None,

@@ -46,7 +46,11 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (MODELS,),
     read=_read,
-    behaviour=Behaviour(readiness=HEALTH, not_found_means_model=False),
+    behaviour=Behaviour(
+        readiness=HEALTH,
+        not_found_means_model=False,
+        memory_grows="by_request",  # mlx_lm/models/cache.py: a KVCache grows in steps of 256 tokens
+    ),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

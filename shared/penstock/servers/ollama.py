@@ -110,6 +110,8 @@ def _model(
         window_origin=origin,
         trained_window=trained,
         loaded=running is not None,
+        status="unloaded" if running is None else "loaded",
+        memory_bytes=_beside_the_gpu(running),
         capabilities=Capabilities(
             tools=None if abilities is None else "tools" in abilities,
             vision=None if abilities is None else "vision" in abilities,
@@ -135,6 +137,15 @@ def _model(
             digest=text(tag.get("digest"))[:12],
         ),
     )
+
+
+def _beside_the_gpu(running: Mapping[str, Any] | None) -> int | None:
+    """Bytes that a loaded model holds in the machine's own memory."""
+    size = running.get("size") if running else None
+    on_gpu = running.get("size_vram", 0) if running else None
+    if not isinstance(size, int) or not isinstance(on_gpu, int):
+        return None
+    return max(0, size - on_gpu)
 
 
 def _shape(info: object) -> dict[str, object]:
@@ -206,7 +217,9 @@ SPEC = ServerSpec(
         readiness=VERSION,
         continues={},  # where the model's template leaves the last message open
         drops_images=True,  # server/prompt.go puts `[img-0]` into the prompt; the runner has no projector
+        memory_grows="by_window",
     ),
+    smaller_window=True,
     parameters=Parameters(
         names={name: name for name in _OPTIONS},
         passes_unknown=False,

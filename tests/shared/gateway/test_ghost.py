@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from penstock.breaker import Breaker
 from penstock.domain.upstream import Upstream
 from penstock.gateway.steps import ghost
 from penstock.gateway.steps.ghost import GhostWork, let_load, outlast
@@ -30,7 +31,11 @@ class Slots:
 
 def state() -> UpstreamState:
     """Of any server."""
-    return UpstreamState(Upstream("box", "http://127.0.0.1:1"), Limiter(1, Settings().concurrency))
+    return UpstreamState(
+        Upstream("box", "http://127.0.0.1:1"),
+        Limiter(1, Settings().concurrency),
+        Breaker(Settings().breaker),
+    )
 
 
 @pytest.mark.parametrize(

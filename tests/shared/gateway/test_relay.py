@@ -228,6 +228,21 @@ def test_a_stall_is_noticed_when_it_is_one() -> None:
     assert watch.expired == "stall"
 
 
+def test_a_standstill_is_nobodys_slowness() -> None:
+    """A process that was stopped for longer than the limit lets it run anew; after that it holds."""
+    time, watch, calls = watched(heartbeat_s=None)
+    watch.run("stall")
+    time.now = 100.0  # nothing ran in between; then the timer fires, late
+    (timer,) = time.timers
+    time.timers.clear()
+    timer._run()
+    assert calls == []
+    time.run_to(109.9)
+    assert calls == []
+    time.run_to(110.1)
+    assert calls == [("stall", 110.0)]
+
+
 def test_progress_restarts_the_first_token_clock() -> None:
     """A prefill of any length is fine while it goes on."""
     time, watch, calls = watched(heartbeat_s=None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loops import until
+from penstock.breaker import Breaker
 from penstock.domain.profile import ModelReading, ServerReading, WindowSource
 from penstock.domain.upstream import ServerKind, Upstream
 from penstock.gateway.steps.limiter import Limiter
@@ -46,7 +47,7 @@ def after(*readings: ServerReading) -> tuple[int, WindowSource]:
 def fresh() -> UpstreamState:
     """An Ollama that was never looked at."""
     upstream = Upstream("box", "http://127.0.0.1:1", kind=ServerKind.OLLAMA)
-    return UpstreamState(upstream, Limiter(1, Settings().concurrency))
+    return UpstreamState(upstream, Limiter(1, Settings().concurrency), Breaker(Settings().breaker))
 
 
 def learn(state: UpstreamState, reading: ServerReading) -> None:

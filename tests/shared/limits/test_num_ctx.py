@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock.limits.num_ctx import UNKNOWN_MEMORY_CAP, choose_num_ctx, size_class
+from penstock.limits.num_ctx import UNKNOWN_MEMORY_CAP, choose_num_ctx, largest_class, size_class
 
 NOTHING: dict[str, Any] = {
     "needed": 0, "wish": None, "loaded": None, "configured": None, "assumed": 2048,
@@ -44,6 +44,32 @@ def test_the_window_that_is_asked_for(known: dict[str, Any], window: int, send: 
     assert (found.window, found.send) == (window, send)
     assert bool(found.why) == (send is not None and send > (known.get("loaded") or known.get("configured") or 0)
                                and "fixed" not in known)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("known", "window", "send"),
+    [
+        pytest.param({"needed": 100, "loaded": 16_384, "most": 8192}, 8192, 8192, id="below what is loaded"),
+        pytest.param({"needed": 100, "configured": 16_384, "most": 8192}, 8192, 8192, id="below the Modelfile's"),
+        pytest.param({"needed": 100, "assumed": 16_384, "most": 8192}, 8192, 8192, id="below what is assumed"),
+        pytest.param({"needed": 60_000, "loaded": 4096, "most": 8192}, 8192, 8192, id="grows no further"),
+        pytest.param({"needed": 100, "loaded": 2048, "most": 8192}, 2048, 2048, id="what is smaller stays"),
+        pytest.param({"needed": 100, "loaded": 8192, "most": 8192}, 8192, 8192, id="once it is loaded so, nothing changes"),
+        pytest.param({"needed": 60_000, "loaded": 4096, "fixed": 32_768, "most": 8192}, 32_768, 32_768, id="the user's word"),
+    ],
+)  # fmt: skip
+def test_while_memory_is_short(known: dict[str, Any], window: int, send: int) -> None:
+    """No larger window than that is asked for, even where one is loaded, unless the user set it."""
+    found = choose_num_ctx(**{**NOTHING, **known})
+    assert (found.window, found.send) == (window, send)
+
+
+@given(st.integers(0, 2**22))
+def test_the_largest_class_that_fits(tokens: int) -> None:
+    """It is a class, and fits, unless nothing does."""
+    found = largest_class(tokens)
+    assert size_class(found) == found
+    assert found <= max(tokens, 4096) < 2 * max(found, 4096)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from penstock.domain.profile import ModelReading, ServerReading
@@ -261,3 +262,44 @@ def test_reading_probes_come_to_an_end(kind: ServerKind) -> None:
         else:
             pytest.fail("it never has enough")
         assert spec(kind).read(got) == spec(kind).read(one.answers)
+
+
+@pytest.mark.parametrize(
+    ("row", "loaded", "status"),
+    [
+        pytest.param({}, True, "", id="no router: the server is the model"),
+        pytest.param({"status": {"value": "loaded", "args": []}}, True, "loaded", id="loaded"),
+        pytest.param({"status": {"value": "unloaded"}}, False, "unloaded", id="unloaded"),
+        pytest.param({"status": {"value": "sleeping"}}, False, "unloaded", id="sleeping"),
+        pytest.param({"status": {"value": "loading"}}, False, "loading", id="loading"),
+        pytest.param(
+            {"status": {"value": "unloaded", "failed": True, "exit_code": 1}}, False, "failed", id="failed"
+        ),
+        pytest.param({"status": "odd"}, True, "", id="another shape"),
+    ],
+)  # fmt: skip
+def test_a_router_tells_what_is_loaded(row: dict[str, object], loaded: bool, status: str) -> None:
+    """llama.cpp in router mode says of each model whether it is in memory; other modes have one model."""
+    models = {"data": [{"id": "m", "owned_by": "llamacpp", **row}]}
+    answers = {"GET /v1/models": Answer(200, {}, orjson.dumps(models))}
+    (read,) = llamacpp.SPEC.read(answers).models
+    assert (read.loaded, read.status) == (loaded, status)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        pytest.param({"size": 100, "size_vram": 100}, 0, id="all on the GPU"),
+        pytest.param({"size": 100, "size_vram": 40}, 60, id="a part"),
+        pytest.param({"size": 100}, 100, id="no GPU"),
+        pytest.param({"size": "odd"}, None, id="another shape"),
+    ],
+)
+def test_where_a_loaded_model_lies(row: dict[str, object], expected: int | None) -> None:
+    """Ollama tells how much of a model lies in the machine's own memory."""
+    answers = {
+        "GET /api/tags": Answer(200, {}, b'{"models":[{"name":"m"}]}'),
+        "GET /api/ps": Answer(200, {}, orjson.dumps({"models": [{"name": "m", **row}]})),
+    }
+    (read,) = ollama.SPEC.read(answers).models
+    assert (read.status, read.memory_bytes) == ("loaded", expected)

@@ -35,6 +35,7 @@ class Transport:
         self._open: set[Connection] = set()
         self._tls: dict[tuple[str | None, bool], ssl.SSLContext] = {}
         self._closed = False
+        self._keeps_idle = True
         self._reaper: asyncio.TimerHandle | None = None
 
     async def send(
@@ -72,6 +73,21 @@ class Transport:
         # An aborted transport closes its socket in the next round of the loop.
         await asyncio.sleep(0)
 
+    def drop_idle(self) -> int:
+        """See `UpstreamTransport`."""
+        gone = [connection for idle in self._idle.values() for connection in idle]
+        for idle in self._idle.values():
+            idle.clear()
+        for connection in gone:
+            connection.drop()
+        return len(gone)
+
+    def keep_idle(self, keep: bool) -> None:
+        """See `UpstreamTransport`."""
+        self._keeps_idle = keep
+        if not keep:
+            self.drop_idle()
+
     def idle_connections(self) -> int:
         """How many connections wait for a request."""
         return sum(len(connections) for connections in self._idle.values())
@@ -90,7 +106,7 @@ class Transport:
         return found
 
     def _give_back(self, idle: list[Connection], connection: Connection) -> None:
-        if self._closed or len(idle) >= self._most_idle:
+        if self._closed or not self._keeps_idle or len(idle) >= self._most_idle:
             connection.drop()
             return
         idle.append(connection)
@@ -116,6 +132,15 @@ class Transport:
             self._reaper = loop.call_later(_REAP_EVERY_S, self._reap)
 
     async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+        try:
+            return await self._open_one(origin, timeout_s)
+        except TransportError as exc:
+            if exc.kind != "descriptors" or not self.drop_idle():
+                raise
+            await asyncio.sleep(0)  # an aborted transport closes its socket in the next round
+            return await self._open_one(origin, timeout_s)
+
+    async def _open_one(self, origin: Origin, timeout_s: float) -> Connection:
         loop = asyncio.get_running_loop()
         made = partial(
             Connection,
@@ -162,7 +187,9 @@ def _translate(exc: OSError | UnicodeError, origin: Origin) -> TransportError:
     if isinstance(exc, UnicodeError):
         return TransportError("dns", "connect", detail=f"{origin.host!r} is not a host name")
     words, number = exc.strerror or str(exc) or type(exc).__name__, exc.errno
-    if isinstance(exc, ssl.SSLCertVerificationError):
+    if number in (errno.EMFILE, errno.ENFILE):
+        kind = "descriptors"
+    elif isinstance(exc, ssl.SSLCertVerificationError):
         kind, words, number = "tls", f"TLS: {exc.verify_message or words}", None
     elif isinstance(exc, ssl.SSLError):
         kind, words, number = "tls", f"TLS: {exc.reason or words}", None

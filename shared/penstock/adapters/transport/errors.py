@@ -15,6 +15,7 @@ Kind = Literal[
     "unix",
     "proxy",
     "unreachable",
+    "descriptors",
 ]
 Phase = Literal["connect", "send", "head", "body"]
 

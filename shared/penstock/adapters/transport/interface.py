@@ -108,5 +108,11 @@ class UpstreamTransport(Protocol):
             TransportError: no answer.
         """
 
+    def drop_idle(self) -> int:
+        """Close the connections that wait for a request. Returns how many there were."""
+
+    def keep_idle(self, keep: bool) -> None:
+        """Whether connections are kept for the next request; those that wait are closed where not."""
+
     async def aclose(self) -> None:
         """Close all connections."""

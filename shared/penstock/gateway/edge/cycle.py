@@ -64,6 +64,9 @@ class Connection:
         """Drop the connection now; what is buffered is not sent, so that no end looks clean."""
         if not self._transport.is_closing():
             self._transport.abort()
+            self.cycle.disconnected = (
+                True  # else uvicorn calls the answer's lack of an end a defect
+            )
 
     def write_buffer_size(self) -> int:
         """Bytes that the client has not taken yet."""

@@ -63,6 +63,7 @@ class Exchange:
         stream: whether the client asked for a stream.
         body_bytes: size of the request's body.
         queued_s, admitted_s, sent_s, first_token_s, ended_s: when it got there, or None.
+        in_flight: requests that the upstream had with this one when it got its permit; 0 without one.
         status: HTTP status sent to the client; 499 when it hung up before there was one.
         error_code: code of the error that the client got, empty for none.
         outcome: what the request teaches about its upstream; None while it runs.
@@ -109,6 +110,7 @@ class Exchange:
     sent_s: float | None = None
     first_token_s: float | None = None
     ended_s: float | None = None
+    in_flight: int = 0
     status: int | None = None
     error_code: str = ""
     outcome: Outcome | None = None

@@ -30,9 +30,13 @@ from penstock.gateway.edge.starts import Starts
 
 _MOST_PIPELINED = 8
 """Requests of one connection that may wait behind one that is being answered (no client needs it)."""
+_ALWAYS_ANSWERED = (b"/penstock", b"/healthz", b"/readyz", b"/metrics")
+"""What tells how the gateway is, and steers it, is answered in a crowd as well."""
+_RETRY_AFTER_S = 5
 _REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
 }
 
@@ -46,11 +50,14 @@ class WireLimits:
         header_bytes: of request line and headers together.
         header_count: of header lines.
         header_timeout_s: from the first byte (or the connection) to the end of the headers.
+        connections: of clients at a time; beyond it requests are refused, and a quarter beyond that
+            connections are. None for as many as the system gives.
     """
 
     header_bytes: int = 64 * 1024
     header_count: int = 200
     header_timeout_s: float = 30.0
+    connections: int | None = None
 
 
 class _RefusedError(Exception):
@@ -72,6 +79,7 @@ class Protocol(HttpToolsProtocol):
         self._feed_bytes = 0
         self._began = False
         self._refused = False
+        self._crowded = False
         self._muted = False
         self._last_words = b""
         self._raw: list[tuple[bytes, bytes]] = []
@@ -80,6 +88,32 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._resting_since_s: float | None = None
         self._start_head_timer()
+        most = self.limits.connections
+        if most is not None and (count := len(self.connections)) > most and not self._make_room():
+            self._crowded = True
+            if count > most + most // 4:
+                self._refuse_crowd()
+
+    def _make_room(self) -> bool:
+        """Close a client's connection that waits for its next request, as every server may. Returns whether one was."""
+        for other in self.connections:
+            if isinstance(other, Protocol) and other is not self and other._is_resting:
+                other.transport.close()
+                return True
+        return False
+
+    @property
+    def _is_resting(self) -> bool:
+        """It has had an answer, and nothing came since."""
+        resting = self._resting_since_s is not None and self._is_idle
+        return resting and not self.transport.is_closing()
+
+    def _refuse_crowd(self) -> None:
+        self._refuse(
+            ErrorCode.QUEUE_FULL,
+            f"{len(self.connections)} connections of clients are open, more than the limit of file descriptors "
+            "allows. A higher limit (`ulimit -n`, LimitNOFILE=) allows more.",
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio."""
@@ -169,6 +203,10 @@ class Protocol(HttpToolsProtocol):
                 ErrorCode.INVALID_REQUEST,
                 "The request line must name a path that begins with a slash: this is no proxy.",
             )
+            raise _RefusedError
+        if self._crowded and not self.url.startswith(_ALWAYS_ANSWERED):
+            self._in_body = False
+            self._refuse_crowd()
             raise _RefusedError
         head = self._head
         if head is None or not head.is_said_again_by(raw):
@@ -385,10 +423,11 @@ def _answer(code: ErrorCode, message: str) -> bytes:
         "source": "penstock",
     }
     body = orjson.dumps({"error": error})
+    later = b"retry-after: %d\r\n" % _RETRY_AFTER_S if row.blame == "penstock" else b""
     return (
-        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\nserver: penstock\r\n"
+        b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\nserver: penstock\r\n%b"
         b"connection: close\r\ncontent-length: %d\r\n\r\n%b"
-        % (row.status, _REASONS[row.status], len(body), body)
+        % (row.status, _REASONS[row.status], later, len(body), body)
     )
 
 

@@ -15,11 +15,13 @@ from typing import Any
 
 from penstock import limits
 from penstock.adapters.transport import UpstreamTransport
+from penstock.errors import UpstreamFault
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.admit import admit
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.ghost import expect_ghost, outlast
+from penstock.gateway.steps.teach import teach_breaker
 from penstock.gateway.steps.tune import weight_of
 from penstock.gateway.upstreams.fleet import UpstreamState
 
@@ -52,10 +54,10 @@ async def bypass(
             incoming, runtime.settings, transport, state, raw, via=runtime.via, again=False
         )
         return
-    permit = await admit(
+    passed, permit = await admit(
         incoming, runtime.settings, state, weight=weight_of(body), size_bytes=len(raw)
     )
-    haunted = False
+    haunted, why = False, ""
     try:
         await pass_through(
             incoming, runtime.settings, transport, state, raw, via=runtime.via, again=False
@@ -75,9 +77,13 @@ async def bypass(
             runtime.haunt(permit, outlast(work, state, runtime.keeper, at_work))
             haunted = True
         raise
+    except UpstreamFault as fault:
+        why = fault.message
+        raise
     finally:
         if not haunted:
             permit.release()
+        teach_breaker(runtime, state, passed, exchange, why)
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:

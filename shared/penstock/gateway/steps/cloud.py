@@ -32,6 +32,7 @@ from penstock.gateway.edge.body import ClientGone
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.edge.routes import allowed_for_cloud, wire_path
+from penstock.gateway.steps.opening import no_descriptors
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -218,6 +219,8 @@ async def _open(
                 retry_after_s=retry_after_s,
             )
         except TransportError as exc:
+            if exc.kind == "descriptors":
+                raise no_descriptors() from exc
             body = None
             fault = faults.classify_transport(
                 kind=exc.kind,

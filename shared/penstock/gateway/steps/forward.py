@@ -25,7 +25,14 @@ from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
-from penstock.gateway.steps.opening import AttemptFailed, Job, Opened, is_stream, open_body
+from penstock.gateway.steps.opening import (
+    AttemptFailed,
+    Job,
+    Opened,
+    is_stream,
+    no_descriptors,
+    open_body,
+)
 from penstock.gateway.steps.resume import Resumable
 from penstock.gateway.upstreams.fleet import UpstreamState
 
@@ -60,7 +67,7 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
     """
     exchange, state, policy = job.exchange, job.state, job.settings.retry.local
     loop = asyncio.get_running_loop()
-    attempt = 0
+    attempt = len(exchange.attempts)  # at upstreams before this one
     deaths = 0
     adaptations = 0
     loading = _Loading(job.settings.timeouts.load_s)
@@ -75,6 +82,9 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         except AttemptFailed as failed:
             fault = failed.fault
             record.ended_s, record.status, record.fault = loop.time(), fault.status, fault
+            if job.unchanged:
+                attempt -= 1
+                exchange.attempts.pop()
             job.sent = False  # it answered, or it is gone: nothing goes on there
         finally:
             if record.ended_s is None:
@@ -93,6 +103,8 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             and job.adapt(fault)
         ):
             adaptations += 1
+            # Alone in the server the same request may fit.
+            job.refused = None if fault.shared_kv else fault
             continue
         decision = retry.decide(
             fault,
@@ -101,9 +113,11 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             policy=policy,
             deaths=deaths,
         )
-        if isinstance(decision, retry.GiveUp):
+        if isinstance(decision, retry.GiveUp) and decision.fault is not None:
+            fault = decision.fault
+        if isinstance(decision, retry.GiveUp) or not job.goes_on(fault):
             raise faults.to_error(
-                decision.fault or fault,
+                fault,
                 upstream=state.name,
                 attempts=len(exchange.attempts),
                 window=exchange.window,
@@ -187,6 +201,13 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
     exchange.first_token_s = exchange.prefill_done = exchange.prefill_total = None
     try:
         request, job_relay = await job.prepare()
+        refused, job.refused = job.refused, None
+        job.unchanged = refused is not None and request.body == job.body
+        if refused is not None and job.unchanged:
+            raise AttemptFailed(
+                refused
+            )  # what was learned changes nothing, so it is not sent again
+        job.body = request.body
         job.sent = True
         sending = transport.send(
             state.origin,
@@ -210,6 +231,8 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             response = job.response = Resumable(response, job, job.means)
         return await open_body(job, response, job_relay)
     except TransportError as exc:
+        if exc.kind == "descriptors":
+            raise no_descriptors() from exc
         raise AttemptFailed(
             faults.classify_transport(
                 kind=exc.kind,

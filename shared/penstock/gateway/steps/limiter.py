@@ -53,6 +53,11 @@ class Limiter:
         return self._line.free
 
     @property
+    def in_use(self) -> int:
+        """Weight of the permits that are out."""
+        return self._line.in_use
+
+    @property
     def running(self) -> int:
         """Requests with a permit."""
         return self._line.running

@@ -16,9 +16,14 @@ from typing import NamedTuple
 import orjson
 
 from penstock import faults
-from penstock.adapters.transport import UpstreamRequest, UpstreamResponse, UpstreamTransport
+from penstock.adapters.transport import (
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTransport,
+)
 from penstock.domain.fault import Fault
-from penstock.errors import ErrorCode
+from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.relays.collecting import CollectingRelay
 from penstock.gateway.relays.relay import Relay
@@ -30,6 +35,8 @@ from penstock.settings import Settings
 
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
 _LARGEST_ERROR_BYTES = 1024 * 1024
+_REST_WITHIN_S = 1.0
+"""What is left behind an answer's closing event is the end of its body: it comes at once or is not worth the wait."""
 
 
 @dataclass(slots=True)
@@ -90,6 +97,8 @@ class Job:
             then. Raises `TransportError` when the upstream is not there, `AttemptFailed` while it loads.
         adapt: told of a fault; True when the request would be made differently now, because the fault
             taught something (a template's rule). Then it is sent once more at once.
+        goes_on: told of a fault after which the request would be tried again here: False when it is not to be,
+            because another upstream can take it, or this one is left alone by now.
         own_key: the credential sent is the configured one, not the client's.
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
@@ -102,6 +111,7 @@ class Job:
     state: UpstreamState
     prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
     adapt: Callable[[Fault], bool]
+    goes_on: Callable[[Fault], bool]
     own_key: bool
     watch: Watch
     settings: Settings
@@ -111,6 +121,9 @@ class Job:
     relay: Relay | None = None
     means: Means | None = None
     sent: bool = False
+    body: bytes | None = None
+    refused: Fault | None = None
+    unchanged: bool = False
 
     def hang_up(self) -> None:
         """Drop the upstream connection, if there is one."""
@@ -156,6 +169,10 @@ async def open_body(
         if seen.ended_by_us:
             job.hang_up()
             return Opened(response, relay, out + relay.end(), True)
+        if data and seen.closed and isinstance(relay, CollectingRelay | CollectingTranslator):
+            watch.run("none")
+            await past_the_end(response)
+            return Opened(response, relay, out + relay.end(), True)
         if not data:
             if not (seen.closed or seen.finished or seen.token):
                 raise AttemptFailed(_bad_answer("the stream ended before its first event"))
@@ -166,6 +183,21 @@ async def open_body(
             return Opened(response, relay, out, True)
         if out:
             return Opened(response, relay, out, False)
+
+
+async def past_the_end(response: UpstreamResponse) -> None:
+    """
+    Behind the closing event of an answer: it is whole, whatever becomes of its connection. That one is of use to
+    others if the body ends soon.
+    """
+    if response.complete:
+        return
+    try:
+        async with asyncio.timeout(_REST_WITHIN_S):
+            while await response.next_chunk():
+                pass
+    except (TransportError, TimeoutError):
+        response.close()
 
 
 def _plain(
@@ -224,6 +256,16 @@ def note_progress(exchange: Exchange, watch: Watch, relay: Relay) -> None:
     if exchange.first_token_s is None:
         exchange.stage = "prefilling"
     watch.touch()
+
+
+def no_descriptors() -> Refused:
+    """This process has no descriptor left for a connection: that is not the upstream's fault."""
+    return Refused(
+        ErrorCode.QUEUE_FULL,
+        "The gateway has as many connections open as its limit of file descriptors allows.",
+        hint="Fewer connections at a time, or a higher limit (`ulimit -n`, LimitNOFILE=).",
+        retry_after_s=5.0,
+    )
 
 
 def broken_stream() -> Fault:

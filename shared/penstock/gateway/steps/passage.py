@@ -15,6 +15,7 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.edge.routes import wire_path
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.cloud import pass_through
+from penstock.gateway.steps.opening import no_descriptors
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.upstreams.fleet import UpstreamState
 
@@ -104,6 +105,9 @@ async def _local(
             exchange.error_code = ErrorCode.BROKEN_STREAM.value
             answer.abort()
             return
+        if exc.kind == "descriptors":
+            exchange.outcome = Outcome.IGNORED
+            raise no_descriptors() from exc
         fault = faults.classify_transport(
             kind=exc.kind,
             phase=exc.phase,

@@ -34,6 +34,9 @@ from penstock.limits.num_ctx import NumCtx, choose_num_ctx
 _UNEXPLAINED_OVERFLOW = 1.25
 """By how much the window is divided when the server refuses for length and names no number."""
 
+_USUAL_OUTPUT = 4096
+"""Tokens of an answer whose length nobody limits."""
+
 
 class Preparation:
     """
@@ -119,7 +122,7 @@ class Preparation:
         profile = state.profile(exchange.upstream_model)
         if profile is None:
             # A server that came back with another model answers for it under the name that it has now.
-            exchange.upstream_model = runtime.model_now(
+            exchange.upstream_model = runtime.router.model_now(
                 state, exchange.model, self._incoming.route.upstream, exchange.upstream_model
             )
             profile = runtime.profile_of(state, exchange.upstream_model)
@@ -157,6 +160,20 @@ class Preparation:
         self._announce(tuned, prepared)
         self.tuned, self.prepared, self._made_for = tuned, prepared, generation
         return tuned
+
+    @property
+    def needed_bytes(self) -> int:
+        """How much more memory the server takes for this request, as far as it takes any and we know it."""
+        exchange, state = self._exchange, self._state
+        profile = exchange.profile
+        if state.spec.behaviour.memory_grows == "at_load" or profile is None or self.tuned is None:
+            return 0
+        prompt = exchange.prompt_tokens_planned or self.tuned.prompt_at_least
+        window = exchange.window or profile.window.tokens
+        output = self.tuned.output_tokens or min(_USUAL_OUTPUT, window // 8)
+        return self._runtime.memory.needed_bytes(
+            state, profile, window=window, tokens_taken=min(window, prompt + output)
+        )
 
     def opened(self) -> None:
         """An answer has begun: the window that was asked for is the one that is loaded now."""
@@ -303,6 +320,7 @@ class Preparation:
                 trained=profile.reading.trained_window,
                 fixed=profile.window.tokens if profile.window.is_users_word else None,
                 affordable=runtime.memory.affordable_window(state, profile),
+                most=runtime.memory.most_window(state, profile),
             )
 
         return choose

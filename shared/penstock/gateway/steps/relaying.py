@@ -22,7 +22,13 @@ from penstock.gateway.edge.answer import (
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.relays.mending import mend_plain, mending_rules, tell, tell_mended
 from penstock.gateway.steps.forward import Readiness
-from penstock.gateway.steps.opening import Job, Opened, broken_stream, note_progress
+from penstock.gateway.steps.opening import (
+    Job,
+    Opened,
+    broken_stream,
+    note_progress,
+    past_the_end,
+)
 from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.watch import Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -33,6 +39,14 @@ _relayed = HeaderFilter(
     frozenset({b"content-length", b"server", b"date", b"content-encoding", b"x-request-id"}),
     drop_prefix=b"access-control-",
 )
+
+
+def says_nothing(data: bytes) -> bool:
+    """
+    Whether a piece of a stream is a sign of life and no more: comments, empty lines. llama.cpp sends one every 30 s, also
+    when it is stuck (`server.cpp`, SSE ping), so these must not keep the stall limit from passing.
+    """
+    return data[:1] in (b":", b"\n", b"\r") and b"\ndata:" not in data and b"{" not in data
 
 
 class Relaying:
@@ -117,16 +131,25 @@ class Relaying:
         answer, watch, response, relay = self.answer, self.watch, opened.response, opened.relay
         assert relay is not None
         seen = relay.seen
-        out, complete = opened.first, opened.complete
+        out, complete, is_idle = opened.first, opened.complete, False
         while True:
             if out and not complete:
+                touched_s = watch.touched_s
                 await answer.write(out)
                 watch.wrote()
+                if is_idle:
+                    watch.touched_s = touched_s
             if complete:
+                break
+            if seen.closed:
+                watch.run("none")
+                await past_the_end(response)
+                out = b""
                 break
             try:
                 data = await response.next_chunk()
                 complete = response.complete
+                is_idle = says_nothing(data)
                 out = relay.feed(data) if data else b""
                 if seen.ended_by_us:
                     complete = True
@@ -158,7 +181,8 @@ class Relaying:
                 note_progress(self.exchange, watch, relay)
             if seen.token and watch.clock == "first_token":
                 watch.run("stall")
-            watch.touch()
+            if not is_idle:
+                watch.touch()
         # The server may go on for a moment with an answer that we ended.
         self.job.sent = seen.ended_by_us != ""
         self.take_counts()

@@ -13,6 +13,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Literal
 
+from penstock.clocks import stood_still
+
 Clock = Literal["none", "load", "first_token", "stall"]
 """Which limit runs now. `none` while the request waits in the queue, which has a clock of its own."""
 
@@ -113,7 +115,10 @@ class Watch:
         return due
 
     def _fire(self) -> None:
-        self._handle = None
+        handle, self._handle = self._handle, None
+        if handle is not None and stood_still(self._loop.time() - handle.when()):
+            # The process did not run (sleep, SIGSTOP): nobody was slow, and the upstream gets its time again.
+            self.touched_s = self._loop.time()
         # A timer may fire early by its resolution; a microsecond of grace keeps it from spinning.
         now = self._loop.time() + 1e-6
         if self.clock != "none" and now >= self.touched_s + self._limits_s[self.clock]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
 from penstock.adapters.transport import Origin
+from penstock.breaker import Breaker
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -26,6 +28,8 @@ from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, V
 from penstock.gateway.steps.limiter import Limiter
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
+from penstock.gateway.upstreams.limiting import UpstreamLimit
+from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -90,13 +94,16 @@ class UpstreamState:
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
+        breaker: whether it fails so often that nobody is sent.
+        vitals: what its health is judged by.
+        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
-        limit_is_given: the user named their number, so that the server's slots do not decide.
+        limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
     """
 
-    def __init__(self, upstream: Upstream, limiter: Limiter) -> None:
+    def __init__(self, upstream: Upstream, limiter: Limiter, breaker: Breaker) -> None:
         self.upstream = upstream
         self.name = upstream.name
         self.origin, self.host, self.prefix = origin_of(upstream)
@@ -110,8 +117,11 @@ class UpstreamState:
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
         self.holding = Holding()
+        self.breaker = breaker
+        self.vitals = Vitals()
+        self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.gate = Gate()
-        self.limit_is_given = False
+        self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
         self.profiles: dict[str, ModelProfile] = {}
@@ -140,6 +150,20 @@ class UpstreamState:
         """Requests that the server works on at a time, by its own word; None when it does not say."""
         told = [m.slots for m in self.reading.models if m.slots] if self.reading is not None else []
         return max(told, default=None)
+
+    def takes_requests(self, now_s: float) -> bool:
+        """Whether a request that is sent there now can be expected to be answered."""
+        return (
+            self.reachable is not False
+            and self.gate.refusing is None
+            and not self.holding.reasons
+            and not self.breaker.is_open(now_s)
+        )
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
+        return bool(self.holding.reasons) or not self.ready
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -204,8 +228,7 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
-        if self.slots is not None and not self.limit_is_given:
-            self.limiter.resize(self.slots)
+        self.limit.slots_told(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed

@@ -56,6 +56,7 @@ class ProfileKeeper:
         self._looks: dict[UpstreamState, asyncio.Task[bool]] = {}
         self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
         self._clients: dict[Upstream, httpx.AsyncClient] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin (or, after a reload, go on) with the upstreams that the fleet has now."""
@@ -77,6 +78,7 @@ class ProfileKeeper:
 
     async def stop(self) -> None:
         """End all tasks and close the connections."""
+        await asyncio.gather(*self._closing, return_exceptions=True)
         tasks = [*self._tasks.values(), *self._looks.values()]
         for task in tasks:
             task.cancel()
@@ -101,6 +103,20 @@ class ProfileKeeper:
         now = asyncio.get_running_loop().time()
         if state.looked_at is None or now - state.looked_at > _TRUSTED_AFTER_RECONNECT_S:
             self.contradicted(state, "a new connection was needed")
+
+    def start_afresh(self) -> None:
+        """The machine slept, or time jumped: connections may be dead, and what is known is old."""
+        old = [self._client, *self._clients.values()]
+        self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
+        self._clients = {}
+        for client in old:
+            closing = asyncio.get_running_loop().create_task(client.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+        now_s = asyncio.get_running_loop().time()
+        for state in self._fleet:
+            state.breaker.try_soon(now_s)  # its delay may have stood still with us
+            self.contradicted(state, "time has jumped")
 
     async def first_contact(self, state: UpstreamState) -> None:
         """Wait until *state* was looked at once, or, while it is unknown, look now."""
@@ -214,6 +230,8 @@ class ProfileKeeper:
         )
         was = (state.reachable, state.kind, state.error, state.verdict.locality)
         state.reachable, state.error = look.reachable, look.error
+        if look.reachable and was[0] is False:
+            state.breaker.try_soon(asyncio.get_running_loop().time())
         changed = False
         if look.refused:
             state.forget_loaded()

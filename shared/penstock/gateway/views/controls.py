@@ -135,11 +135,11 @@ async def _unload(
     runtime: Runtime, controls: Controls, model: str, upstream: str | None
 ) -> dict[str, Any]:
     if upstream is None:
-        found = await runtime.resolve(model, explicit=None)
+        found = await runtime.router.resolve(model, explicit=None)
         state, model = runtime.fleet.get(found.upstream), found.model
     else:
         state = controls.states(upstream)[0]
-        model = runtime.model_now(state, model, upstream, model)
+        model = runtime.router.model_now(state, model, upstream, model)
     result = await unload(runtime.keeper, state, model)
     if not result.done:
         raise RequestError(ErrorCode.INVALID_REQUEST, result.why, status=409)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from penstock import __version__
 from penstock.adapters.machine import Machine
+from penstock.breaker import BreakerState
 from penstock.gateway.upstreams.fleet import Fleet
 from penstock.gateway.views.metrics import Gauge
+
+_OPEN = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 0.5, BreakerState.OPEN: 1.0}
 
 
 def gauges(fleet: Fleet, machine: Machine | None) -> list[Gauge]:
@@ -21,6 +24,7 @@ def gauges(fleet: Fleet, machine: Machine | None) -> list[Gauge]:
             Gauge("penstock_requests_queued", name, limiter.waiting),
             Gauge("penstock_concurrency_limit", name, limiter.limit),
             Gauge("penstock_ghost_requests", name, state.ghosts),
+            Gauge("penstock_breaker_open", name, _OPEN[state.breaker.state]),
         ]
         if state.is_local and state.reachable is not None:
             found.append(Gauge("penstock_upstream_up", name, float(state.reachable)))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import orjson
 
+from penstock.adapters.folders import log_folder
+from penstock.adapters.log_file import LogFile
 from penstock.settings import LogOptions
 
 _BATCH_S = 0.1
@@ -67,6 +71,9 @@ class RequestLog:
     Args:
         describe: a request as pairs.
         write: takes text.
+
+    Attributes:
+        lost_lines: that could not be written.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class RequestLog:
         self._waiting: list[tuple[float, Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.as_json = False
+        self.lost_lines = 0
 
     def add(self, exchange: Any, now_s: float) -> None:
         """Note a request that has ended; *now_s* is wall-clock time."""
@@ -90,8 +98,12 @@ class RequestLog:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, []
-        if waiting:
+        if not waiting:
+            return
+        try:
             self._write("".join(self._line(now_s, exchange) for now_s, exchange in waiting))
+        except OSError:  # a full disk, a reader that is gone: requests matter more than their lines
+            self.lost_lines += len(waiting)
 
     def _line(self, now_s: float, exchange: Any) -> str:
         pairs = self._describe(exchange)
@@ -105,9 +117,76 @@ class RequestLog:
         return f"{_clock(int(now_s))} request{told}\n"
 
 
+class Sink:
+    """
+    Where log lines go: standard error, and a file where there is one.
+
+    Attributes:
+        file: None for none.
+    """
+
+    def __init__(self) -> None:
+        self.file: LogFile | None = None
+
+    def write(self, text: str) -> None:
+        """Lines with their ends. Standard error may be closed (a detached gateway): that costs nobody a request."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(text)
+        if self.file is not None:
+            self.file.write(text)
+
+    def flush(self) -> None:
+        """See logging."""
+        if sys.stderr is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+
+    def close(self) -> None:
+        """No more file."""
+        file, self.file = self.file, None
+        if file is not None:
+            file.close()
+
+
+SINK = Sink()
+"""The process's: logging has one place of its own, too."""
+
+
+def log_path(options: LogOptions, port: int) -> Path | None:
+    """
+    The file that is written, None for none.
+
+    Args:
+        port: as the settings name it.
+    """
+    if options.file == "none":
+        return None
+    if options.file != "auto":
+        return Path(options.file).expanduser()
+    # A port of chance would leave a file behind each time.
+    return None if port == 0 else default_log_path(port)
+
+
+def default_log_path(port: int) -> Path:
+    """Where the log of the gateway on *port* is, unless the settings say otherwise."""
+    return log_folder() / f"gateway-{port}.log"
+
+
+def open_file(options: LogOptions, path: Path | None) -> None:
+    """Write to *path* from now on, besides standard error."""
+    known = SINK.file
+    if known is not None and known.path == path:
+        known.bounds(most_bytes=options.file_bytes, keep=options.files)
+        return
+    SINK.close()
+    if path is not None:
+        SINK.file = LogFile(path, most_bytes=options.file_bytes, keep=options.files)
+
+
 def configure(options: LogOptions) -> None:
-    """Send what the settings want to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send what the settings want to standard error, and to the file that is open."""
+    handler = logging.StreamHandler(SINK)
     handler.setFormatter(JsonFormat() if options.format == "json" else TextFormat())
     root = logging.getLogger("penstock")
     root.handlers[:] = [handler]

@@ -58,12 +58,16 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "counter", "Requests that changed an earlier part of their conversation.", ("upstream",)),
     "penstock_silent_truncations": (
         "counter", "Prompts that a server cut without a word.", ("upstream",)),
+    "penstock_failovers": (
+        "counter", "Requests that went to another upstream after one had failed or refused.", ("upstream", "other")),
     "penstock_acts": (
         "counter", "What was done at upstreams: breakers opened, servers restarted, requests held and more.",
         ("upstream", "act")),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),
+    "penstock_breaker_open": (
+        "gauge", "1 while the upstream is left alone because it fails, 0.5 while a probe decides, else 0.", ("upstream",)),
     "penstock_ghost_requests": (
         "gauge", "Requests whose clients are gone and that the server still works on.", ("upstream",)),
     "penstock_upstream_up": ("gauge", "1 when the last contact with the upstream succeeded.", ("upstream",)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from penstock.gateway.edge.exchange import Exchange
-from penstock.gateway.views.logs import RequestLog
+from penstock.gateway.views.logs import SINK, RequestLog
 from penstock.gateway.views.metrics import Gauge, Metrics
 from penstock.settings import Settings
 
@@ -27,7 +26,8 @@ _MOST_ACTS = 100
 
 ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
-    "upstream_added", "upstream_forgotten",
+    "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
+    "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 
@@ -59,7 +59,7 @@ class Recorder:
 
     def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
         self.metrics = Metrics(gauges)
-        self.log = RequestLog(facts, sys.stderr.write)
+        self.log = RequestLog(facts, SINK.write)
         self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
         self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()

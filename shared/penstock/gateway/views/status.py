@@ -12,8 +12,11 @@ from typing import Any
 
 from penstock import __version__
 from penstock.gateway.conversations.context import Contexts
+from penstock.gateway.memory import Memory
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.upstreams.health import vitals_shown
+from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
 from penstock.switches import Switches, share
@@ -47,7 +50,8 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         },
         "url": runtime.url,
         "settings_file": str(runtime.settings_path) if runtime.settings_path else None,
-        "notices": dict(runtime.notices),
+        "log_file": str(runtime.log_path) if runtime.log_path else None,
+        "notices": {**runtime.notices, **_log_notice()},
         "memory": None
         if machine is None
         else {
@@ -66,7 +70,13 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
                 for gpu in machine.gpus
             ],
         },
-        "upstreams": [_upstream(state, now_s, runtime.contexts, board) for state in runtime.fleet],
+        "descriptors": None
+        if (seen := runtime.housekeeping.descriptors) is None
+        else {"in_use": seen.in_use, "limit": seen.limit},
+        "upstreams": [
+            _upstream(state, now_s, runtime.contexts, board, runtime.memory)
+            for state in runtime.fleet
+        ],
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
@@ -84,8 +94,14 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
     }
 
 
+def _log_notice() -> dict[str, str]:
+    """Whether the log file can be written."""
+    problem = SINK.file.problem if SINK.file is not None else None
+    return {"log": problem} if problem is not None else {}
+
+
 def _upstream(
-    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches
+    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches, memory: Memory
 ) -> dict[str, Any]:
     kind = state.kind
     return {
@@ -108,8 +124,22 @@ def _upstream(
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
+            "waiting_for_memory": memory.waiting.get(state.name, 0),
+            **_limit(state, now_s),
+        },
+        "breaker": {
+            "state": state.breaker.state.value,
+            "why": state.breaker.why or None,
+            "since_s": None
+            if state.breaker.since_s is None
+            else round(now_s - state.breaker.since_s, 1),
+            "retry_after_s": round(state.breaker.retry_after_s(now_s), 1)
+            if state.breaker.is_open(now_s)
+            else None,
+            "error_share": round(state.breaker.error_share, 3),
         },
         "held_because": list(state.holding.reasons),
+        "health": vitals_shown(state, now_s) if state.is_local else None,
         "paused": board.pause.at(state.name) or None,
         "drained": board.drain.at(state.name) or None,
         "bypass": state.gate.bypassed,
@@ -147,6 +177,15 @@ def overall(states: Iterable[str]) -> str:
     if "unreachable" not in words:
         return "ok"
     return "error" if words == {"unreachable"} else "degraded"
+
+
+def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
+    """What the limit is based on, and why it moved last."""
+    limit = state.limit
+    moved = None
+    if limit.moved_s is not None:
+        moved = {"why": limit.why, "s_ago": round(now_s - limit.moved_s, 1)}
+    return {"source": limit.source, "ceiling": limit.ceiling, "moved": moved}
 
 
 def _state(state: UpstreamState) -> str:

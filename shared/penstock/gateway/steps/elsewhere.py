@@ -1,0 +1,81 @@
+"""
+When an upstream fails or refuses: whether the request may go to another one, and to which.
+
+Nothing of an answer has gone to the client by then but heartbeats, and all attempts together, over all upstreams,
+stay within the policy's (contracts 5). A cloud gets a request only where it is named as the fallback, and only
+while nothing was said to the client: its bytes pass unchanged.
+"""
+
+from __future__ import annotations
+
+from penstock.domain.fault import Fault
+from penstock.domain.upstream import Locality
+from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, Refused, UpstreamFault
+from penstock.gateway.edge.incoming import Incoming
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.gateway.upstreams.resolve import Resolution
+
+_OF_THIS_UPSTREAM = frozenset(
+    {
+        ErrorCode.BREAKER_OPEN, ErrorCode.QUEUE_FULL, ErrorCode.MEMORY_SHORT, ErrorCode.DRAINING,
+        ErrorCode.HOLD_EXPIRED, ErrorCode.UPSTREAM_OVERLOADED, ErrorCode.UPSTREAM_LOADING,
+    }
+)  # fmt: skip
+"""Besides the faults that speak against it: what another upstream need not share."""
+
+
+def is_of_this_upstream(code: ErrorCode) -> bool:
+    """Whether an error says something of the upstream, and not of the request."""
+    return ERROR_TABLE[code].breaker or code in _OF_THIS_UPSTREAM
+
+
+def elsewhere(
+    error: AnswerError, incoming: Incoming, runtime: Runtime, tried: list[str]
+) -> Resolution | None:
+    """
+    Where the request goes instead; None when *error* is told to the client.
+
+    Args:
+        tried: upstreams that failed or refused, the last one by *error*.
+    """
+    exchange, answer = incoming.exchange, incoming.answer
+    if not isinstance(error, Refused | UpstreamFault) or not is_of_this_upstream(error.code):
+        return None
+    if answer.ended or exchange.chunks or runtime.draining:
+        return None
+    if len(exchange.attempts) >= runtime.settings.retry.local.attempts:
+        return None
+    explicit = incoming.route.upstream
+    other = runtime.router.elsewhere(exchange.model, explicit, tried)
+    if other is not None or explicit is not None:
+        return other
+    for name in tried:
+        state = runtime.fleet.states.get(name)
+        found = state and runtime.router.fallback(state, exchange.upstream_model, tried)
+        if found and (not answer.committed or _is_local(found, runtime)):
+            return found
+    return None
+
+
+def goes_on(
+    fault: Fault, incoming: Incoming, runtime: Runtime, state: UpstreamState, tried: list[str]
+) -> bool:
+    """Whether a request that failed by *fault* is tried again at *state*, and not at another upstream."""
+    if not is_of_this_upstream(fault.code):
+        return True
+    explicit, exchange = incoming.route.upstream, incoming.exchange
+    seen = [*tried, state.name]
+    if runtime.router.elsewhere(exchange.model, explicit, seen) is not None:
+        return False
+    # The fallback is for when this one has had its attempts: all but one.
+    is_last = len(exchange.attempts) >= runtime.settings.retry.local.attempts - 1
+    return not (
+        is_last
+        and explicit is None
+        and runtime.router.fallback(state, exchange.upstream_model, seen) is not None
+    )
+
+
+def _is_local(found: Resolution, runtime: Runtime) -> bool:
+    return runtime.fleet.get(found.upstream).locality_of(found.model) is Locality.LOCAL

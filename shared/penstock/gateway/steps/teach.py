@@ -1,0 +1,40 @@
+"""Step 9, for the breaker: how a request ended is told to it once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from penstock.breaker import Pass
+from penstock.domain.fault import Outcome
+from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.fleet import UpstreamState
+
+
+def teach_breaker(
+    runtime: Runtime, state: UpstreamState, passed: Pass, exchange: Exchange, why: str
+) -> None:
+    """
+    Tell the breaker of *state* what became of a request.
+
+    Args:
+        passed: what it was let through by.
+        why: the fault in words, "" where there was none.
+    """
+    breaker, now_s = state.breaker, asyncio.get_running_loop().time()
+    if exchange.outcome is Outcome.DROPPED and not state.comes_back:
+        opened = breaker.failed(passed, why, now_s, random.random())
+        if opened is not None:
+            runtime.breaker_opened(state, opened)
+    elif exchange.outcome is Outcome.SUCCESS or _has_answered(exchange):
+        if breaker.succeeded(passed, now_s) is not None:
+            runtime.breaker_closed(state)
+    else:
+        breaker.taught_nothing(passed)
+
+
+def _has_answered(exchange: Exchange) -> bool:
+    """Whether the upstream answered, if only by refusing the request: it is not dead."""
+    status = exchange.attempts[-1].status if exchange.attempts else None
+    return exchange.outcome is Outcome.IGNORED and status is not None and status < 500
