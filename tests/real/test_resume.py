@@ -213,7 +213,11 @@ def test_a_plain_answer_goes_on_too(
     server, gateway = talker
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(gateway.chat, **GREEDY)
-        until(lambda: any(r["stage"] == "streaming" for r in gateway.status()["requests"]["in_flight"]))
+        until(
+            lambda: any(
+                r["stage"] == "streaming" for r in gateway.status()["requests"]["in_flight"]
+            )
+        )
         time.sleep(0.2)
         server.kill()
         server.start_again()
