@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -31,7 +31,7 @@ class Crowd:
         self.limits: list[int] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Crowd:
+    async def __aenter__(self) -> Self:
         self._http = httpx.AsyncClient(base_url=self.gateway.url, timeout=60.0, trust_env=False)
         self._tasks = [asyncio.create_task(self._ask()) for _ in range(self.size)]
         return self

@@ -9,6 +9,7 @@ through (the server was choking), and against a guessed ceiling also when it los
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -157,7 +158,7 @@ class Avoided:
 
 def _doubt(one: Flow, other: Flow) -> float:
     """The standard error of the ratio of two flows, as a share of it."""
-    return (one.doubt**2 + other.doubt**2) ** 0.5
+    return math.hypot(one.doubt, other.doubt)
 
 
 def waits_inside(group: Sequence[Seen]) -> bool:
