@@ -9,9 +9,9 @@ through (the server was choking), and against a guessed ceiling also when it los
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from statistics import median
 from typing import Literal
 
@@ -158,7 +158,7 @@ class Avoided:
 
 def _doubt(one: Flow, other: Flow) -> float:
     """The standard error of the ratio of two flows, as a share of it."""
-    return math.hypot(one.doubt, other.doubt)
+    return hypot(one.doubt, other.doubt)
 
 
 def waits_inside(group: Sequence[Seen]) -> bool:
