@@ -21,6 +21,7 @@ from penstock.limits.options import Tokens
 from penstock.loop_guard import LoopGuardOptions
 from penstock.retry import CloudRetryPolicy, RetryPolicy
 from penstock.sampling import OptimisedSampling, SamplingValues
+from penstock.supervision import SupervisionOptions
 from penstock.toolcalls import ToolCallOptions
 
 DEFAULT_PORT = 7367
@@ -352,6 +353,9 @@ class Settings(Options):
     profiles: ProfileOptions = option(factory=ProfileOptions, effect="How upstreams are looked at.")
     health: HealthOptions = option(
         factory=HealthOptions, effect="How local upstreams are looked after."
+    )
+    supervise: SupervisionOptions = option(
+        factory=SupervisionOptions, effect="Servers that the gateway runs itself."
     )
     discovery: DiscoveryOptions = option(
         factory=DiscoveryOptions, effect="Finding model servers on this machine."

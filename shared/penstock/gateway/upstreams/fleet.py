@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
@@ -81,6 +81,19 @@ def _edition(model: ModelReading) -> str:
     return str(model.details.get("digest") or "")
 
 
+class Supervised(Protocol):
+    """A server that the gateway runs (`supervisor`)."""
+
+    def suspect(self) -> None:
+        """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    def refuse_if_given_up(self) -> None:
+        """Raise the reason why it is not started again, if it is not."""
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """As the status has it."""
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -97,6 +110,7 @@ class UpstreamState:
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
+        supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
@@ -120,6 +134,7 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
+        self.supervised: Supervised | None = None
         self.gate = Gate()
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
@@ -164,6 +179,11 @@ class UpstreamState:
     def comes_back(self) -> bool:
         """Whether it is away on purpose, or loads: then its failures speak for nothing."""
         return bool(self.holding.reasons) or not self.ready
+
+    def suspect(self) -> None:
+        """A connection broke: if the server is ours, it may have died."""
+        if self.supervised is not None:
+            self.supervised.suspect()
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
