@@ -100,6 +100,7 @@ def model(
     says: str | None = None,
     template: str | None = None,
     trained_window: int | None = None,
+    by_words: bool = False,
 ) -> Path:
     """
     A model file, made on first use.
@@ -109,12 +110,15 @@ def model(
         says: the text that it answers to everything at temperature 0; with the template of Hermes.
         template: another chat template (Jinja).
         trained_window: tokens that the file claims to be trained for.
+        by_words: what it says can be cut and continued, see `write_model`.
     """
     shape = {"tiny": tiny_model.TINY, "slow": tiny_model.SLOW}[kind]
     if trained_window is not None:
         shape = replace(shape, trained_window=trained_window)
     sources = sorted(Path(tiny_model.__file__).parent.glob("tiny_*.py"))
-    recipe = repr(([source.read_text("utf-8") for source in sources], shape, says, template))
+    recipe = repr(
+        ([source.read_text("utf-8") for source in sources], shape, says, template, by_words)
+    )
     folder = CACHE / "models"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{kind}-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}.gguf"
@@ -123,7 +127,12 @@ def model(
             if not file.is_file():
                 _forget_old(folder, most=24)
                 tiny_model.write_model(
-                    file, shape=shape, name=f"penstock-{kind}", template=template, says=says
+                    file,
+                    shape=shape,
+                    name=f"penstock-{kind}",
+                    template=template,
+                    says=says,
+                    by_words=by_words,
                 )
     os.utime(file)
     return file
@@ -184,6 +193,11 @@ class LlamaCpp:
         """End it as a crash would."""
         self._server.kill()
 
+    def start_again(self, **changes: Any) -> None:
+        """Start it on the same port after `kill`."""
+        options = replace(self._server.options, port=self.port, **changes)
+        self._server = EmbeddedServer(options).wait_ready(60.0)
+
     def stop(self) -> None:
         """End it."""
         self._server.stop()
@@ -204,6 +218,7 @@ def start_llamacpp(
     *,
     says: str | None = None,
     template: str | None = None,
+    by_words: bool = False,
     ctx_size: int = 4096,
     parallel: int = 1,
     port: int = 0,
@@ -213,12 +228,14 @@ def start_llamacpp(
     Start llama.cpp.
 
     Args:
-        kind, says, template: see `model`.
+        kind, says, template, by_words: see `model`.
         ctx_size: tokens of all slots together.
         parallel: slots.
         options: see `penstock.adapters.embedded.LlamaServerOptions`.
     """
-    file = options.pop("model", None) or model(kind, says=says, template=template)
+    file = options.pop("model", None) or model(
+        kind, says=says, template=template, by_words=by_words
+    )
     # Its threads spin while they wait for each other: on a busy machine two are far slower than one.
     options.setdefault("threads", 1)
     return LlamaCpp(

@@ -19,6 +19,7 @@ from penstock.health import HealthOptions
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
 from penstock.loop_guard import LoopGuardOptions
+from penstock.resume import ResumeOptions
 from penstock.retry import CloudRetryPolicy, RetryPolicy
 from penstock.sampling import OptimisedSampling, SamplingValues
 from penstock.supervision import SupervisionOptions
@@ -328,6 +329,10 @@ class Settings(Options):
     )
     loop_guard: LoopGuardOptions = option(
         factory=LoopGuardOptions, effect="Generations of local models that repeat themselves."
+    )
+    resume: ResumeOptions = option(
+        factory=ResumeOptions,
+        effect="Answers of local models that broke off because their server died.",
     )
     sampling: SamplingValues = option(
         factory=dict,

@@ -19,7 +19,7 @@ from typing import Any
 
 from penstock.adapters.tiny_layers import ARCHITECTURES, Shape, layer_tensors, write_fields
 from penstock.adapters.tiny_templates import CHATML_TEMPLATE, HERMES_TEMPLATE, THINKING_TEMPLATE
-from penstock.adapters.tiny_vocabulary import SPECIAL, byte_names, pieces, vocabulary
+from penstock.adapters.tiny_vocabulary import SPECIAL, byte_names, pieces, spelled, vocabulary
 from penstock.errors import MissingPart
 
 __all__ = [
@@ -52,6 +52,7 @@ def write_model(
     template: str | None = None,
     says: str | None = None,
     reads: str = "",
+    by_words: bool = False,
     seed: int = 0,
 ) -> Path:
     """
@@ -62,6 +63,9 @@ def write_model(
         template: the chat template (Jinja); ChatML, or the Hermes one for a model that *says* something.
         says: the text that it answers, greedily, to everything; None for random weights.
         reads: a text whose words become tokens of their own; without it a token is a letter or two.
+        by_words: what it *says* is made of the tokens that its tokeniser makes of that text, so that an answer
+            can be cut anywhere and continued. No word may occur twice; `<think>` and `</think>` are one token
+            each, with the line feeds around them.
         seed: of the random weights; equal arguments make equal files.
 
     Returns:
@@ -78,13 +82,21 @@ def write_model(
             "Making a model needs the extra `embedded`: pip install 'penstock[embedded]'"
         ) from exc
 
-    tokens, merges = vocabulary(reads)
+    tokens, merges = vocabulary(reads + (says or "") if by_words else reads)
     kinds = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL] * len(SPECIAL)
     tokens.extend(SPECIAL)
-    spoken = pieces(says, set(tokens)) if says is not None else []
-    first_piece = len(tokens)
-    tokens.extend(spoken)
-    kinds.extend([gguf.TokenType.NORMAL] * len(spoken))
+    spoken: list[int] = []
+    if says is not None and by_words:
+        named = spelled(says)
+        marks = [mark for mark in named if mark not in tokens]
+        tokens.extend(marks)
+        kinds.extend([gguf.TokenType.USER_DEFINED] * len(marks))
+        spoken = [tokens.index(word) for word in named]
+    elif says is not None:
+        first_piece = len(tokens)
+        tokens.extend(pieces(says, set(tokens)))
+        kinds.extend([gguf.TokenType.NORMAL] * (len(tokens) - first_piece))
+        spoken = [*range(first_piece, len(tokens))]
 
     writer = gguf.GGUFWriter(None, ARCHITECTURES[shape.memory])
     writer.add_name(name)
@@ -110,7 +122,7 @@ def write_model(
     output = weights(len(tokens), shape.width)
     if says is not None:
         newline = tokens.index(byte_names()[10])  # the template ends the prompt with one
-        chain = [newline, *range(first_piece, len(tokens)), tokens.index("<|im_end|>")]
+        chain = [newline, *spoken, tokens.index("<|im_end|>")]
         embedding /= np.linalg.norm(embedding, axis=1, keepdims=True)
         output = np.zeros_like(embedding)
         for before, after in pairwise(chain):

@@ -21,6 +21,8 @@ _MERGES = (
 _WORD = re.compile(r"'(?:[sdmt]|ll|ve|re)| ?[^\W\d_]+| ?\d+| ?(?:[^\s\w]|_)+|\s+(?!\S)|\s+")
 """What GPT-2's published splitter keeps together: words, numbers, other signs, white space."""
 
+_THINKING = re.compile(r"(\s*</?think>\s*)")
+
 
 def byte_names() -> dict[int, str]:
     """A printable sign for each byte, as in GPT-2's published `bytes_to_unicode`."""
@@ -86,6 +88,29 @@ def _merged(signs: list[str], merges: tuple[tuple[str, str], ...]) -> list[str]:
                 made.append(sign)
         signs = made
     return signs
+
+
+def spelled(text: str) -> list[str]:
+    """
+    The tokens that a vocabulary which has read *text* makes of it, by name. The marks of thinking are tokens of
+    their own, which the vocabulary has yet to get.
+
+    Raises:
+        ValueError: one occurs twice.
+    """
+    names = byte_names()
+    found: list[str] = []
+    for part in _THINKING.split(text):
+        if _THINKING.fullmatch(part):
+            found.append(part)  # a token that is no piece of BPE stands for itself
+        else:
+            found += [
+                "".join(names[byte] for byte in word.encode()) for word in _WORD.findall(part)
+            ]
+    twice = sorted(word for word, count in Counter(found).items() if count > 1)
+    if twice:
+        raise ValueError(f"these tokens occur twice: {twice}")
+    return found
 
 
 def pieces(text: str, taken: set[str]) -> list[str]:

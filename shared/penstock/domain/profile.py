@@ -92,6 +92,7 @@ class ModelReading:
         memory_bytes: of the machine's own memory that it holds, without what lies on a GPU; None when unknown.
         capabilities: what it can do.
         template: what its template takes.
+        template_digest: tells its chat template from another one; empty when the server does not show it.
         published: sampling defaults that the *model* publishes (Modelfile, generation_config, GGUF),
             by logical name (`temperature`, `top_p`, `top_k`, `min_p`, `repeat_penalty`, ...).
         remote: the server only relays this model to a cloud (Ollama's `:cloud` models).
@@ -112,6 +113,7 @@ class ModelReading:
     memory_bytes: int | None = None
     capabilities: Capabilities = Capabilities()
     template: TemplateRules = TemplateRules()
+    template_digest: str = ""
     published: Mapping[str, float | int | str | tuple[str, ...]] = field(default_factory=dict)
     remote: bool = False
     parameter_count: float | None = None

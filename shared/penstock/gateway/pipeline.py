@@ -58,6 +58,7 @@ from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.relaying import Relaying
+from penstock.gateway.steps.succession import have_proven, means_of
 from penstock.gateway.steps.teach import teach_breaker
 from penstock.gateway.steps.translate import Work, translation_of, work_of
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
@@ -271,6 +272,7 @@ class LocalRun:
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
             self.ready.answered()
+            have_proven(self, work)
             if exchange.profile is not None and exchange.profile.reading.loaded is False:
                 self.runtime.keeper.contradicted(state, "the model was loaded for a request")
             elif _is_beyond_belief(exchange):
@@ -335,6 +337,7 @@ class LocalRun:
             headers_for(self.incoming, state, tuned.path, self.runtime.via),
             body,
         )
+        self.job.means = means_of(self, work)
         translation = translation_of(work, tuned.chat, self.exchange)
         if not tuned.streams and translation is None:
             return request, None
@@ -366,6 +369,18 @@ class LocalRun:
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
         self.watch.run("first_token")
+
+    def move_to(self, state: UpstreamState, permit: Permit) -> None:
+        """Another upstream goes on with the request; the permit of the one before is given back."""
+        self.ready.give_slot_back()
+        if self.permit is not None:
+            self.permit.release()
+        self.state, self.permit = state, permit
+        self.exchange.upstream = state.name
+        if self.job is not None:
+            self.job.state = state
+        if self.relaying is not None:
+            self.relaying.state = state
 
     def _let_go(self) -> None:
         """Close what is open and give the permit back, at once or when the ghost has ended."""

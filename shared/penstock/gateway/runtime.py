@@ -26,6 +26,7 @@ from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
 from penstock.gateway.upstreams.health import HealthMonitor
 from penstock.gateway.upstreams.profiles import ProfileKeeper
+from penstock.gateway.upstreams.proving import Proofs
 from penstock.gateway.upstreams.router import Router
 from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
@@ -98,11 +99,14 @@ class Runtime:
         self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
+        self.proofs: Proofs | None = None
 
     def connect(self, transport: UpstreamTransport) -> None:
         """Give the background work the way to upstreams."""
         self.housekeeping.transport = transport
-        self.summaries = Summaries(transport, self._spawn, self._begin, self.finish, self.via)
+        background = (transport, self._spawn, self._begin, self.finish, self.via)
+        self.summaries = Summaries(*background)
+        self.proofs = Proofs(*background)
 
     def _begin(self, exchange: Exchange) -> None:
         exchange.id = self.request_id()

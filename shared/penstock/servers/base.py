@@ -176,6 +176,8 @@ class Behaviour:
         not_found_means_model: a 404 on a generating path means that the model is missing.
         takes_slot: `id_slot` chooses the slot of a chat request.
         drops_images: an image to a model that cannot see is left out without a word.
+        continues: fields with which an assistant's message at the end of a request is continued, besides its
+            being there; None where that is not known to work. It is tried out before it is relied on.
         reasoning_field: the name by which it reads returned thinking in an assistant message.
         memory_grows: when it takes memory for its KV cache. `at_load`: all of it when it starts or loads, so
             that a request takes nothing more; `by_window`: when a request names a larger window; `by_request`:
@@ -201,6 +203,7 @@ class Behaviour:
     applies_model_defaults: bool = False
     not_found_means_model: bool = True
     reasoning_field: str = "reasoning_content"
+    continues: Mapping[str, Any] | None = None
     takes_slot: bool = False
     drops_images: bool = False
     memory_grows: Literal["at_load", "by_window", "by_request"] = "at_load"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,11 @@ def plain_models(answers: Answers, *, slots: int | None = None) -> tuple[ModelRe
             )
         )
     return tuple(readings)
+
+
+def digest(template: str) -> str:
+    """What tells a template from another one; "" for none."""
+    return hashlib.blake2b(template.encode(), digest_size=8).hexdigest() if template else ""
 
 
 def template_rules(template: str) -> TemplateRules:

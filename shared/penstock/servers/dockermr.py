@@ -57,6 +57,7 @@ SPEC = ServerSpec(
         chat_path="/engines/v1/chat/completions",
         completions_path="/engines/v1/completions",
         embeddings_path="/engines/v1/embeddings",
+        continues={},
     ),
     parameters=Parameters(
         names={

@@ -42,7 +42,9 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (MODELS,),
     read=_read,
-    behaviour=Behaviour(progress_field="return_progress", notices_hangup_prefill=True),
+    behaviour=Behaviour(
+        progress_field="return_progress", notices_hangup_prefill=True, continues={}
+    ),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

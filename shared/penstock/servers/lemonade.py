@@ -64,7 +64,7 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (HEALTH, MODELS),
     read=_read,
-    behaviour=Behaviour(readiness=HEALTH),
+    behaviour=Behaviour(readiness=HEALTH, continues={}),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

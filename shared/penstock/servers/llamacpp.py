@@ -26,6 +26,7 @@ from penstock.servers.base import (
     rule,
 )
 from penstock.servers.common import (
+    digest,
     listed,
     obj,
     owners,
@@ -126,6 +127,7 @@ def _read(answers: Answers) -> ServerReading:
                     completion=True,
                 ),
                 template=_rules(info, template),
+                template_digest=digest(template),
                 parameter_count=parameters / 1e9 if parameters else None,
                 details=told(
                     build=text(info.get("build_info")), size_bytes=whole(meta.get("size"))
@@ -199,6 +201,7 @@ SPEC = ServerSpec(
         readiness=HEALTH,
         busy_probe=SLOTS,
         takes_slot=True,
+        continues={},
     ),
     load=lambda model: Probe("/models/load", "POST", {"model": model}),
     counting=Counting(

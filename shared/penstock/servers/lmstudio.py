@@ -84,7 +84,7 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (API_MODELS, MODELS),
     read=_read,
-    behaviour=Behaviour(plain_ignores_hangup=False),
+    behaviour=Behaviour(plain_ignores_hangup=False, continues={}),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

@@ -16,7 +16,7 @@ from penstock.domain.profile import Capabilities, ModelReading, ServerReading
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ErrorCode as E
 from penstock.servers.base import Answers, Behaviour, Match, Parameters, Probe, ServerSpec, rule
-from penstock.servers.common import OUT_OF_MEMORY, obj, rows, text, told, whole
+from penstock.servers.common import OUT_OF_MEMORY, digest, obj, rows, text, told, whole
 
 VERSION = Probe("/api/version")
 ROOT = Probe("/")
@@ -119,6 +119,7 @@ def _model(
             embeddings=None if abilities is None else "embedding" in abilities or None,
             completion=None if abilities is None else "completion" in abilities,
         ),
+        template_digest=digest(text(shown.get("template"))),
         published={
             k: v for k, v in parameters.items() if k in _OPTIONS and not isinstance(v, tuple)
         },
@@ -214,6 +215,7 @@ SPEC = ServerSpec(
         plain_ignores_hangup=False,
         close_cancels_load=True,
         readiness=VERSION,
+        continues={},  # where the model's template leaves the last message open
         drops_images=True,  # server/prompt.go puts `[img-0]` into the prompt; the runner has no projector
         memory_grows="by_window",
     ),

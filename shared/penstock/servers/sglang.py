@@ -86,6 +86,7 @@ SPEC = ServerSpec(
         notices_hangup_prefill=True,
         readiness=Probe("/health"),
         applies_model_defaults=True,
+        continues={"continue_final_message": True},  # `entrypoints/openai/protocol.py`
     ),
     # `entrypoints/openai/protocol.py`: TokenizeRequest takes one prompt or a list of them.
     counting=Counting(

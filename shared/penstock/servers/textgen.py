@@ -54,7 +54,11 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (INFO, MODELS),
     read=_read,
-    behaviour=Behaviour(plain_ignores_hangup=False, not_found_means_model=False),
+    behaviour=Behaviour(
+        plain_ignores_hangup=False,
+        not_found_means_model=False,
+        continues={"continue_": True},  # `modules/api/typing.py`
+    ),
     # `extensions/openai/script.py`; it may count a start-of-text token with each text.
     counting=Counting(
         "/v1/internal/token-count", lambda _, texts: {"text": texts[0]}, number_in("length")

@@ -63,6 +63,8 @@ SPEC = ServerSpec(
         readiness=Probe("/health"),
         applies_model_defaults=True,
         reasoning_field="reasoning",
+        # Without these it begins another answer (`entrypoints/openai/chat_completion/protocol.py`).
+        continues={"continue_final_message": True, "add_generation_prompt": False},
     ),
     # `entrypoints/serve/tokenize/protocol.py`: TokenizeCompletionRequest, TokenizeChatRequest.
     counting=Counting(

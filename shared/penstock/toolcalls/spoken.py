@@ -52,6 +52,11 @@ class SpokenText:
         """Whether text goes on as it comes, whatever it is."""
         return self._state == "closed"
 
+    @property
+    def holds(self) -> bool:
+        """Whether some text waits."""
+        return bool(self._held)
+
     def take(self, token: Any, text: str) -> list[Out]:
         """A piece of the answer's text."""
         if self._state == "closed" or not text:

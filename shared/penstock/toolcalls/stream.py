@@ -79,6 +79,11 @@ class AnswerMender:
         """Whether only a call could make a difference now: text goes on as it comes."""
         return self._text.is_closed and not self._calls
 
+    @property
+    def has_call(self) -> bool:
+        """Whether a call has begun, or text waits that may become one."""
+        return bool(self._calls) or self._text.holds
+
     def text(self, token: Any, text: str) -> list[Out]:
         """A piece of the answer's text."""
         return self._text.take(token, text)

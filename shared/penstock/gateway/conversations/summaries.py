@@ -118,7 +118,7 @@ class Summaries:
         profile: ModelProfile,
         settings: Settings,
     ) -> None:
-        permit = await _quiet_permit(state)
+        permit = await quiet_permit(state)
         if permit is None:
             return
         loop = asyncio.get_running_loop()
@@ -218,7 +218,7 @@ class Summaries:
             _forget_oldest(Path(folder))
 
 
-async def _quiet_permit(state: UpstreamState) -> Permit | None:
+async def quiet_permit(state: UpstreamState) -> Permit | None:
     """A permit that nobody else wants just now; None when there is none for a long time."""
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + _PATIENCE_S

@@ -162,6 +162,8 @@ def late_facts(exchange: Exchange, *, committed_early: bool) -> dict[str, Any] |
         facts["warnings"] = warnings
     if exchange.repaired:
         facts["repaired"] = exchange.repaired
+    if exchange.resumed:
+        facts["resumed"] = exchange.resumed
     if exchange.cached_tokens is not None:
         facts["cached_tokens"] = exchange.cached_tokens
     if not facts:
@@ -184,6 +186,7 @@ def explained(body: bytes, exchange: Exchange) -> bytes:
         "prompt_tokens_original": exchange.prompt_tokens_original,
         "cached_tokens": exchange.cached_tokens,
         "repaired": exchange.repaired,
+        "resumed": exchange.resumed,
         "changes": [
             {"step": c.step, "field": c.field, "action": c.action, "detail": c.detail}
             for c in exchange.changes

@@ -80,6 +80,8 @@ class Exchange:
             for what the client sent, None while unknown.
         warnings_told: how many of the warnings stood in the headers.
         repaired: tool calls of the answer that were repaired, or made from text.
+        resumed: how often the answer was continued after its server broke off.
+        resume_outcome: of the last time that it broke off: `resumed`, `gave_up`, `not_possible`; "" when it never did.
         loop_ended: the gateway ended the answer because it repeated itself.
         tool_calls_mended: what became of tool calls that were not simply right (`repaired`, `recovered`,
             `renumbered`, `flagged`, `cut_off`).
@@ -133,6 +135,8 @@ class Exchange:
     warnings: list[str] = field(default_factory=list)
     warnings_told: int = 0
     repaired: int = 0
+    resumed: int = 0
+    resume_outcome: str = ""
     loop_ended: bool = False
     tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False

@@ -52,6 +52,18 @@ class CollectingRelay:
             self._take(rest)
         return self._body() if self.seen.error is None else b""
 
+    def broken(self) -> bytes:
+        """See `Relay`: half a body is none."""
+        return b""
+
+    def cut(self) -> bool:
+        """See `Relay`."""
+        seen = self.seen
+        if seen.closed or seen.finished or seen.ended_by_us or seen.error is not None:
+            return False
+        self._framer.end()
+        return True
+
     def _take(self, raw: bytes) -> None:
         seen = self.seen
         data = parse_event(raw).data

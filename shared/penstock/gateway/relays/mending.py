@@ -239,6 +239,11 @@ class EventMender:
                 out.append(event)
         return out
 
+    @property
+    def has_call(self) -> bool:
+        """See `AnswerMender`."""
+        return self._mender.has_call
+
     def broken(self) -> list[Event]:
         """The stream ends without an end of its own: what is held goes on as it came."""
         return _events(self._mender.broken())

@@ -118,6 +118,10 @@ class MendingRelay(VerbatimRelay):
             out += b"\n\n"
         return out + held
 
+    def cut(self) -> bool:
+        """See `Relay`: not in a call, nor where text may become one."""
+        return not any(mender.has_call for mender in self._menders.values()) and super().cut()
+
     def _pass(self, batch: bytes) -> bytes:
         if self._one_choice and b'"tool_calls"' not in batch:
             mender = self._menders.get(0)

@@ -164,6 +164,15 @@ class Relay(Protocol):
     def end(self) -> bytes:
         """The upstream's body ended properly: return what is left to send."""
 
+    def broken(self) -> bytes:
+        """It broke off: return what was held, as it came."""
+
+    def cut(self) -> bool:
+        """
+        It broke off, and another stream may go on where its last whole event ended. Returns whether it may; then
+        what was half of an event is forgotten.
+        """
+
 
 class VerbatimRelay:
     """
@@ -242,6 +251,20 @@ class VerbatimRelay:
         out = self._look(rest)
         self._judge_tail()
         return out
+
+    def broken(self) -> bytes:
+        """See `Relay`."""
+        self._buffer = b""
+        return self._before_end(broken=True)
+
+    def cut(self) -> bool:
+        """See `Relay`."""
+        seen = self.seen
+        self._judge_tail()
+        if seen.closed or seen.finished or seen.ended_by_us or seen.error is not None:
+            return False
+        self._buffer = b""
+        return True
 
     def _boundary(self, data: bytes) -> int:
         if self._surface.is_ndjson:

@@ -99,9 +99,22 @@ class Source:
             seen.closed = True
             self._go_on([StreamEnd()], out)
             return out
-        if self._mender is not None:
-            out += self._order.take(self._mender.broken())
+        return out + self.broken()
+
+    def broken(self) -> list[Event]:
+        """What was held of an answer that broke off: it goes on as it came."""
+        out = self._order.take(self._mender.broken()) if self._mender is not None else []
         return out + self._order.rest()
+
+    def cut(self) -> bool:
+        """See `Relay`: not in a call, nor where text may become one."""
+        seen = self.seen
+        if seen.closed or seen.finished or seen.ended_by_us or seen.error is not None:
+            return False
+        if not self._order.is_idle or (self._mender is not None and self._mender.has_call):
+            return False
+        self._framer.end()
+        return True
 
     def whole(self, value: Any) -> list[Event]:
         """The events of an answer that came as one body."""
@@ -180,6 +193,14 @@ class TranslatingRelay:
         """See `Relay`."""
         return self._say(self._source.end())
 
+    def broken(self) -> bytes:
+        """See `Relay`."""
+        return self._say(self._source.broken()) if self._writer is not None else b""
+
+    def cut(self) -> bool:
+        """See `Relay`."""
+        return self._source.cut()
+
     def whole(self, value: Any) -> bytes:
         """The stream that one body stands for, which the server gave although a stream was asked for."""
         return self._say(self._source.whole(value))
@@ -236,6 +257,14 @@ class CollectingTranslator:
         """The whole body."""
         self._events += self._source.end()
         return self._body(self._events) if self.seen.error is None else b""
+
+    def broken(self) -> bytes:
+        """See `Relay`: half a body is none."""
+        return b""
+
+    def cut(self) -> bool:
+        """See `Relay`."""
+        return self._source.cut()
 
     def whole(self, value: Any) -> bytes:
         """The body that another body stands for."""

@@ -25,7 +25,15 @@ from penstock.domain.profile import WindowSource
 from penstock.errors import ErrorCode
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
-from penstock.gateway.steps.opening import AttemptFailed, Job, Opened, no_descriptors, open_body
+from penstock.gateway.steps.opening import (
+    AttemptFailed,
+    Job,
+    Opened,
+    is_stream,
+    no_descriptors,
+    open_body,
+)
+from penstock.gateway.steps.resume import Resumable
 from penstock.gateway.upstreams.fleet import UpstreamState
 
 _LONGEST_PAUSE_S = 2.0
@@ -219,6 +227,8 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             readiness.new_connection(state)
         if coding := content_coding(response):
             response = job.response = _decoded(response, coding)
+        if job.means is not None and is_stream(response):
+            response = job.response = Resumable(response, job, job.means)
         return await open_body(job, response, job_relay)
     except TransportError as exc:
         if exc.kind == "descriptors":

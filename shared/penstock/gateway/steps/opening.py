@@ -11,11 +11,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
 from penstock import faults
-from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamResponse
+from penstock.adapters.transport import (
+    TransportError,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTransport,
+)
 from penstock.domain.fault import Fault
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
@@ -24,6 +30,7 @@ from penstock.gateway.relays.relay import Relay
 from penstock.gateway.relays.translating import CollectingTranslator, TranslatingRelay
 from penstock.gateway.steps.watch import Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
+from penstock.resume import Way
 from penstock.settings import Settings
 
 LARGEST_PLAIN_ANSWER_BYTES = 64 * 1024 * 1024
@@ -58,6 +65,27 @@ class AttemptFailed(Exception):
         self.fault = fault
 
 
+class Means(NamedTuple):
+    """
+    What is needed to continue an answer.
+
+    Attributes:
+        body: the request as it was sent.
+        proven: what the server was seen to continue.
+        ready_again: the upstream that goes on: the same one after it is back, or another. None when there is none
+            by then; its argument is for how long it waits for a server that does not listen.
+        request: a request with this body for an upstream.
+        ndjson: it speaks Ollama's dialect.
+    """
+
+    body: bytes
+    proven: frozenset[Way]
+    ready_again: Callable[[float], Awaitable[UpstreamState | None]]
+    request: Callable[[UpstreamState, bytes], UpstreamRequest]
+    transport: UpstreamTransport
+    ndjson: bool
+
+
 @dataclass(slots=True)
 class Job:
     """
@@ -75,6 +103,7 @@ class Job:
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
             None for all others.
+        means: how the answer is continued if it breaks off; None where it is not.
         sent: a request went out and its answer was not read to the end: the server may be at work on it.
     """
 
@@ -90,6 +119,7 @@ class Job:
     sending: asyncio.Task[UpstreamResponse] | None = None
     response: UpstreamResponse | None = None
     relay: Relay | None = None
+    means: Means | None = None
     sent: bool = False
     body: bytes | None = None
     refused: Fault | None = None
@@ -107,10 +137,10 @@ async def open_body(
 ) -> Opened:
     """Read until there is something to relay."""
     exchange, watch = job.exchange, job.watch
-    if response.status >= 400 or make_relay is None or not _is_stream(response):
+    if response.status >= 400 or make_relay is None or not is_stream(response):
         limit = _LARGEST_ERROR_BYTES if response.status >= 400 else LARGEST_PLAIN_ANSWER_BYTES
         body = await response.read(limit)
-        fault = _classify(job, response, body)
+        fault = classify(job, response, body)
         if fault is not None:
             raise AttemptFailed(fault)
         # Also when a stream was asked for and a plain answer came: some servers do that.
@@ -187,7 +217,8 @@ def _plain(
     return Opened(response, relay, out, True)
 
 
-def _is_stream(response: UpstreamResponse) -> bool:
+def is_stream(response: UpstreamResponse) -> bool:
+    """Whether an answer says that it is a stream."""
     for name, value in response.headers:
         if name.lower() == b"content-type":
             kind = value.split(b";")[0].strip().lower()
@@ -199,7 +230,8 @@ def _is_stream(response: UpstreamResponse) -> bool:
     return False
 
 
-def _classify(job: Job, response: UpstreamResponse, body: bytes) -> Fault | None:
+def classify(job: Job, response: UpstreamResponse, body: bytes) -> Fault | None:
+    """What is wrong with a whole answer; None for a proper one."""
     return faults.classify_answer(
         status=response.status,
         headers={

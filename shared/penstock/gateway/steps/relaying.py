@@ -158,16 +158,23 @@ class Relaying:
                     out += relay.end()
             except TransportError as exc:
                 self.job.sent = False
+                await self._let_go()
                 raise self._broken(str(exc)) from exc
+            except UpstreamFault:  # it was to be continued, and was not
+                await self._let_go()
+                raise
             except ValueError as exc:
+                await self._let_go()
                 raise self._broken(f"the stream holds something unreadable: {exc}") from exc
             except asyncio.CancelledError:
-                self._stalled()
+                if self._has_stalled():
+                    await self._let_go()
+                    raise self._error(faults.classify_timeout("stall")) from None
                 raise
             if seen.error is not None:
                 fault = faults.classify_stream_error(seen.error, self.state.spec)
                 self.job.sent = False
-                if out:
+                if out := out + relay.broken():
                     await answer.write(out)
                 raise self._error(fault)
             if seen.progress is not None:
@@ -185,14 +192,20 @@ class Relaying:
             raise self._error(broken_stream())
         await answer.end(out)
 
-    def _stalled(self) -> None:
+    def _has_stalled(self) -> bool:
         """A cancellation by our own clock is a fault of the upstream, not a hang-up."""
         if self.watch.expired is None:
-            return
+            return False
         self.task.uncancel()
         self.watch.expired = None
         self.job.hang_up()
-        raise self._error(faults.classify_timeout("stall"))
+        return True
+
+    async def _let_go(self) -> None:
+        """What the relay held back of an answer that broke off is the client's."""
+        relay = self.job.relay
+        if relay is not None and (held := relay.broken()):
+            await self.answer.write(held)
 
     def _broken(self, why: str) -> UpstreamFault:
         self.readiness.contradicted(self.state, why)

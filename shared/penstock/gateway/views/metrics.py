@@ -46,6 +46,9 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("upstream", "model", "verdict")),
     "penstock_loops_ended": (
         "counter", "Answers that repeated themselves without end and were ended.", ("upstream", "model")),
+    "penstock_streams_resumed": (
+        "counter", "Answers that broke off, by what became of them: resumed, gave_up, not_possible.",
+        ("upstream", "outcome")),
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
@@ -150,6 +153,8 @@ class Metrics(Collector):
                     self.count("penstock_retries", (upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
+        if exchange.resume_outcome:
+            self.count("penstock_streams_resumed", (upstream, exchange.resume_outcome))
         if exchange.client_gone:
             self.count("penstock_hangups", (upstream,))
         for change in exchange.changes:

@@ -180,6 +180,8 @@ def facts(exchange: Exchange) -> dict[str, Any]:
         pairs["output"] = exchange.completion_tokens
     if exchange.changes:
         pairs["changes"] = len(exchange.changes)
+    if exchange.resumed:
+        pairs["resumed"] = exchange.resumed
     if exchange.heartbeats:
         pairs["heartbeats"] = exchange.heartbeats
     if exchange.client_gone:
@@ -230,6 +232,7 @@ def describe(exchange: Exchange) -> dict[str, Any]:
             else None
         ),
         "repaired": exchange.repaired,
+        "resumed": exchange.resumed,
         "loop_ended": exchange.loop_ended,
         "attempts": [
             {
