@@ -46,9 +46,11 @@ _PROGRAMS = (
     _Program(("koboldcpp",), 5001),
     _Program(("koboldcpp.py",), 5001),
 )
-_EVERYWHERE = frozenset({"0.0.0.0", "::", "[::]", "*", ""})
+_EVERYWHERE = frozenset({"0.0.0.0", "::", "[::]", "*", ""})  # noqa: S104 (compared, not bound)
 _FLAGS = {"--host": "host", "--port": "port", "--hostname": "host"}
-_ELSEWHERE = frozenset({"docker", "podman", "nerdctl", "ssh", "wsl", "sh", "bash", "zsh", "fish", "cmd", "make"})
+_ELSEWHERE = frozenset(
+    {"docker", "podman", "nerdctl", "ssh", "wsl", "sh", "bash", "zsh", "fish", "cmd", "make"}
+)
 """Programs whose arguments mean something of their own: a port there may be another one outside."""
 
 
@@ -84,7 +86,8 @@ def address_of(command: Sequence[str], environment: Mapping[str, str]) -> Addres
             port, how = str(program.port), f"the port that {' '.join(program.words)} has by itself"
     if port is None:
         return Address(
-            None, f"there is no --port among its arguments, and {names[0]} has no port that is known"
+            None,
+            f"there is no --port among its arguments, and {names[0]} has no port that is known",
         )
     if not port.isdecimal() or not 0 < int(port) < 65536:
         return Address(None, f"its port is {port}")
@@ -132,9 +135,7 @@ def _flags(words: list[str]) -> Iterator[tuple[str, str]]:
             yield _FLAGS[flag], words[at + 1]
 
 
-def _without_env(
-    words: list[str], variables: dict[str, str]
-) -> tuple[list[str], dict[str, str]]:
+def _without_env(words: list[str], variables: dict[str, str]) -> tuple[list[str], dict[str, str]]:
     """`env OLLAMA_HOST=:9000 ollama serve` as the command and what it finds set."""
     if not words or _name(words[0]) != "env":
         return words, variables

@@ -28,9 +28,7 @@ class SupervisionOptions(Options):
         1.0, effect="Pause before a server that died is started again.", unit="seconds", ge=0
     )
     longest_delay_s: float = option(30.0, effect="Longest such pause.", unit="seconds", ge=0)
-    factor: float = option(
-        2.0, effect="Each pause is the one before times this.", ge=1, le=10
-    )
+    factor: float = option(2.0, effect="Each pause is the one before times this.", ge=1, le=10)
     steady_s: float = option(
         60.0,
         effect="A server that was ready for this long has its earlier deaths forgiven.",
@@ -139,17 +137,16 @@ def how_it_ended(code: int | None, said: str) -> str:
     return told
 
 
-def last_words(said: str, most_lines: int = 6) -> str:
+def last_words(said: str, most_lines: int = 4) -> str:
     """The last lines of a server's output, short enough for an error message; "" when it said nothing."""
     lines = [line.strip() for line in said.replace("\r", "\n").splitlines() if line.strip()]
     told = " | ".join(lines[-most_lines:])
     return told if len(told) <= _MOST_TOLD else "..." + told[-_MOST_TOLD:]
 
 
-def given_up(deaths: int, why: str, said: str) -> str:
-    """Why requests are refused once a server was given up."""
+def given_up(deaths: int, why: str, words: str) -> str:
+    """Why requests are refused once a server was given up; *words*: its last ones."""
     times = "once" if deaths == 1 else f"{deaths} times"
-    words = last_words(said)
     return f"the supervised server died {times}: {why}." + (
         f" Its last words: {words}" if words else ""
     )

@@ -40,17 +40,9 @@ def report(**told: object) -> None:
 def main(arguments: list[str]) -> int:
     """Run the command until it ends or has to."""
     stop_s, command = float(arguments[0]), arguments[1:]
-    if sys.platform == "win32":
-        job = _own_job()
-        options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    else:
-        job = None
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        options = {"start_new_session": True, "preexec_fn": _linux()}
+    job = _own_job() if sys.platform == "win32" else None
     try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, **options
-        )
+        child = _start(command)
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc)
         report(failed=f"{command[0]} cannot be started: {reason}")
@@ -66,6 +58,26 @@ def main(arguments: list[str]) -> int:
         _end_group(child.pid, stop_s if ending.begun else _ORPHANS_S)
     del job  # Windows: now the rest ends
     return 0
+
+
+def _start(command: list[str]) -> subprocess.Popen[bytes]:
+    if sys.platform == "win32":
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=2,
+            stderr=2,
+            creationflags=subprocess.CREATE_NEW_PROCESS_GROUP,
+        )
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        stderr=2,
+        start_new_session=True,
+        preexec_fn=_before_exec(),  # noqa: PLW1509 (no other thread runs yet)
+    )
 
 
 class Ending:
@@ -106,18 +118,22 @@ def _end_with_input(ending: Ending) -> None:
     ending.begin()
 
 
-def _linux() -> Callable[[], None] | None:
-    """Adopt orphans. Returns what the command does before it begins: die with this process."""
-    if sys.platform != "linux":
-        return None
-    import ctypes
+def _before_exec() -> Callable[[], None]:
+    """Linux: adopt orphans. Returns what the command does before it begins: die with this process, heed Ctrl-C."""
+    prctl: Callable[..., int] | None = None
+    if sys.platform == "linux":
+        import ctypes
 
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return None
-    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        with contextlib.suppress(OSError, AttributeError):
+            prctl = ctypes.CDLL(None).prctl
+            prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def before() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored would be ignored after exec
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+    return before
 
 
 def _end_group(group: int, within_s: float) -> None:
@@ -162,7 +178,7 @@ def _reap() -> None:
 def _children() -> list[int]:
     """Our children by the kernel's word; none where it does not say."""
     try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as told:  # noqa: PTH123 (no pathlib: it is slow)
+        with open(f"/proc/self/task/{os.getpid()}/children") as told:
             return [int(pid) for pid in told.read().split()]
     except (OSError, ValueError):
         return []

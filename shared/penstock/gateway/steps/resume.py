@@ -105,6 +105,8 @@ class Resumable:
             UpstreamFault: it was tried.
         """
         job, exchange = self._job, self._job.exchange
+        if broken is not None:
+            job.state.suspect()
         options = job.settings.resume
         obstacle, said = "it is too long", Said()
         if job.relay is None or not job.relay.cut():

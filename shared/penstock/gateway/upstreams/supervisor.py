@@ -101,6 +101,7 @@ class Supervisor:
         self._refusal = ""
         self._quick_deaths = 0
         self._ready_since_s: float | None = None
+        self._was_ready = False
         self._log: LogFile | None = None
 
     @property
@@ -114,9 +115,7 @@ class Supervisor:
     def begin(self) -> None:
         """Start it, and look after it from now on."""
         options = self._settings().supervise
-        self._log = LogFile(
-            self.log_path, most_bytes=options.log_bytes, keep=options.log_files
-        )
+        self._log = LogFile(self.log_path, most_bytes=options.log_bytes, keep=options.log_files)
         self._set("starting")
         self._task = asyncio.get_running_loop().create_task(
             self._run(), name=f"server of {self.server.name}"
@@ -237,16 +236,16 @@ class Supervisor:
             options = self._settings().supervise
             decision = supervision.after_death(self._quick_deaths, ready_for_s, options)
             self._quick_deaths = decision.quick_deaths
-            never_ready = self.server.must_start and self.since_s is not None and not self._was_ready
-            if decision.after_s is None or never_ready:
-                await self._give_up(died_of, process)
+            needed = self.server.must_start and not self._was_ready
+            if decision.after_s is None or needed:
+                await self._give_up(died_of, self._words(process))
                 continue
             log.info(
-                "started again in %g s", decision.after_s, extra={"penstock": {"upstream": self.server.name}}
+                "started again in %g s",
+                decision.after_s,
+                extra={"penstock": {"upstream": self.server.name}},
             )
             await asyncio.sleep(decision.after_s)
-
-    _was_ready = False
 
     async def _start(self) -> ServerProcess:
         assert self._log is not None
@@ -270,7 +269,9 @@ class Supervisor:
         ready = asyncio.create_task(self._until_ready(process))
         began_s = asyncio.get_running_loop().time()
         try:
-            await asyncio.wait((ended, ready), timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                (ended, ready), timeout=within_s, return_when=asyncio.FIRST_COMPLETED
+            )
             why = ""
             if process.alive and ready.done():
                 why = ready.result()
@@ -290,7 +291,7 @@ class Supervisor:
         was_first = self.state == "starting"
         self._set("starting" if was_first else "restarting")
         if not self._ordered:
-            words = supervision.last_words(process.tail())
+            words = self._words(process)
             self._act("server_died", f"{why}. Its last words: {words}" if words else why)
         return why
 
@@ -301,7 +302,11 @@ class Supervisor:
         pause_s = _LOOK_FIRST_S
         while True:
             state = self._upstream()
-            if state is not None and process.pid is not None and await self._keeper.look_anew(state):
+            if (
+                state is not None
+                and process.pid is not None
+                and await self._keeper.look_anew(state)
+            ):
                 await self._keeper.wait_until_ready(state)
                 # What it serves now is learned before the first request goes there.
                 if await self._keeper.look_anew(state) and state.ready:
@@ -347,9 +352,9 @@ class Supervisor:
         self._act("server_ready", f"ready at {self.url} after {after_s:.1f} s")
         self._end_hold()
 
-    async def _give_up(self, died_of: str, process: ServerProcess) -> None:
+    async def _give_up(self, died_of: str, words: str) -> None:
         """Until somebody wants it tried again."""
-        self._refusal = supervision.given_up(self._quick_deaths, died_of, process.tail())
+        self._refusal = supervision.given_up(self._quick_deaths, died_of, words)
         self._again.clear()
         self.why = died_of
         self._set("given_up")
@@ -360,6 +365,10 @@ class Supervisor:
         self._set("restarting")
 
     # Bookkeeping.
+
+    def _words(self, process: ServerProcess) -> str:
+        """What it said last; not when it has served: then there may be prompts in it."""
+        return "" if self._ready_since_s is not None else supervision.last_words(process.tail())
 
     def _upstream(self) -> UpstreamState | None:
         state = self._fleet.states.get(self.server.name)
