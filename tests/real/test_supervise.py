@@ -73,7 +73,7 @@ class Stream(threading.Thread):
     def run(self) -> None:
         """See `threading.Thread`."""
         body = {
-            "model": "any", "stream": True, "max_tokens": 300,
+            "model": "any", "stream": True, "max_tokens": 60,
             "messages": [{"role": "user", "content": f"Tell me story number {self._number}."}],
         }  # fmt: skip
         try:
