@@ -308,6 +308,8 @@ class ClientAnswer:
             data = writer.heartbeat()
         if not data:
             return
+        if not self.surface.is_ndjson and (facts := waiting_facts(self._exchange)):
+            data = with_comment(data, facts)
         if not self.committed:
             self.committed_early = True
             self._commit(200)
@@ -355,6 +357,21 @@ class ClientAnswer:
             headers,
             orjson.dumps(self.surface.error_body(error, self._exchange)),
         )
+
+
+def waiting_facts(exchange: Exchange) -> dict[str, Any] | None:
+    """What a client that waits is told with a heartbeat; None while there is nothing to tell."""
+    if exchange.spot is not None and (told := exchange.spot.told()) is not None:
+        return {"queue": {"position": told[0], "expected_wait_s": round(told[1], 1)}}
+    if exchange.stage != "prefilling" or not exchange.prefill_total:
+        return None
+    return {"prefill": {"processed": exchange.prefill_done, "total": exchange.prefill_total}}
+
+
+def with_comment(event: bytes, facts: dict[str, Any]) -> bytes:
+    """An event with *facts* in a comment line directly before its last `data:` line (contracts 4)."""
+    at = event.rfind(b"\ndata:") + 1
+    return event[:at] + b": penstock " + orjson.dumps(facts) + b"\n" + event[at:]
 
 
 def retry_headers(error: AnswerError) -> Headers:

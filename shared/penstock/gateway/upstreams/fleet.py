@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from penstock import limits
 from penstock.adapters.transport import Origin
 from penstock.breaker import Breaker
+from penstock.concurrency import Left
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -25,10 +26,12 @@ from penstock.domain.profile import (
     TemplateRules,
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
-from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Spot
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
+from penstock.gateway.upstreams.room import Room
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -112,6 +115,8 @@ class UpstreamState:
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
+        room: what its requests have in common.
+        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -136,6 +141,9 @@ class UpstreamState:
         self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.supervised: Supervised | None = None
         self.gate = Gate()
+        self.room = Room(limiter)
+        self.left: Left[Spot | Haunted] = Left()
+        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -248,6 +256,7 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
+        self.room.learn(reading, self.spec.behaviour, settings.concurrency)
         self.limit.slots_told(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
@@ -275,6 +284,7 @@ class UpstreamState:
         """
         self.last_windows.clear()
         self.refused_windows.clear()
+        self.room.forget()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None

@@ -113,7 +113,9 @@ class ProfileKeeper:
             closing = asyncio.get_running_loop().create_task(client.aclose())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+        now_s = asyncio.get_running_loop().time()
         for state in self._fleet:
+            state.breaker.try_soon(now_s)  # its delay may have stood still with us
             self.contradicted(state, "time has jumped")
 
     async def first_contact(self, state: UpstreamState) -> None:

@@ -107,7 +107,7 @@ class Proofs:
         Args:
             sent: a request that was answered: it tells how the model is loaded, and for how long.
         """
-        if state.spec.behaviour.continues is None or profile.reading.loaded is False:
+        if state.spec.behaviour.continues is None:
             return
         key = identity(state, profile)
         if key in self._found or key in self._running or self._tries.get(key, 0) >= _MOST_TRIES:
@@ -125,10 +125,11 @@ class Proofs:
         settings: Settings,
     ) -> None:
         await _quiet(state, settings.resume.probe_after_s)
-        permit = await quiet_permit(state)
-        if permit is None or identity(state, profile) != key:
-            if permit is not None:
-                permit.release()
+        now = state.profile(profile.model)
+        if now is None or now.reading.loaded is False or identity(state, now) != key:
+            return  # nothing is loaded for this; the next answer has it tried again
+        permit = await quiet_permit(state, profile.model)
+        if permit is None:
             return
         if len(self._tries) > _MOST_KEPT:
             self._tries.clear()

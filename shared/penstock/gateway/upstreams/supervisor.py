@@ -350,6 +350,9 @@ class Supervisor:
         self._was_ready = True
         self._set("running")
         self._act("server_ready", f"ready at {self.url} after {after_s:.1f} s")
+        state = self._upstream()
+        if state is not None and state.breaker.start_afresh():
+            self._act("breaker_closed", "its server was started anew")
         self._end_hold()
 
     async def _give_up(self, died_of: str, words: str) -> None:
