@@ -12,7 +12,6 @@ from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 
-
 _LOST = frozenset({ErrorCode.UPSTREAM_UNREACHABLE, ErrorCode.BROKEN_STREAM})
 
 
