@@ -184,11 +184,6 @@ class Breaker:
         if self.state is BreakerState.OPEN:
             self._until_s = min(self._until_s, now_s)
 
-    def start_afresh(self) -> None:
-        """Another server process is there: what the one before did says nothing of it."""
-        self._close(0.0)
-        self._in_a_row = 0
-
     @property
     def error_share(self) -> float:
         """Share of the recent requests that failed, 0 to 1."""

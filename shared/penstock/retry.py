@@ -97,7 +97,6 @@ def decide(
     policy: RetryPolicy,
     relayed: bool = False,
     deaths: int = 0,
-    comes_back: bool = False,
 ) -> Decision:
     """
     Decide what to do after attempt number *attempt* at a local upstream failed.
@@ -108,7 +107,6 @@ def decide(
         jitter: a number in [0, 1), drawn by the caller.
         relayed: something went to the client already.
         deaths: how often the server died (dropped a fresh connection without a byte) on this request.
-        comes_back: the server is away on purpose, or being restarted: nobody listening is no attempt.
     """
     if relayed:
         return GiveUp("part of the answer went to the client already")
@@ -127,8 +125,6 @@ def decide(
                 ),
             )
         return WaitUntilReady(counts=True) if attempt < policy.attempts else _spent(attempt)
-    if comes_back and fault.code is E.UPSTREAM_UNREACHABLE:
-        return WaitUntilReady(counts=False)
     # 2. Loading is not an error, and waiting for it is no attempt.
     if rule == "readiness":
         return (

@@ -21,7 +21,7 @@ from penstock.dialects.base import AnswerWriter
 from penstock.dialects.surfaces import Surface, error_object
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
 from penstock.gateway.edge.cycle import Connection
-from penstock.gateway.edge.exchange import Exchange
+from penstock.gateway.edge.exchange import Exchange, Spot
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -308,6 +308,8 @@ class ClientAnswer:
             data = writer.heartbeat()
         if not data:
             return
+        if self._exchange.spot is not None and not self.surface.is_ndjson:
+            data = _with_place(data, self._exchange.spot)
         if not self.committed:
             self.committed_early = True
             self._commit(200)
@@ -355,6 +357,15 @@ class ClientAnswer:
             headers,
             orjson.dumps(self.surface.error_body(error, self._exchange)),
         )
+
+
+def _with_place(event: bytes, spot: Spot) -> bytes:
+    """A heartbeat with a comment line directly before its `data:` line: where its request stands in the queue."""
+    told = spot.told()
+    if told is None:
+        return event
+    facts = {"queue": {"position": told[0], "expected_wait_s": round(told[1], 1)}}
+    return event.replace(b"data:", b": penstock " + orjson.dumps(facts) + b"\ndata:", 1)
 
 
 def retry_headers(error: AnswerError) -> Headers:

@@ -112,7 +112,6 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             jitter=random.random(),
             policy=policy,
             deaths=deaths,
-            comes_back=bool(state.holding.reasons),
         )
         if isinstance(decision, retry.GiveUp) and decision.fault is not None:
             fault = decision.fault

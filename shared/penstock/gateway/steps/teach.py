@@ -7,21 +7,13 @@ import random
 
 from penstock.breaker import Pass
 from penstock.domain.fault import Outcome
-from penstock.errors import ErrorCode
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 
-_LOST = frozenset({ErrorCode.UPSTREAM_UNREACHABLE, ErrorCode.BROKEN_STREAM})
-
 
 def teach_breaker(
-    runtime: Runtime,
-    state: UpstreamState,
-    passed: Pass,
-    exchange: Exchange,
-    why: str,
-    code: ErrorCode | None = None,
+    runtime: Runtime, state: UpstreamState, passed: Pass, exchange: Exchange, why: str
 ) -> None:
     """
     Tell the breaker of *state* what became of a request.
@@ -29,13 +21,9 @@ def teach_breaker(
     Args:
         passed: what it was let through by.
         why: the fault in words, "" where there was none.
-        code: the fault. A lost connection to a server that the gateway runs does not count: whether it lives is known
-            from its process, though a moment later than its connections break.
     """
     breaker, now_s = state.breaker, asyncio.get_running_loop().time()
-    if exchange.outcome is Outcome.DROPPED and state.supervised is not None and code in _LOST:
-        breaker.taught_nothing(passed)
-    elif exchange.outcome is Outcome.DROPPED and not state.comes_back:
+    if exchange.outcome is Outcome.DROPPED and not state.comes_back:
         opened = breaker.failed(passed, why, now_s, random.random())
         if opened is not None:
             runtime.breaker_opened(state, opened)

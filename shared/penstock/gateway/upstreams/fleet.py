@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from penstock import limits
 from penstock.adapters.transport import Origin
 from penstock.breaker import Breaker
+from penstock.concurrency import Left
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -25,11 +26,12 @@ from penstock.domain.profile import (
     TemplateRules,
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
-from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Spot
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
-from penstock.gateway.upstreams.supervised import Supervised
+from penstock.gateway.upstreams.room import Room
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -97,10 +99,10 @@ class UpstreamState:
         holding: why requests wait in front of it, if they do.
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
-        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs. None
-            as well when the server was given up.
-        supervised: what is known of its process, where the gateway runs it.
+        restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
+        room: what its requests have in common.
+        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -123,8 +125,10 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
-        self.supervised: Supervised | None = None
         self.gate = Gate()
+        self.room = Room(limiter)
+        self.left: Left[Spot | Haunted] = Left()
+        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -160,7 +164,6 @@ class UpstreamState:
         return (
             self.reachable is not False
             and self.gate.refusing is None
-            and self.gone is None
             and not self.holding.reasons
             and not self.breaker.is_open(now_s)
         )
@@ -169,19 +172,6 @@ class UpstreamState:
     def comes_back(self) -> bool:
         """Whether it is away on purpose, or loads: then its failures speak for nothing."""
         return bool(self.holding.reasons) or not self.ready
-
-    @property
-    def gone(self) -> str | None:
-        """Why there is no server behind it and none will come by itself; None otherwise."""
-        supervised = self.supervised
-        return supervised.why if supervised is not None and supervised.is_given_up else None
-
-    def move_to(self, upstream: Upstream) -> None:
-        """Its server listens at another address than was thought; whatever else is known stays."""
-        self.upstream = upstream
-        self.origin, self.host, self.prefix = origin_of(upstream)
-        self.verdict = judge(upstream.url, declared=upstream.local)
-        self.generation += 1
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -246,6 +236,7 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
+        self.room.learn(reading, self.spec.behaviour, settings.concurrency)
         self.limit.slots_told(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
@@ -273,6 +264,7 @@ class UpstreamState:
         """
         self.last_windows.clear()
         self.refused_windows.clear()
+        self.room.forget()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None

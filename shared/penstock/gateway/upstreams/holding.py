@@ -17,7 +17,7 @@ Reason = Literal["paused", "drained", "restarting"]
 _TOLD: dict[Reason, str] = {
     "paused": "it is paused",
     "drained": "it is drained, so that its server can be replaced",
-    "restarting": "its server is being started",
+    "restarting": "its server is being restarted",
 }
 _RETRY_AFTER_S = 15.0
 

@@ -173,19 +173,6 @@ def default_log_path(port: int) -> Path:
     return log_folder() / f"gateway-{port}.log"
 
 
-def server_log_path(options: LogOptions, port: int, upstream: str) -> Path | None:
-    """
-    Where the output of a server goes that the gateway runs; None for standard error.
-
-    Args:
-        port: of the gateway, as the settings name it.
-    """
-    if options.file == "none":
-        return None
-    folder = log_folder() if options.file == "auto" else Path(options.file).expanduser().parent
-    return folder / f"server-{upstream}-{port}.log"
-
-
 def open_file(options: LogOptions, path: Path | None) -> None:
     """Write to *path* from now on, besides standard error."""
     known = SINK.file

@@ -138,7 +138,6 @@ def _upstream(
             else None,
             "error_share": round(state.breaker.error_share, 3),
         },
-        "supervised": _supervised(state, now_s),
         "held_because": list(state.holding.reasons),
         "health": vitals_shown(state, now_s) if state.is_local else None,
         "paused": board.pause.at(state.name) or None,
@@ -159,22 +158,6 @@ def _upstream(
             for profile in state.profiles.values()
         ]
         or [{"id": model} for model in state.upstream.models],
-    }
-
-
-def _supervised(state: UpstreamState, now_s: float) -> dict[str, Any] | None:
-    """The process that the gateway runs; None where the server is somebody else's."""
-    told = state.supervised
-    if told is None:
-        return None
-    return {
-        "state": told.phase,
-        "pid": told.pid,
-        "restarts": told.restarts,
-        "since_s": round(now_s - told.since_s, 1),
-        "why": told.why or None,
-        "command": told.command,
-        "log_file": told.log_file,
     }
 
 
@@ -208,10 +191,6 @@ def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
 def _state(state: UpstreamState) -> str:
     if not state.is_local:
         return "cloud"
-    if "restarting" in state.holding.reasons:
-        return "loading"
-    if state.gone is not None:
-        return "unreachable"
     if state.reachable is None:
         return "unknown"
     if not state.reachable:
