@@ -273,5 +273,5 @@ def judge(beginning: Said, rest: Said, continued: Said) -> bool:
     shorter = min(len(want), len(got))
     if shorter < _LEAST_COMPARED or want[:shorter] != got[:shorter]:
         return False
-    again = beginning.thinking if not rest.text else beginning.text
+    again = beginning.text or beginning.thinking
     return not again.startswith(got[: min(len(again), _LEAST_COMPARED)])

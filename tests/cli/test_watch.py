@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from penstock.cli.watch import screen
+from penstock.cli.watch import progress, screen, upstream_state
 from penstock.cli.wording import duration, short
 
 BUSY: dict[str, Any] = json.loads(

@@ -390,9 +390,12 @@ class LocalRun:
         )
         self.watch.run("first_token")
 
-    def move_to(self, state: UpstreamState, permit: Permit) -> None:
-        """Another upstream goes on with the request; the permit of the one before is given back."""
+    def move_to(self, state: UpstreamState, passed: Pass, permit: Permit) -> None:
+        """Another upstream goes on with the request, which failed at the one before."""
         self.ready.give_slot_back()
+        self.exchange.outcome = Outcome.DROPPED
+        self._teach("the answer broke off")
+        self.exchange.outcome, self.passed = None, passed
         if self.permit is not None:
             self.permit.release()
         self.state, self.permit = state, permit

@@ -105,9 +105,15 @@ class Resumable:
             UpstreamFault: it was tried.
         """
         job, exchange = self._job, self._job.exchange
+        if (
+            job.relay is None or job.relay.seen.closed
+        ):  # the answer is whole, whatever comes behind it
+            if broken is not None:
+                raise broken
+            return False
         options = job.settings.resume
         obstacle, said = "it is too long", Said()
-        if job.relay is None or not job.relay.cut():
+        if not job.relay.cut():
             obstacle = "it had ended, or a tool call is in it"
         elif not self._tape.is_full:
             said = self._tape.cut()
