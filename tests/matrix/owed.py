@@ -240,7 +240,8 @@ def owed(
         return Owed((), 200, False, (1, 1), (2, 9), "success", False)
     second_chance = most[1] > 1
     if times == "once" and second_chance:
-        tries = (2, ATTEMPTS) if fault.kills or moment == "connect" else (2, 2)
+        is_away = fault.kills or fault.id == "refused" or moment == "connect"
+        tries = (2, ATTEMPTS) if is_away else (2, 2)
         reached = _reached(fault, moment, tries)
         return Owed((), 200, False, tries, reached, "success", False)
     row = CODES[codes[0]]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.cli.findings import Finding
-from penstock.cli.watch import duration, named, short
+from penstock.cli.wording import duration, named, short
 
 _FEW_REQUESTS = 5
 _THRASHING_SHARE = 0.5

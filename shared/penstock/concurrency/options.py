@@ -39,3 +39,11 @@ class ConcurrencyOptions(Options):
     queue_deadline_s: float = option(
         120.0, effect="Longest wait behind other requests.", unit="seconds", gt=0
     )
+    keep_slot_s: float = option(
+        1.5,
+        effect="Longest time for which a free slot is kept for the conversation that it is warm with.",
+        unit="seconds",
+        reason="An agent is back from its tool in about a second, and a prefill costs many; 0 keeps none.",
+        ge=0,
+        le=60,
+    )

@@ -26,6 +26,7 @@ from typing import Any
 
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
 from penstock.breaker import Pass
+from penstock.concurrency import Ask
 from penstock.domain.fault import Fault, Outcome
 from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import WindowSource
@@ -46,14 +47,15 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.admit import admit, pass_gate
+from penstock.gateway.steps.admit import admit, pass_gate, refuse_at_the_door
+from penstock.gateway.steps.asking import ask_of
 from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
 from penstock.gateway.steps.elsewhere import elsewhere, goes_on
 from penstock.gateway.steps.forward import open_answer
-from penstock.gateway.steps.ghost import expect_ghost, let_load, outlast
+from penstock.gateway.steps.letting_go import let_go
 from penstock.gateway.steps.limiter import Permit
 from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
@@ -240,6 +242,7 @@ class LocalRun:
         exchange, state, work = self.exchange, self.state, self.work
         assert work is not None
         try:
+            refuse_at_the_door(self.incoming, state, self.size_bytes)
             # 4. and 5. Tune and fit, so that a request that cannot work does not wait for a permit.
             if state.kind is not None:
                 await self.ready.make_early()
@@ -248,11 +251,14 @@ class LocalRun:
                 self.incoming,
                 self.runtime.settings,
                 state,
-                weight=self.weight,
-                size_bytes=self.size_bytes,
+                ask=self._ask(),
+                raw=work.raw,
                 memory=self.runtime.memory,
                 needed_bytes=self.ready.needed_bytes,
             )
+            if state.spec.behaviour.keeps_slots_warm:
+                # While the server works, nobody waits for this.
+                asyncio.get_running_loop().call_soon(self._tell_conversation)
             # 7. Forward.
             self.job = Job(
                 exchange=exchange,
@@ -294,7 +300,7 @@ class LocalRun:
             raise
         finally:
             self.watch.stop()
-            self._let_go()
+            let_go(self)
             self._teach("")
             # A relay and its job know each other, and the job knows us: only the collector would free all of
             # this, and late.
@@ -355,6 +361,20 @@ class LocalRun:
             begin=self.answer.begin_writing,
         )
 
+    def _ask(self) -> Ask:
+        return ask_of(
+            self.incoming,
+            self.runtime.settings,
+            self.state,
+            self.ready,
+            weight=self.weight,
+            size_bytes=self.size_bytes,
+        )
+
+    def _tell_conversation(self) -> None:
+        if self.permit is not None and self.work is not None:
+            self.permit.belongs_to(self.ready.conversation())
+
     async def _be_alone(self) -> None:
         """Wait until the server works on nothing else: what its slots share was too full for this request."""
         self.ready.wants_to_be_alone = False
@@ -364,8 +384,8 @@ class LocalRun:
         self.watch.run("none")
         limiter = self.state.limiter
         self.permit = await limiter.acquire(
-            weight=limiter.limit,
-            size_bytes=self.size_bytes,
+            self._ask()._replace(weight=limiter.limit),
+            first=True,
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
         self.watch.run("first_token")
@@ -384,40 +404,3 @@ class LocalRun:
             self.job.state = state
         if self.relaying is not None:
             self.relaying.state = state
-
-    def _let_go(self) -> None:
-        """Close what is open and give the permit back, at once or when the ghost has ended."""
-        permit, job = self.permit, self.job
-        self.ready.give_slot_back()
-        if permit is None:
-            return
-        running = job is not None and job.sent
-        sending = None
-        if job is not None:
-            job.hang_up()
-            sending = job.sending
-        if self.ready.tuned is None or not (running or sending is not None):
-            permit.release()
-            return
-        exchange, keeper = self.exchange, self.runtime.keeper
-        work = expect_ghost(
-            self.state.spec.behaviour,
-            streamed=self.tuned.streams,
-            decoding=exchange.first_token_s is not None,
-            prompt_tokens=exchange.prefill_total
-            or exchange.prompt_tokens_planned
-            or self.tuned.prompt_at_least,
-            output_tokens=self.tuned.output_tokens,
-            prefill_tokens_per_s=self.state.prefill_tokens_per_s,
-        )
-        at_work = partial(self.runtime.at_work, self.state)
-        ghost = partial(outlast, work, self.state, keeper, at_work)
-        if sending is not None:
-            others = self.state.limiter.waiting > 0
-            grace_s = self.runtime.settings.timeouts.load_grace_s if others else 0.0
-            is_loaded = partial(keeper.is_loaded, self.state, exchange.upstream_model)
-            self.runtime.haunt(permit, let_load(sending, grace_s, is_loaded, ghost))
-        elif work.expected_s > 0:
-            self.runtime.haunt(permit, ghost())
-        else:
-            permit.release()

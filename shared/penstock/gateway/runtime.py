@@ -22,6 +22,7 @@ from penstock.gateway.conversations.summaries import Summaries
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.housekeeping import Housekeeping
 from penstock.gateway.memory import Memory
+from penstock.gateway.steps.inheritance import Haunted
 from penstock.gateway.steps.limiter import Limiter, Permit
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
 from penstock.gateway.upstreams.health import HealthMonitor
@@ -222,7 +223,7 @@ class Runtime:
 
     # Requests.
 
-    def haunt(self, permit: Permit, ghost: Coroutine[Any, Any, None]) -> None:
+    def haunt(self, permit: Permit | Haunted, ghost: Coroutine[Any, Any, None]) -> None:
         """Give *permit* back when the *ghost* has ended."""
         task = self._spawn(ghost, "ghost")
         task.add_done_callback(lambda _: permit.release())

@@ -175,6 +175,10 @@ class Behaviour:
             sent in place of missing sampling parameters.
         not_found_means_model: a 404 on a generating path means that the model is missing.
         takes_slot: `id_slot` chooses the slot of a chat request.
+        keeps_slots_warm: each slot keeps the prefix of what it worked on last, so that it matters which request gets
+            which.
+        loads_on_demand: it loads the model that a request names, perhaps in another one's place.
+        own_budgets: operations that it works on in a runner of their own, so that they take no slot of the others.
         drops_images: an image to a model that cannot see is left out without a word.
         continues: fields with which an assistant's message at the end of a request is continued, besides its
             being there; None where that is not known to work. It is tried out before it is relied on.
@@ -206,6 +210,9 @@ class Behaviour:
     continues: Mapping[str, Any] | None = None
     takes_slot: bool = False
     drops_images: bool = False
+    keeps_slots_warm: bool = False
+    loads_on_demand: bool = False
+    own_budgets: frozenset[str] = frozenset()
     memory_grows: Literal["at_load", "by_window", "by_request"] = "at_load"
 
 

@@ -201,6 +201,7 @@ SPEC = ServerSpec(
         readiness=HEALTH,
         busy_probe=SLOTS,
         takes_slot=True,
+        keeps_slots_warm=True,
         continues={},
     ),
     load=lambda model: Probe("/models/load", "POST", {"model": model}),

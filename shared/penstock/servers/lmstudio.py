@@ -84,7 +84,8 @@ SPEC = ServerSpec(
     fingerprint=_fingerprint,
     reading_probes=lambda _: (API_MODELS, MODELS),
     read=_read,
-    behaviour=Behaviour(plain_ignores_hangup=False, continues={}),
+    # lmstudio.ai/docs: a model that is loaded on demand takes the place of the one before it (auto-evict).
+    behaviour=Behaviour(plain_ignores_hangup=False, loads_on_demand=True, continues={}),
     parameters=Parameters(
         names={
             **OPENAI_NAMES,

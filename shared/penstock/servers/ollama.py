@@ -215,6 +215,10 @@ SPEC = ServerSpec(
         plain_ignores_hangup=False,
         close_cancels_load=True,
         readiness=VERSION,
+        # server/sched.go: a model that does not fit beside the others waits until one of them is idle, and with it
+        # all that came later; each loaded model has a runner with OLLAMA_NUM_PARALLEL slots of its own.
+        loads_on_demand=True,
+        own_budgets=frozenset({"embeddings"}),
         continues={},  # where the model's template leaves the last message open
         drops_images=True,  # server/prompt.go puts `[img-0]` into the prompt; the runner has no projector
         memory_grows="by_window",

@@ -93,7 +93,7 @@ def test_a_hang_up_before_the_first_byte_is_a_load_or_a_prompt(loaded: bool) -> 
             told.append("outlasted")
 
         sending = asyncio.ensure_future(never())
-        await let_load(sending, 0.0, is_loaded, goes_on)
+        await let_load(sending, 0.0, lambda: False, is_loaded, goes_on)
         assert sending.cancelled()
 
     asyncio.run(main())

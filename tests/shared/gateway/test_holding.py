@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from loops import until
+from penstock.concurrency import Ask
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.upstreams.holding import Holding
 from scripted import ScriptedLlama, gateway_here
@@ -57,7 +58,7 @@ def test_held_requests_are_answered_once_and_queued_ones_stay_out() -> None:
         async with ScriptedLlama(slots=1) as llama, gateway_here(llama.url) as here:
             await here.chat()
             state = here.runtime.fleet.get("box")
-            permit = await state.limiter.acquire(weight=1, size_bytes=0, deadline_s=5)
+            permit = await state.limiter.acquire(Ask(), deadline_s=5)
             queued = asyncio.create_task(here.chat())
             await until(lambda: state.limiter.waiting)
             state.holding.begin("drained")

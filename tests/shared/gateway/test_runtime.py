@@ -11,6 +11,7 @@ import pytest
 
 from loops import until
 from penstock.adapters.machine import Machine
+from penstock.concurrency import Ask
 from penstock.domain.pressure import Pressure
 from penstock.domain.upstream import Upstream
 from penstock.gateway.runtime import Runtime
@@ -58,17 +59,16 @@ def test_a_reload_changes_the_queue_and_lets_nobody_slip_through() -> None:
             runtime = Runtime(Settings(), (Upstream("box", llama.url),), LocalModelEnvironment())
             state = runtime.fleet.get("box")
             await runtime.keeper.look(state)
-            permit = await state.limiter.acquire(weight=1, size_bytes=1, deadline_s=5.0)
+            permit = await state.limiter.acquire(Ask(), deadline_s=5.0)
             others = [
-                asyncio.create_task(state.limiter.acquire(weight=1, size_bytes=1, deadline_s=5.0))
-                for _ in range(3)
+                asyncio.create_task(state.limiter.acquire(Ask(), deadline_s=5.0)) for _ in range(3)
             ]
             await until(lambda: state.limiter.waiting == 3)
             changed = Settings.model_validate({"concurrency": {"queue_length": 3}})
             runtime.reload(changed, (state.upstream,))
             assert (state.limiter.running, state.limiter.waiting) == (1, 3)
             with pytest.raises(Exception, match="queue is full"):
-                await state.limiter.acquire(weight=1, size_bytes=1, deadline_s=5.0)
+                await state.limiter.acquire(Ask(), deadline_s=5.0)
             permit.release()
             for other in others:
                 (await other).release()

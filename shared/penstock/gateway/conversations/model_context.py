@@ -14,6 +14,7 @@ from penstock import tokens
 from penstock.domain.profile import ModelProfile
 from penstock.gateway.conversations.fitting import Messages
 from penstock.gateway.conversations.prefix_guard import PrefixGuard
+from penstock.gateway.conversations.sessions import Sessions
 from penstock.gateway.conversations.slots import Slots
 
 _COUNT_AGAIN_AFTER_S = 300.0
@@ -31,6 +32,7 @@ class ModelContext:
         scale: weights of messages.
         calibration: how the server's own counts differ from them.
         slots: which slot of the server each conversation has, where the gateway may choose.
+        sessions: which conversation the sessions that clients name are at.
         prefix: whether its prefix cache can help.
         told: conversations whose client was told of an overflow, and when (loop time).
         projected: the server refused a schema, so all of them are reduced from then on: tools are part of
@@ -49,6 +51,7 @@ class ModelContext:
     scale: tokens.Scale
     calibration: tokens.Calibration
     slots: Slots = field(default_factory=Slots)
+    sessions: Sessions = field(default_factory=Sessions)
     prefix: PrefixGuard = field(default_factory=PrefixGuard)
     told: OrderedDict[int, float] = field(default_factory=OrderedDict)
     projected: bool = False

@@ -123,6 +123,12 @@ class PrefixGuard:
         else:
             self.missed += 1
 
+    def expected_in_cache(self, report: PrefixReport) -> int:
+        """Tokens that the server is likely to have of a request's prompt: those of the one that it goes on from."""
+        before = self._previous.get(report.conversation)
+        goes_on = report.first_difference is None and report.previous_messages > 0
+        return before.tokens if before is not None and goes_on else 0
+
     @property
     def reuse_is_impossible(self) -> bool:
         """Whether the server seems to compute every prompt anew, whatever it had before."""

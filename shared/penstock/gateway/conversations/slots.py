@@ -8,6 +8,7 @@ prefilled by its new messages only; one that is given somebody else's throws two
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 _MOST_CONVERSATIONS = 4096
 
@@ -61,6 +62,44 @@ class Slots:
         while len(self._owners) > _MOST_CONVERSATIONS:
             self._owners.popitem(last=False)
         return slot
+
+
+class HeldSlot:
+    """The slot that one request has been given, if any."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: tuple[Slots, int] | None = None
+
+    def take(self, wanted: tuple[Slots, int] | None, conversation: Callable[[], int]) -> int | None:
+        """
+        The server's slot for a request. Asked before each attempt: the server may be another one by then, with
+        fewer slots, and would wait for ever for one that it lacks.
+
+        Args:
+            wanted: the slots to choose from, and how many they are; None where the server chooses.
+            conversation: asked only if it matters; 0 when nothing tells it from others.
+        """
+        held, self._held = self._held, None
+        if held is not None:
+            slots, number = held
+            if wanted is not None and wanted[0] is slots and number < wanted[1]:
+                self._held = held
+                return number
+            slots.give_back(number)
+        if wanted is None or not (found := conversation()):
+            return None
+        taken = wanted[0].take(found, wanted[1])
+        if taken is not None:
+            self._held = wanted[0], taken
+        return taken
+
+    def give_back(self) -> None:
+        """The request has left its slot, if it had one."""
+        held, self._held = self._held, None
+        if held is not None:
+            held[0].give_back(held[1])
 
 
 def with_slot(body: bytes, slot: int) -> bytes:

@@ -24,6 +24,7 @@ import orjson
 from penstock import compress
 from penstock.adapters.files import write_atomically
 from penstock.adapters.transport import TransportError, UpstreamRequest, UpstreamTransport
+from penstock.concurrency import Ask
 from penstock.dialects.surfaces import OPENAI
 from penstock.domain.fault import Outcome
 from penstock.domain.profile import ModelProfile
@@ -118,7 +119,7 @@ class Summaries:
         profile: ModelProfile,
         settings: Settings,
     ) -> None:
-        permit = await quiet_permit(state)
+        permit = await quiet_permit(state, profile.model)
         if permit is None:
             return
         loop = asyncio.get_running_loop()
@@ -218,14 +219,14 @@ class Summaries:
             _forget_oldest(Path(folder))
 
 
-async def quiet_permit(state: UpstreamState) -> Permit | None:
+async def quiet_permit(state: UpstreamState, model: str) -> Permit | None:
     """A permit that nobody else wants just now; None when there is none for a long time."""
     loop = asyncio.get_running_loop()
     give_up_s = loop.time() + _PATIENCE_S
     while loop.time() < give_up_s:
         is_open = state.gate.refusing is None and not state.holding.reasons
         if is_open and state.limiter.free and not state.limiter.waiting:
-            return await state.limiter.acquire(weight=1, size_bytes=0, deadline_s=1.0)
+            return await state.limiter.acquire(Ask(client="penstock", model=model), deadline_s=1.0)
         await asyncio.sleep(_POLL_S)
     return None
 

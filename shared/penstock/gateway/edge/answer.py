@@ -361,6 +361,8 @@ class ClientAnswer:
 
 def waiting_facts(exchange: Exchange) -> dict[str, Any] | None:
     """What a client that waits is told with a heartbeat; None while there is nothing to tell."""
+    if exchange.spot is not None and (told := exchange.spot.told()) is not None:
+        return {"queue": {"position": told[0], "expected_wait_s": round(told[1], 1)}}
     if exchange.stage != "prefilling" or not exchange.prefill_total:
         return None
     return {"prefill": {"processed": exchange.prefill_done, "total": exchange.prefill_total}}

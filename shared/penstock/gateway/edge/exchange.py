@@ -6,12 +6,20 @@ record at the end is made from. No prompt and no answer is kept here beyond the 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from penstock.domain.change import Change
 from penstock.domain.fault import Fault, Outcome
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import Locality
+
+
+class Spot(Protocol):
+    """A place in a queue."""
+
+    def told(self) -> tuple[int, float] | None:
+        """Position, from 1, and seconds that are likely to be waited yet; None when it waits no more."""
+
 
 Stage = Literal[
     "accepted", "held", "queued", "loading", "forwarding", "prefilling", "streaming", "done"
@@ -75,6 +83,9 @@ class Exchange:
             counts; None while unknown.
         prefill_done, prefill_total: the server's own progress in tokens.
         conversation: the client's own name for the conversation, empty when it gave none.
+        session: the client's own name for the session, empty when it says none.
+        took_over: what it inherited from the same request that was given up: `place`, `ghost`, `load`.
+        spot: its place in the queue, None when it never had to wait.
         fitted: the strategy by which the conversation was made to fit, empty when it needed nothing.
         prompt_tokens_planned: what we take the prompt that was sent for; prompt_tokens_original: the same
             for what the client sent, None while unknown.
@@ -127,6 +138,9 @@ class Exchange:
     prefill_total: int | None = None
     finish_reason: str = ""
     conversation: str = ""
+    session: str = ""
+    spot: Spot | None = None
+    took_over: str = ""
     fitted: str = ""
     prompt_tokens_planned: int | None = None
     prompt_tokens_original: int | None = None

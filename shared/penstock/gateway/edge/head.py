@@ -30,12 +30,13 @@ class Head:
         hosts: how many `Host` there are.
         wants_continue: the client waits for `100 Continue` before it sends the body.
         access: the last decision on it, see `app`.
+        caller: who asks, see `callers`.
         sent: what goes to upstreams, see `upstream_headers`.
         is_small: worth to be kept.
     """
 
     __slots__ = (
-        "_length_at", "access", "hosts", "is_small", "lowered", "raw", "sent", "text", "wants_continue",
+        "_length_at", "access", "caller", "hosts", "is_small", "lowered", "raw", "sent", "text", "wants_continue",
     )  # fmt: skip
 
     def __init__(self, raw: Headers) -> None:
@@ -54,6 +55,7 @@ class Head:
             name == b"expect" and value.lower() == b"100-continue" for name, value in self.lowered
         )
         self.access: Any = None
+        self.caller: str | None = None
         self.sent: dict[Any, Headers] = {}
         self.is_small = (
             sum(map(len, names)) + sum(map(len, map(_second, raw))) <= _LARGEST_KEPT_BYTES

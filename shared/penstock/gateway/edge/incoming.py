@@ -14,6 +14,7 @@ from penstock.gateway.edge.body import read_body, too_large
 from penstock.gateway.edge.cycle import Connection
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.routes import Route
+from penstock.gateway.edge.sessions import session_of
 from penstock.settings import Settings
 
 _WISHES = frozenset(
@@ -111,6 +112,7 @@ class Incoming:
         Raises:
             RequestError: a wish that cannot be understood.
         """
+        self.exchange.session = session_of(self.headers, body)
         wishes = body.get("penstock")
         if wishes is None and _WISHES.isdisjoint(self.headers):
             return

@@ -15,7 +15,9 @@ from typing import Any
 
 from penstock import limits
 from penstock.adapters.transport import UpstreamTransport
+from penstock.concurrency import Ask
 from penstock.errors import UpstreamFault
+from penstock.gateway.edge.callers import caller_of
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.admit import admit
@@ -55,7 +57,10 @@ async def bypass(
         )
         return
     passed, permit = await admit(
-        incoming, runtime.settings, state, weight=weight_of(body), size_bytes=len(raw)
+        incoming,
+        runtime.settings,
+        state,
+        ask=Ask(weight_of(body), len(raw), client=caller_of(incoming), model=model),
     )
     haunted, why = False, ""
     try:

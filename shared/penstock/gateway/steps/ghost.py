@@ -112,21 +112,26 @@ async def outlast(
 async def let_load(
     sending: asyncio.Task[UpstreamResponse],
     grace_s: float,
+    is_wanted: Callable[[], bool],
     is_loaded: Callable[[], Awaitable[bool]],
     ghost: Callable[[], Awaitable[None]],
 ) -> None:
     """
-    Hold a request open whose client left while the server loads for it, since others wait for that load.
+    Hold a request open whose client left while the server loads for it: a while, since many a client that gives up
+    asks again, and for as long as somebody waits for that load.
 
     Args:
         sending: the request; a server like this answers with the first token and throws a load away when the
             connection closes.
-        grace_s: how long; 0 closes at once.
+        grace_s: how long whoever waits; 0 closes at once.
+        is_wanted: whether somebody waits for the load.
         is_loaded: whether there was nothing to load any more: then it works on the prompt, and goes on.
         ghost: outlasts that work.
     """
     if grace_s > 0:
         await asyncio.wait({sending}, timeout=grace_s)
+        while not sending.done() and is_wanted():
+            await asyncio.wait({sending}, timeout=_POLL_LATER_S)
     had_begun = sending.done()
     if not had_begun:
         sending.cancel()

@@ -165,7 +165,8 @@ async def open_body(
                 exchange.stage = "streaming"
             if watch.clock != "stall":
                 watch.run("stall")
-            watch.touch()
+            if not says_nothing(data):
+                watch.touch()
         if seen.ended_by_us:
             job.hang_up()
             return Opened(response, relay, out + relay.end(), True)
@@ -183,6 +184,14 @@ async def open_body(
             return Opened(response, relay, out, True)
         if out:
             return Opened(response, relay, out, False)
+
+
+def says_nothing(data: bytes) -> bool:
+    """
+    Whether a piece of a stream is a sign of life and no more: comments, empty lines. llama.cpp sends one every 30 s, also
+    when it is stuck (`server.cpp`, SSE ping), so these must not keep the stall limit from passing.
+    """
+    return data[:1] in (b":", b"\n", b"\r") and b"\ndata:" not in data and b"{" not in data
 
 
 async def past_the_end(response: UpstreamResponse) -> None:

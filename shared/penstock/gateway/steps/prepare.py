@@ -21,7 +21,7 @@ from penstock.gateway.conversations.context import FitRequest
 from penstock.gateway.conversations.counts import ServerAway
 from penstock.gateway.conversations.fitting import Prepared, choose_strategy, goes_next, overflow
 from penstock.gateway.conversations.model_context import ModelContext
-from penstock.gateway.conversations.slots import Slots
+from penstock.gateway.conversations.slots import HeldSlot, Slots
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.opening import AttemptFailed
@@ -71,7 +71,8 @@ class Preparation:
         self._report: PrefixReport | None = None
         self._shaped: Any = None
         self._tools_key: int | None = None
-        self._slot: tuple[Slots, int] | None = None
+        self._slot = HeldSlot()
+        self._conversation: int | None = None
         self.tuned: Tuned | None = None
         self.prepared: Prepared | None = None
         self.context: ModelContext | None = None
@@ -325,29 +326,32 @@ class Preparation:
 
         return choose
 
+    def conversation(self) -> int:
+        """What tells the request's conversation from others; 0 when nothing does."""
+        if self._conversation is None:
+            exchange, report = self._exchange, self._recognised()
+            if exchange.conversation:
+                self._conversation = hash((exchange.client, exchange.conversation)) or 1
+            elif report is not None and self.context is not None:
+                self._conversation = self.context.sessions.number(
+                    report, exchange.client, exchange.session, self._tools_key or 0
+                )
+            elif exchange.session:
+                self._conversation = hash((exchange.client, exchange.session)) or 1
+            else:
+                return 0
+        return self._conversation
+
+    def expected_in_cache(self) -> int:
+        """Tokens that the server is likely to have of the prompt."""
+        report = self._recognised()
+        if report is None or self.context is None:
+            return 0
+        return self.context.prefix.expected_in_cache(report)
+
     def take_slot(self) -> int | None:
-        """
-        The server's slot for this conversation, where the gateway may choose one. Asked before each attempt:
-        the server may be another one by then, with fewer slots, and would wait for ever for one that it lacks.
-        """
-        held, self._slot = self._slot, None
-        wanted = self._slots_to_choose_from()
-        if held is not None:
-            slots, number = held
-            if wanted is not None and wanted[0] is slots and number < wanted[1]:
-                self._slot = held
-                return number
-            slots.give_back(number)
-        if wanted is None:
-            return None
-        name, report = self._exchange.conversation, self._recognised()
-        if not name and report is None:
-            return None
-        key = hash((self._exchange.client, name)) if name or report is None else report.conversation
-        taken = wanted[0].take(key, wanted[1])
-        if taken is not None:
-            self._slot = wanted[0], taken
-        return taken
+        """The server's slot for this conversation, where the gateway may choose one."""
+        return self._slot.take(self._slots_to_choose_from(), self.conversation)
 
     def _slots_to_choose_from(self) -> tuple[Slots, int] | None:
         context, profile, state = self.context, self._exchange.profile, self._state
@@ -366,9 +370,7 @@ class Preparation:
 
     def give_slot_back(self) -> None:
         """The request has left its slot, if it had one."""
-        held, self._slot = self._slot, None
-        if held is not None:
-            held[0].give_back(held[1])
+        self._slot.give_back()
 
     def adapt(self, fault: Fault) -> bool:
         """What a fault teaches of the model; True when the request would be made differently now."""
@@ -397,6 +399,8 @@ class Preparation:
         others = state.limiter.running > 1
         if fault.shared_kv and others and not self._was_alone:
             self.wants_to_be_alone = self._was_alone = True
+            if profile is not None:
+                state.room.shared_kv_was_full(profile.reading.running_window, profile.window.tokens)
             return True
         self._refusal = fault
         believed = profile.window.tokens if profile is not None else 0

@@ -15,6 +15,7 @@ from typing import Protocol
 from penstock import resume
 from penstock.adapters.transport import UpstreamRequest, UpstreamTransport
 from penstock.breaker import Pass
+from penstock.concurrency import Ask
 from penstock.errors import Refused
 from penstock.gateway.conversations.slots import with_slot
 from penstock.gateway.edge.exchange import Exchange
@@ -126,7 +127,7 @@ async def _other(run: Run, model: str, key: Identity) -> UpstreamState | None:
             and _is(state, model, key)
         ):
             try:
-                permit = await state.limiter.acquire(weight=1, size_bytes=0, deadline_s=1.0)
+                permit = await state.limiter.acquire(Ask(model=model), deadline_s=1.0)
             except Refused:
                 continue
             passed = state.breaker.ask(now_s)

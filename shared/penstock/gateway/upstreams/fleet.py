@@ -11,12 +11,13 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
 from penstock.adapters.transport import Origin
 from penstock.breaker import Breaker
+from penstock.concurrency import Left
 from penstock.detection import judge
 from penstock.domain.profile import (
     ModelProfile,
@@ -25,10 +26,12 @@ from penstock.domain.profile import (
     TemplateRules,
 )
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
-from penstock.gateway.steps.limiter import Limiter
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Spot
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
+from penstock.gateway.upstreams.room import Room
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
@@ -81,6 +84,19 @@ def _edition(model: ModelReading) -> str:
     return str(model.details.get("digest") or "")
 
 
+class Supervised(Protocol):
+    """A server that the gateway runs (`supervisor`)."""
+
+    def suspect(self) -> None:
+        """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    def refuse_if_given_up(self) -> None:
+        """Raise the reason why it is not started again, if it is not."""
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """As the status has it."""
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -97,7 +113,10 @@ class UpstreamState:
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
+        supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
+        room: what its requests have in common.
+        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -120,7 +139,11 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
+        self.supervised: Supervised | None = None
         self.gate = Gate()
+        self.room = Room(limiter)
+        self.left: Left[Spot | Haunted] = Left()
+        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -164,6 +187,11 @@ class UpstreamState:
     def comes_back(self) -> bool:
         """Whether it is away on purpose, or loads: then its failures speak for nothing."""
         return bool(self.holding.reasons) or not self.ready
+
+    def suspect(self) -> None:
+        """A connection broke: if the server is ours, it may have died."""
+        if self.supervised is not None:
+            self.supervised.suspect()
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -228,6 +256,7 @@ class UpstreamState:
             for model in reading.models
         }
         self.looked_at = now_s
+        self.room.learn(reading, self.spec.behaviour, settings.concurrency)
         self.limit.slots_told(self.slots)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
@@ -255,6 +284,7 @@ class UpstreamState:
         """
         self.last_windows.clear()
         self.refused_windows.clear()
+        self.room.forget()
 
     def refused(
         self, model: str, window: int, *, settings: Settings, token_limit: int | None

@@ -133,7 +133,7 @@ class Proofs:
         now = state.profile(profile.model)
         if now is None or now.reading.loaded is False or identity(state, now) != key:
             return  # nothing is loaded for this; the next answer has it tried again
-        permit = await quiet_permit(state)
+        permit = await quiet_permit(state, profile.model)
         if permit is None:
             return
         if len(self._tries) > _MOST_KEPT:

@@ -28,6 +28,7 @@ ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
     "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
     "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
+    "server_started", "server_ready", "server_died", "server_given_up",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 
@@ -214,6 +215,8 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "duration_s": _round(exchange.duration_s),
         "waited_s": _round(exchange.waited_s),
         "ttft_s": _round(exchange.ttft_s),
+        "queue": _place(exchange),
+        "took_over": exchange.took_over or None,
         "heartbeats": exchange.heartbeats,
         "body_bytes": exchange.body_bytes,
         "answer_bytes": exchange.answer_bytes,
@@ -252,6 +255,12 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         ],
         "warnings": list(exchange.warnings),
     }
+
+
+def _place(exchange: Exchange) -> dict[str, Any] | None:
+    """Where a request stands in the queue; None when it does not wait there."""
+    told = None if exchange.spot is None else exchange.spot.told()
+    return None if told is None else {"position": told[0], "expected_wait_s": round(told[1], 1)}
 
 
 def _round(value: float | None) -> float | None:

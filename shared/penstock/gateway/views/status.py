@@ -145,6 +145,7 @@ def _upstream(
             "error_share": round(state.breaker.error_share, 3),
         },
         "held_because": list(state.holding.reasons),
+        "supervised": state.supervised.shown(now_s) if state.supervised is not None else None,
         "health": vitals_shown(state, now_s) if state.is_local else None,
         "paused": board.pause.at(state.name) or None,
         "drained": board.drain.at(state.name) or None,
@@ -198,6 +199,8 @@ def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
 def _state(state: UpstreamState) -> str:
     if not state.is_local:
         return "cloud"
+    if "restarting" in state.holding.reasons:
+        return "loading"
     if state.reachable is None:
         return "unknown"
     if not state.reachable:
