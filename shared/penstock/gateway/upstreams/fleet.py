@@ -93,6 +93,9 @@ class Supervised(Protocol):
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""
 
+    def try_again(self) -> None:
+        """Start it again if it was given up."""
+
     def shown(self, now_s: float) -> dict[str, Any]:
         """As the status has it."""
 
