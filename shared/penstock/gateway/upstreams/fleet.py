@@ -87,6 +87,10 @@ def _edition(model: ModelReading) -> str:
 class Supervised(Protocol):
     """A server that the gateway runs (`supervisor`)."""
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
 
@@ -183,6 +187,7 @@ class UpstreamState:
             self.reachable is not False
             and self.gate.refusing is None
             and not self.holding.reasons
+            and not (self.supervised is not None and self.supervised.is_given_up)
             and not self.breaker.is_open(now_s)
         )
 

@@ -111,6 +111,11 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.alive else None
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+        return self.state == "given_up"
+
     # What the gateway does with it.
 
     def begin(self) -> None:
