@@ -26,7 +26,6 @@ from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.protocol import WireLimits
 from penstock.gateway.memory import Memory
 from penstock.gateway.upstreams.fleet import Fleet, origin_of
-from penstock.gateway.views.logs import RequestLog
 from rawserver import Peer, RawServer
 from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 
@@ -293,22 +292,6 @@ def test_the_surroundings_can_be_read(tmp_path: Any) -> None:
     assert 0 < after.in_use < after.limit
     (disk,) = disks([tmp_path / "not" / "there"])
     assert 0 < disk.free_bytes <= disk.total_bytes
-
-
-def test_lines_that_cannot_be_written_are_counted() -> None:
-    """A log on a full disk loses lines, and nothing else."""
-
-    def full(_: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    async def main() -> None:
-        log = RequestLog(lambda exchange: {"id": exchange}, full)
-        log.add("a", 1.0)
-        log.add("b", 1.0)
-        log.flush()
-        assert log.lost_lines == 2
-
-    asyncio.run(main())
 
 
 def memory_with(available_bytes: int) -> Memory:
