@@ -87,11 +87,18 @@ def _edition(model: ModelReading) -> str:
 class Supervised(Protocol):
     """A server that the gateway runs (`supervisor`)."""
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
 
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""
+
+    def try_again(self) -> None:
+        """Start it again if it was given up."""
 
     def shown(self, now_s: float) -> dict[str, Any]:
         """As the status has it."""
@@ -180,6 +187,7 @@ class UpstreamState:
             self.reachable is not False
             and self.gate.refusing is None
             and not self.holding.reasons
+            and not (self.supervised is not None and self.supervised.is_given_up)
             and not self.breaker.is_open(now_s)
         )
 
