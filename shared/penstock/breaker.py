@@ -184,6 +184,15 @@ class Breaker:
         if self.state is BreakerState.OPEN:
             self._until_s = min(self._until_s, now_s)
 
+    def start_afresh(self) -> bool:
+        """Another server process is there: what the one before did says nothing of it. Returns whether it closed."""
+        was_open = self.state is not BreakerState.CLOSED
+        if was_open:
+            self._close(0.0)
+        self._in_a_row = 0
+        self._recent.clear()
+        return was_open
+
     @property
     def error_share(self) -> float:
         """Share of the recent requests that failed, 0 to 1."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from penstock.concurrency.ask import Place, Ticket
+from penstock.concurrency.ask import Place, Priority, Ticket
 from penstock.concurrency.grouping import Grouping
 from penstock.concurrency.heap import Heap
 from penstock.concurrency.left import KEPT_S
@@ -365,8 +365,8 @@ class Line:
         return warm and bool(self._aside) and not self._front
 
     def _better_until_s(self, ticket: Ticket, now_s: float) -> float | None:
-        if self._warmth is None:
-            return None
+        if self._warmth is None or ticket.ask.priority is Priority.HIGH:
+            return None  # what is urgent waits for nobody's prefix
         return self._warmth.wait_until_s(ticket.ask.conversation, ticket.entered_s, now_s)
 
     def _fits(self, ticket: Ticket) -> bool:

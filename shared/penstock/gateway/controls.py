@@ -23,6 +23,7 @@ _CONFIGURED = {
     "configured": "stands in the settings file",
     "flag": "was given by --upstream",
     "environment": "was given by PENSTOCK_UPSTREAM",
+    "supervised": "is the server that this gateway supervises",
     "embedded": "is the embedded server of this gateway",
 }
 

@@ -122,12 +122,16 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
                 attempts=len(exchange.attempts),
                 window=exchange.window,
             )
+        if isinstance(decision, retry.Retry) and _is_held(fault, state):
+            decision = retry.WaitUntilReady(counts=False)
         if isinstance(decision, retry.WaitUntilReady):
             if await _wait_until_ready(job, readiness, loading):
                 if not decision.counts:
                     attempt -= 1
                     exchange.attempts.pop()
                 continue
+            if state.supervised is not None:
+                state.supervised.refuse_if_given_up()
             # It is gone rather than loading: an attempt like any other, and a pause before the next.
             decision = retry.Retry(retry.delay_s(attempt, random.random(), policy))
         record.delay_s = decision.after_s
@@ -172,6 +176,15 @@ async def _wait_until_ready(job: Job, readiness: Readiness, loading: _Loading) -
         raise
     job.watch.run("none")
     return ready
+
+
+def _is_held(fault: Fault, state: UpstreamState) -> bool:
+    """Nobody listens because the server is away on purpose, or is being restarted: no attempt was made."""
+    return (
+        fault.code is ErrorCode.UPSTREAM_UNREACHABLE
+        and fault.phase == "connect"
+        and bool(state.holding.reasons)
+    )
 
 
 def _raise_if_expired(job: Job, *, cancelled: bool = True) -> None:
@@ -284,6 +297,8 @@ async def _in_numbers(fault: Fault, job: Job, readiness: Readiness) -> Fault:
 def _learn_from(fault: Fault, job: Job, readiness: Readiness) -> None:
     """Faults that contradict what is believed of the upstream."""
     state = job.state
+    if fault.code in (ErrorCode.UPSTREAM_UNREACHABLE, ErrorCode.BROKEN_STREAM):
+        state.suspect()
     if fault.code is ErrorCode.OUT_OF_MEMORY:
         state.last_out_of_memory_s = asyncio.get_running_loop().time()
     if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:

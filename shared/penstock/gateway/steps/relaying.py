@@ -202,6 +202,7 @@ class Relaying:
 
     def _broken(self, why: str) -> UpstreamFault:
         self.readiness.contradicted(self.state, why)
+        self.state.suspect()
         fault = broken_stream()
         return self._error(Fault(fault.code, f"{fault.message}: {why}", phase="stream"))
 

@@ -105,6 +105,8 @@ class Resumable:
             UpstreamFault: it was tried.
         """
         job, exchange = self._job, self._job.exchange
+        if broken is not None:
+            job.state.suspect()
         if (
             job.relay is None or job.relay.seen.closed
         ):  # the answer is whole, whatever comes behind it

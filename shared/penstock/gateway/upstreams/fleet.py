@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
@@ -84,6 +84,19 @@ def _edition(model: ModelReading) -> str:
     return str(model.details.get("digest") or "")
 
 
+class Supervised(Protocol):
+    """A server that the gateway runs (`supervisor`)."""
+
+    def suspect(self) -> None:
+        """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    def refuse_if_given_up(self) -> None:
+        """Raise the reason why it is not started again, if it is not."""
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """As the status has it."""
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -100,6 +113,7 @@ class UpstreamState:
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
+        supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
         left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
@@ -125,6 +139,7 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
+        self.supervised: Supervised | None = None
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
@@ -172,6 +187,11 @@ class UpstreamState:
     def comes_back(self) -> bool:
         """Whether it is away on purpose, or loads: then its failures speak for nothing."""
         return bool(self.holding.reasons) or not self.ready
+
+    def suspect(self) -> None:
+        """A connection broke: if the server is ours, it may have died."""
+        if self.supervised is not None:
+            self.supervised.suspect()
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""

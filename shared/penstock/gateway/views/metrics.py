@@ -63,6 +63,8 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_acts": (
         "counter", "What was done at upstreams: breakers opened, servers restarted, requests held and more.",
         ("upstream", "act")),
+    "penstock_server_restarts": (
+        "counter", "Starts of a server that the gateway runs, after the first one.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),
