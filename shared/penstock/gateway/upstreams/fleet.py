@@ -102,7 +102,7 @@ class UpstreamState:
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
-        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
+        left: what clients that hung up left, for whoever asks for the very same again.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -128,7 +128,6 @@ class UpstreamState:
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
-        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
