@@ -123,7 +123,7 @@ class UpstreamState:
         supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
-        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
+        left: what clients that hung up left, for whoever asks for the very same again.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -150,7 +150,6 @@ class UpstreamState:
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
-        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
