@@ -190,7 +190,9 @@ def test_a_fresh_process_has_a_fresh_breaker(tmp_path: Path) -> None:
 def test_it_is_given_up_and_tried_again(run: Run, tmp_path: Path) -> None:
     """Requests are told why, a restart is refused, and somebody can have it tried again."""
     flag = tmp_path / "mended"
-    script = f"import os, sys; os.path.exists({str(flag)!r}) or sys.exit('no model here')\n{_SERVER}"
+    script = (
+        f"import os, sys; os.path.exists({str(flag)!r}) or sys.exit('no model here')\n{_SERVER}"
+    )
 
     async def play() -> None:
         async with scene(tmp_path, script, give_up_after=2) as it:
