@@ -153,12 +153,15 @@ class Metrics(Collector):
         self.count(
             "penstock_requests", (upstream, exchange.operation, outcome, exchange.error_code)
         )
-        if exchange.attempts:
-            self.count("penstock_attempts", (upstream,), len(exchange.attempts))
-            if len(exchange.attempts) > 1:
-                for attempt in exchange.attempts[:-1]:
-                    code = attempt.fault.code.value if attempt.fault is not None else ""
-                    self.count("penstock_retries", (upstream, code))
+        attempts = exchange.attempts
+        if len(attempts) == 1:
+            self.count("penstock_attempts", (attempts[0].upstream,))
+        elif attempts:
+            for attempt in attempts:
+                self.count("penstock_attempts", (attempt.upstream,))
+            for attempt in attempts[:-1]:
+                code = attempt.fault.code.value if attempt.fault is not None else ""
+                self.count("penstock_retries", (attempt.upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
         if exchange.resume_outcome:

@@ -145,7 +145,7 @@ def _upstream(
             "retry_after_s": round(state.breaker.retry_after_s(now_s), 1)
             if state.breaker.is_open(now_s)
             else None,
-            "error_share": round(state.breaker.error_share, 3),
+            "error_share": round(state.breaker.error_share(now_s), 3),
         },
         "held_because": list(state.holding.reasons),
         "supervised": state.supervised.shown(now_s) if state.supervised is not None else None,
