@@ -266,6 +266,22 @@ def test_a_server_that_dies_of_the_request_again_and_again_is_left_alone() -> No
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("first", range(690, 900, 31))
+def test_an_answer_is_continued_twice(first: int) -> None:
+    """What the first continuation said is part of what the second one continues, whole events only."""
+
+    async def scene() -> None:
+        async with Continuing(after(first), after(900)) as llama:
+            async with gateway_here(llama.url, settings=SETTINGS) as here:
+                await proven(here, llama)
+                text, values, done = read((await here.chat(stream=True)).content)
+                assert (text, done) == (TEXT, True)
+                assert values[-1]["timings"]["predicted_n"] == len(WORDS)
+                assert here.runtime.recorder.recent()[0].resumed == 2
+
+    asyncio.run(scene())
+
+
 def test_it_waits_while_the_server_is_away_and_while_it_loads() -> None:
     """Heartbeats go on meanwhile; waiting is no attempt."""
 
