@@ -304,8 +304,10 @@ class Line:
         for ticket in self._front:
             return ticket
         for ticket in self._aside:
-            if self._better_until_s(ticket, now_s) is None:
+            until_s = self._better_until_s(ticket, now_s)
+            if until_s is None:
                 return ticket
+            self._aside[ticket] = until_s  # later, when the conversation came back and went again
         while (lane := self._next_lane(now_s)) is not None:
             found = lane.next()
             if found is None or not self.free:
