@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateways import RunningGateway, free_port, until
-from parts import model
+from parts import Kind, model
 from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
 
 pytestmark = pytest.mark.real
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.real
 QUICK = {"retry": {"local": {"first_delay_s": 0.05, "longest_delay_s": 0.2}}}
 
 
-def serve(port: int, alias: str = "tiny") -> EmbeddedServer:
+def serve(port: int, alias: str = "tiny", kind: Kind = "tiny") -> EmbeddedServer:
     """A real llama.cpp with two slots."""
     options = LlamaServerOptions(
-        str(model()), port=port, ctx_size=4096, parallel=2, threads=1, alias=alias
+        str(model(kind)), port=port, ctx_size=4096, parallel=2, threads=1, alias=alias
     )
     return EmbeddedServer(options).wait_ready()
 
@@ -168,11 +168,11 @@ def test_requests_that_run_and_wait_when_a_server_dies_go_to_the_other_one(
             {"name": f"box{n}", "url": f"http://127.0.0.1:{port}"} for n, port in enumerate(ports)
         ],
     }
-    first, other = serve(ports[0]), None
+    first, other = serve(ports[0], kind="slow"), None
     answers: list[httpx.Response] = []
 
     def client(number: int) -> None:
-        answers.append(gateway.chat(f"tell me {number}", model="tiny", max_tokens=400))
+        answers.append(gateway.chat(f"tell me {number}", model="tiny", max_tokens=200))
 
     with RunningGateway(tmp_path / "gateway", settings) as gateway:
         try:

@@ -278,7 +278,8 @@ class Runtime:
         )
 
     def _gauges(self) -> list[Gauge]:
-        return gauges(self.fleet, self.memory.machine)
+        keys = {key.name for key in self.settings.listen.client_keys}
+        return gauges(self.fleet, self.memory.machine, keys)
 
     def _given_limit(self, upstream: Upstream) -> int | None:
         """The user's number of requests at a time; None when there is none."""

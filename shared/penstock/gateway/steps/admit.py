@@ -104,14 +104,17 @@ async def admit(
         except BaseException as exc:
             state.breaker.taught_nothing(passed)
             spot = exchange.spot
-            if isinstance(exc, asyncio.CancelledError) and isinstance(spot, Spot) and raw:
+            if isinstance(exc, asyncio.CancelledError) and isinstance(spot, Spot):
                 leave_behind(incoming, state, raw, spot)
             raise
         finally:
-            exchange.spot = None
+            if exchange.spot is not None:
+                exchange.kept_a_slot |= exchange.spot.was_kept
+                exchange.spot = None
         if state.breaker.is_current(passed) and not state.holding.reasons:
             exchange.admitted_s = loop.time()
-            exchange.in_flight = state.limiter.in_use
+            # What runs beside the others teaches nothing about them.
+            exchange.in_flight = limiter.in_use if limiter is state.limiter else 0
             return Admission(passed, permit)
         permit.release()
         state.breaker.taught_nothing(passed)
@@ -186,7 +189,7 @@ async def _permit(
         now_s = asyncio.get_running_loop().time()
         found = state.left.take(client, _request(incoming, raw), now_s)
     if isinstance(found, Haunted) and not found.is_over:
-        _took_over(exchange, state, found.kind)
+        exchange.took_over = found.kind
         try:
             return await found.inherit(deadline_s)
         except asyncio.CancelledError:
@@ -194,7 +197,7 @@ async def _permit(
                 leave_behind(incoming, state, raw, found)
             raise
     if found is not None:
-        _took_over(exchange, state, "place")
+        exchange.took_over = "place"
     return await limiter.acquire(
         ask,
         deadline_s=deadline_s,
@@ -202,11 +205,6 @@ async def _permit(
         spot=found if isinstance(found, Spot) else None,
         first=isinstance(found, Haunted),
     )
-
-
-def _took_over(exchange: Exchange, state: UpstreamState, what: str) -> None:
-    exchange.took_over = what
-    state.taken_over[what] = state.taken_over.get(what, 0) + 1
 
 
 def _request(incoming: Incoming, raw: bytes) -> tuple[str, int]:

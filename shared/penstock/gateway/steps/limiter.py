@@ -61,6 +61,11 @@ class Spot:
         self.limiter = limiter
         self.ticket = ticket
 
+    @property
+    def was_kept(self) -> bool:
+        """Whether it waited rather than take the slot of another conversation."""
+        return self.ticket.was_kept
+
     def told(self) -> tuple[int, float] | None:
         """Its position, from 1, and how long it is likely to wait yet; None when it waits no more."""
         return self.limiter.told(self.ticket)
@@ -119,9 +124,9 @@ class Limiter:
         return self._line.asks_for_conversation
 
     @property
-    def kept(self) -> int:
-        """How often a request waited for a slot rather than take the one of another conversation."""
-        return self._line.kept
+    def shared_tokens(self) -> int | None:
+        """Tokens of the KV cache that all slots share; None where each has its own."""
+        return self._line.tokens
 
     @property
     def expected_wait_s(self) -> float:

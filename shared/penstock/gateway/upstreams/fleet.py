@@ -87,11 +87,18 @@ def _edition(model: ModelReading) -> str:
 class Supervised(Protocol):
     """A server that the gateway runs (`supervisor`)."""
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
 
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""
+
+    def try_again(self) -> None:
+        """Start it again if it was given up."""
 
     def shown(self, now_s: float) -> dict[str, Any]:
         """As the status has it."""
@@ -117,7 +124,7 @@ class UpstreamState:
         supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
-        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
+        left: what clients that hung up left, for whoever asks for the very same again.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -145,7 +152,6 @@ class UpstreamState:
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
-        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -183,6 +189,7 @@ class UpstreamState:
             and self.ready
             and self.gate.refusing is None
             and not self.holding.reasons
+            and not (self.supervised is not None and self.supervised.is_given_up)
             and not self.breaker.is_open(now_s)
         )
 

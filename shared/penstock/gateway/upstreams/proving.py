@@ -98,6 +98,11 @@ class Proofs:
             return NOTHING
         return self._found.get(identity(state, profile), NOTHING)
 
+    def shown(self, state: UpstreamState, profile: ModelProfile) -> list[Way] | None:
+        """The same for the status; None while it was not tried."""
+        found = self._found.get(identity(state, profile))
+        return None if found is None else sorted(found)
+
     def want(
         self, state: UpstreamState, profile: ModelProfile, sent: bytes, settings: Settings
     ) -> None:

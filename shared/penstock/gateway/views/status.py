@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 from penstock import __version__
@@ -16,6 +17,7 @@ from penstock.gateway.memory import Memory
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.health import vitals_shown
+from penstock.gateway.upstreams.proving import Proofs
 from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
@@ -23,6 +25,7 @@ from penstock.switches import Switches, share
 
 SCHEMA = 1
 _MOST_RECENT = 20
+_MOST_CLIENTS = 20
 
 
 def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         if (seen := runtime.housekeeping.descriptors) is None
         else {"in_use": seen.in_use, "limit": seen.limit},
         "upstreams": [
-            _upstream(state, now_s, runtime.contexts, board, runtime.memory)
+            _upstream(state, now_s, runtime.contexts, board, runtime.memory, runtime.proofs)
             for state in runtime.fleet
         ],
         "acts": [asdict(act) for act in runtime.recorder.acts],
@@ -101,7 +104,12 @@ def _log_notice() -> dict[str, str]:
 
 
 def _upstream(
-    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches, memory: Memory
+    state: UpstreamState,
+    now_s: float,
+    contexts: Contexts,
+    board: Switches,
+    memory: Memory,
+    proofs: Proofs | None,
 ) -> dict[str, Any]:
     kind = state.kind
     return {
@@ -124,6 +132,7 @@ def _upstream(
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
+            **_queue(state),
             "waiting_for_memory": memory.waiting.get(state.name, 0),
             **_limit(state, now_s),
         },
@@ -154,11 +163,23 @@ def _upstream(
                 "slots": profile.reading.slots,
                 "loaded": profile.reading.loaded,
                 "remote": profile.is_remote,
+                "continues": None if proofs is None else proofs.shown(state, profile),
                 "context": contexts.status_of(state.name, profile.model),
             }
             for profile in state.profiles.values()
         ]
         or [{"id": model} for model in state.upstream.models],
+    }
+
+
+def _queue(state: UpstreamState) -> dict[str, Any]:
+    """Who waits, for how long somebody who came now would, and what requests share there."""
+    clients = sorted(state.limiter.queued_by_client().items(), key=itemgetter(1), reverse=True)
+    return {
+        "queued_by_client": dict(clients[:_MOST_CLIENTS]),
+        "expected_wait_s": round(state.limiter.expected_wait_s, 1),
+        "shared_kv_tokens": state.limiter.shared_tokens,
+        "models_at_once": state.room.models_at_once or None,
     }
 
 
