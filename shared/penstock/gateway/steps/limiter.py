@@ -80,7 +80,7 @@ class Limiter:
         options: bounds of the queue.
 
     Attributes:
-        heirs: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
+        inheriting: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -89,7 +89,7 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
         self._order: dict[Ticket, int] = {}
         self._apart: Limiter | None = None
-        self.heirs: set[asyncio.Future[None]] = set()
+        self.inheriting: set[asyncio.Future[None]] = set()
 
     @property
     def limit(self) -> int:
@@ -113,10 +113,15 @@ class Limiter:
         return self._line.running + (0 if apart is None else apart.running)
 
     @property
+    def heirs(self) -> int:
+        """Requests that wait for a ghost's permit."""
+        return len(self.inheriting)
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for a permit, also for one of the budget apart."""
         apart = self._apart
-        return self._line.waiting + len(self.heirs) + (0 if apart is None else apart.waiting)
+        return self._line.waiting + self.heirs + (0 if apart is None else apart.waiting)
 
     @property
     def asks_for_conversation(self) -> bool:
@@ -232,7 +237,7 @@ class Limiter:
 
     def turn_away(self) -> None:
         """All who wait wait no more: what they wait for is known to fail."""
-        for waiter in (*self._waiters.values(), *self.heirs):
+        for waiter in (*self._waiters.values(), *self.inheriting):
             if not waiter.done():
                 waiter.set_exception(TurnedAway())
         if self._apart is not None:
