@@ -33,7 +33,11 @@ MODES = (
 def test_guards_have_the_tests_that_are_named(file: str, test: str) -> None:
     """A page that names a test which is gone promises what nothing holds."""
     tree = ast.parse((ROOT / file).read_text("utf-8"))
-    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    names = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
     assert test in names
 
 
