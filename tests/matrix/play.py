@@ -341,6 +341,8 @@ class Run:
         if self.scene == "again":
             cell.gate.set()
             for number in range(FAILURES):
+                if number and self.fault.kills:
+                    due = owed(_REFUSED, "connect", cell.mode, "always")
                 await self._ask(cell, here, f"request {number + 1}", due).task
             due = owed_after(due)
         sent = self._ask(cell, here, "the request", due)
