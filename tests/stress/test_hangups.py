@@ -78,10 +78,10 @@ async def test_all_that_wait(stage: Stage) -> None:
 @stress(slots=1, prefill_s=0.01)
 async def test_in_the_moment_of_the_permit(stage: Stage) -> None:
     """Whether it had its permit already or not: nobody else loses one."""
-    for _ in range(15):
-        first = asyncio.create_task(stage.ask("first"))
+    for number in range(15):
+        first = asyncio.create_task(stage.ask(f"first {number}"))
         await until(lambda: stage.llama.here == 1)
-        leaving = asyncio.create_task(stage.leave(lambda f=first: f.done(), text="x"))
+        leaving = asyncio.create_task(stage.leave(lambda f=first: f.done(), text=f"x {number}"))
         await first
         await leaving
     await stage.crowd(5)

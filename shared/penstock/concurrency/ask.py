@@ -64,9 +64,10 @@ class Ticket:
         granted_s: when it got its permit, None while it waits.
         place: where it is.
         left_s: when its client left the line, 0 while it did not.
+        was_kept: it waited for its slot, or for another, rather than take that of another conversation.
     """
 
-    __slots__ = ("ask", "deadline_s", "entered_s", "granted_s", "left_s", "place")
+    __slots__ = ("ask", "deadline_s", "entered_s", "granted_s", "left_s", "place", "was_kept")
 
     def __init__(self, ask: Ask, entered_s: float, deadline_s: float) -> None:
         self.ask = ask
@@ -75,6 +76,7 @@ class Ticket:
         self.granted_s: float | None = None
         self.place = Place.OUTSIDE
         self.left_s = 0.0
+        self.was_kept = False
 
     @property
     def is_waiting(self) -> bool:

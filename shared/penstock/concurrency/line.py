@@ -60,7 +60,6 @@ class Line:
         in_use: weight that is out.
         tokens, tokens_in_use: of a KV cache that all slots share, None where each has its own; those that are out.
         waiting, waiting_bytes: requests in the line, and what they hold.
-        kept: how often a request waited for a slot rather than take another one.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -71,7 +70,6 @@ class Line:
         self.tokens_in_use = 0
         self.waiting = 0
         self.waiting_bytes = 0
-        self.kept = 0
         self._warmth: Warmth | None = None
         self._grouping: Grouping | None = None
         self._out: set[Ticket] = set()
@@ -306,8 +304,10 @@ class Line:
         for ticket in self._front:
             return ticket
         for ticket in self._aside:
-            if self._better_until_s(ticket, now_s) is None:
+            until_s = self._better_until_s(ticket, now_s)
+            if until_s is None:
                 return ticket
+            self._aside[ticket] = until_s  # later, when the conversation came back and went again
         while (lane := self._next_lane(now_s)) is not None:
             found = lane.next()
             if found is None or not self.free:
@@ -324,7 +324,7 @@ class Line:
             lane.served(found)
             found.place = Place.ASIDE
             self._aside[found] = until_s
-            self.kept += 1
+            found.was_kept = True
         return None
 
     def _next_lane(self, now_s: float) -> Turns | None:
@@ -366,7 +366,7 @@ class Line:
 
     def _better_until_s(self, ticket: Ticket, now_s: float) -> float | None:
         if self._warmth is None or ticket.ask.priority is Priority.HIGH:
-            return None  # what is urgent waits for nobody's prefix
+            return None  # who is in a hurry waits for nobody's slot
         return self._warmth.wait_until_s(ticket.ask.conversation, ticket.entered_s, now_s)
 
     def _fits(self, ticket: Ticket) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -325,3 +326,27 @@ def test_retry_after_follows_the_measured_rate() -> None:
     assert refused.retry_after_s == 2.0 * 6
     assert line.expected_wait_s(now, 3) == 6.0
     assert line.expected_wait_s(now + 50.0, 1) == 50.0  # it stands still
+
+
+def test_who_waits_aside_is_not_forgotten_when_the_slot_is_kept_longer() -> None:
+    """The conversation came back and went again meanwhile: there is still a time at which something is due."""
+    line = Line(1, ConcurrencyOptions(keep_slot_s=2.0))
+    line.keep_slots(1, 0.0)
+
+    def asked(conversation: int, now_s: float) -> Ticket:
+        ticket = Ticket(Ask(conversation=conversation), now_s, now_s + 100.0)
+        line.enter(ticket)
+        line.advance(now_s)
+        return ticket
+
+    line.leave(asked(1, 0.0), 0.1)
+    line.leave(asked(1, 0.2), 0.3)
+    stranger = asked(2, 0.4)
+    assert stranger.granted_s is None
+    assert line.next_due_s(0.4) == pytest.approx(2.3)
+    back = asked(1, 0.5)
+    assert back.granted_s == 0.5
+    line.leave(back, 2.2)
+    assert line.advance(2.3) == []
+    assert line.next_due_s(2.3) == pytest.approx(2.4)
+    assert line.advance(2.4) == [stranger]

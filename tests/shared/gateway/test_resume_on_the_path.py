@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from loops import until
+from penstock.gateway.pipeline import LocalRun
 from rawserver import CHUNKED_HEAD, CLOSE, RESET, Received, Step, chunk
 from scripted import Here, ScriptedLlama, delta, event, gateway_here
 
@@ -41,6 +43,7 @@ class Continuing(ScriptedLlama):
         breaks: what it does instead of the whole stream, by number of the request that is no probe; None for
             the whole stream.
         continues: it does so; else it begins again.
+        progresses: it tells how far the prompt is, and so how long.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Continuing(ScriptedLlama):
         self.continues = continues
         self.asked: list[dict[str, Any]] = []
         self.probes = 0
+        self.progresses = True
 
     def script_for(self, request: Received) -> list[Step]:
         body = json.loads(request.body)
@@ -66,7 +70,7 @@ class Continuing(ScriptedLlama):
         end = {**delta("", "stop"), "id": role["id"]}
         end["timings"] = {"cache_n": 0, "prompt_n": prompt, "predicted_n": len(words),
                           "prompt_per_token_ms": 1.0, "predicted_per_token_ms": 2.0}  # fmt: skip
-        chunks: list[Any] = [progress] if body.get("return_progress") else []
+        chunks: list[Any] = [progress] if self.progresses and body.get("return_progress") else []
         chunks += [role, *({**delta(word), "id": role["id"]} for word in words), end]
         data = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in chunks)
         data += b"data: [DONE]\n\n"
@@ -264,6 +268,24 @@ def test_a_server_that_dies_of_the_request_again_and_again_is_left_alone() -> No
     asyncio.run(scene())
 
 
+@pytest.mark.parametrize("progresses", [True, False], ids=["tells progress", "does not"])
+@pytest.mark.parametrize("first", range(690, 900, 31))
+def test_an_answer_is_continued_twice(first: int, progresses: bool) -> None:
+    """What the first continuation said is part of what the second one continues, whole events only."""
+
+    async def scene() -> None:
+        async with Continuing(after(first), after(900)) as llama:
+            llama.progresses = progresses
+            async with gateway_here(llama.url, settings=SETTINGS) as here:
+                await proven(here, llama)
+                text, values, done = read((await here.chat(stream=True)).content)
+                assert (text, done) == (TEXT, True)
+                assert values[-1]["timings"]["predicted_n"] == len(WORDS)
+                assert here.runtime.recorder.recent()[0].resumed == 2
+
+    asyncio.run(scene())
+
+
 def test_it_waits_while_the_server_is_away_and_while_it_loads() -> None:
     """Heartbeats go on meanwhile; waiting is no attempt."""
 
@@ -342,6 +364,31 @@ def test_an_answer_that_is_whole_is_not_asked_for_again() -> None:
                 assert (exchange.resume_outcome, exchange.warnings) == ("", [])
 
     asyncio.run(scene())
+
+
+def test_a_resumed_request_leaves_nothing_to_the_collector() -> None:
+    """The error that broke the first part keeps nothing of the request alive."""
+
+    async def scene() -> list[str]:
+        async with Continuing() as llama, gateway_here(llama.url, settings=SETTINGS) as here:
+            await proven(here, llama)
+            gc.collect()
+            before = {id(one) for one in gc.get_objects() if isinstance(one, LocalRun)}
+            gc.disable()
+            try:
+                for _ in range(3):
+                    llama.breaks = [after(700)]
+                    assert read((await here.chat(stream=True)).content)[2]
+                await asyncio.sleep(0)
+                return [
+                    type(one).__name__
+                    for one in gc.get_objects()
+                    if isinstance(one, LocalRun) and id(one) not in before
+                ]
+            finally:
+                gc.enable()
+
+    assert asyncio.run(scene()) == []
 
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]

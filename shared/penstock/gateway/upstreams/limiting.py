@@ -183,7 +183,7 @@ def _lesson(exchange: Exchange) -> Lesson:
     What a request teaches about how many are too many. A server that nobody could connect to was not working on
     too much; one that only worked when asked again was.
     """
-    attempts = exchange.attempts
+    attempts = [a for a in exchange.attempts if a.upstream == exchange.upstream]
     fault = None
     for attempt in attempts:
         fault = attempt.fault
