@@ -17,6 +17,7 @@ from virtual_servers import SCENES, Fixed, Run, Scene
 FILE = Path(__file__).with_name("limit.svg")
 SHOWN = {
     "eight slots": "Eight slots, told by the server",
+    "ten slots that it does not tell": "Ten slots that the server does not tell, and four assumed",
     "one slot that it does not tell": "One slot that the server does not tell, and four assumed",
     "thrashing past four of eight slots": "Eight slots, but it thrashes past four",
     "thrashing past six": "No slots told, and it thrashes past six",
@@ -35,7 +36,7 @@ def drawing() -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img"',
         f' font-family="system-ui, sans-serif" font-size="12" fill="{TEXT}">',
-        "<title>The limit over seven minutes, in front of seven servers</title>",
+        "<title>The limit over seven minutes, in front of eight servers</title>",
         f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for number, (name, title) in enumerate(SHOWN.items()):

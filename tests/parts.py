@@ -388,6 +388,7 @@ def start_ollama(
     *,
     name: str = "tiny",
     says: str | None = None,
+    by_words: bool = False,
     num_ctx: int | None = 2048,
     template: str | None = None,
     parameters: Mapping[str, object] | None = None,
@@ -397,7 +398,7 @@ def start_ollama(
     Start Ollama and make one model in it.
 
     Args:
-        kind, says: see `model`.
+        kind, says, by_words: see `model`.
         name: the model's name; further ones by `Ollama.create`.
         num_ctx: the window that the Modelfile asks for; None for Ollama's own default.
         template: of the Modelfile; with *says* the one with tools is the default.
@@ -408,7 +409,7 @@ def start_ollama(
     try:
         server.create(
             name,
-            model(kind, says=says),
+            model(kind, says=says, by_words=by_words),
             num_ctx=num_ctx,
             template=template or (OLLAMA_TOOLS_TEMPLATE if says else OLLAMA_TEMPLATE),
             parameters=parameters,

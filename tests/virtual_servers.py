@@ -363,6 +363,7 @@ SCENES: dict[str, Scene] = {
     "four slots": told(4, Server(slots=4, slowdown=batch)),
     "eight slots": told(8, Server(slots=8, slowdown=batch)),
     "four slots that it does not tell": Scene(Server(slots=4, slowdown=batch)),
+    "ten slots that it does not tell": Scene(Server(slots=10, slowdown=batch), start=4),
     "one slot that it does not tell": Scene(Server(slots=1), start=4),
     "unified KV": Scene(Server(slowdown=full_cache, kv_tokens=5000)),
     "unified KV under sixteen slots": told(

@@ -17,6 +17,7 @@ Penstock makes local language models dependable. A guided tour, bottom up:
     retry        try again, and when?
     concurrency  how many at once, and who waits
     resources    how much memory is left, and whose
+    supervision  a server that ended: start it again, when, or give it up?
     clients      what coding agents and chat apps get to work with a gateway
     settings     all settings in one tree
     adapters     the only code that touches the world: sockets, probes, files, machine, processes

@@ -27,12 +27,12 @@ from penstock.domain.options import Options, option
 Way = Literal["text", "thinking", "text after thinking"]
 """What an assistant's message consists of so far: each is proven by itself."""
 
-_CONSTRAINED = (
+_CONSTRAINED = frozenset({
     "grammar", "grammar_lazy", "json_schema", "format", "guided_json", "guided_regex", "guided_choice",
     "guided_grammar", "structured_outputs", "regex", "ebnf", "structural_tag", "logprobs", "top_logprobs",
     "n_probs", "return_tokens", "return_token_ids", "prompt_logprobs", "echo", "audio", "modalities",
     "prediction", "continue_final_message", "continue_",
-)  # fmt: skip
+})  # fmt: skip
 _BUDGETS = ("max_tokens", "max_completion_tokens", "n_predict")
 _LEAST_COMPARED = 8
 _LEAST_PIECES = 4
@@ -110,7 +110,7 @@ def obstacle(body: Mapping[str, Any]) -> str:
     n = body.get("n")
     if n is not None and n != 1:
         return "several answers were asked for"
-    for name in _CONSTRAINED:
+    for name in sorted(_CONSTRAINED & body.keys()):
         if body.get(name) not in (None, False, 0, "", [], {}):
             return f"it has {name}"
     answer_format = body.get("response_format")
@@ -273,5 +273,5 @@ def judge(beginning: Said, rest: Said, continued: Said) -> bool:
     shorter = min(len(want), len(got))
     if shorter < _LEAST_COMPARED or want[:shorter] != got[:shorter]:
         return False
-    again = beginning.thinking if not rest.text else beginning.text
+    again = beginning.text or beginning.thinking
     return not again.startswith(got[: min(len(again), _LEAST_COMPARED)])

@@ -22,6 +22,7 @@ from penstock.loop_guard import LoopGuardOptions
 from penstock.resume import ResumeOptions
 from penstock.retry import CloudRetryPolicy, RetryPolicy
 from penstock.sampling import OptimisedSampling, SamplingValues
+from penstock.supervision import SupervisionOptions
 from penstock.toolcalls import ToolCallOptions
 
 DEFAULT_PORT = 7367
@@ -357,6 +358,9 @@ class Settings(Options):
     profiles: ProfileOptions = option(factory=ProfileOptions, effect="How upstreams are looked at.")
     health: HealthOptions = option(
         factory=HealthOptions, effect="How local upstreams are looked after."
+    )
+    supervise: SupervisionOptions = option(
+        factory=SupervisionOptions, effect="Servers that the gateway runs itself."
     )
     discovery: DiscoveryOptions = option(
         factory=DiscoveryOptions, effect="Finding model servers on this machine."

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from penstock.cli.watch import duration, progress, screen, short, upstream_state
+from penstock.cli.watch import progress, screen, upstream_state
+from penstock.cli.wording import duration, short
 
 BUSY: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "status" / "busy.json").read_text()

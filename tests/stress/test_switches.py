@@ -110,15 +110,16 @@ async def test_a_limit_that_moves(stage: Stage) -> None:
     assert stage.llama.most <= 4
 
 
-@stress(settings=ROOM, slots=2, token_s=0.01)
+@stress(settings=ROOM, slots=2, prefill_s=0.1)
 async def test_a_gateway_that_stops(stage: Stage) -> None:
     """New requests are refused with when to come again; those it has taken are answered."""
     crowd = asyncio.create_task(stage.crowd(20))
-    await until(lambda: len(stage.here.runtime.in_flight) == 20)
+    await until(lambda: len(stage.here.runtime.in_flight) >= 15)
+    taken = len(stage.here.runtime.in_flight) + stage.outcomes.whole
     stage.here.runtime.draining = True
     await stage.ask("too late")
     await crowd
-    assert stage.outcomes.codes == {"draining": 1}
+    assert stage.outcomes.codes == {"draining": 21 - taken}
     assert stage.outcomes.retry_after
-    assert stage.outcomes.whole == 20
+    assert stage.outcomes.whole == taken
     stage.here.runtime.draining = False

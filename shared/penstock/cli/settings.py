@@ -9,7 +9,12 @@ import click
 
 from penstock.cli.output import json_option, mark, print_json, table
 
-_FOUND_BY = {"environment": "PENSTOCK_UPSTREAM", "flag": "--upstream", "embedded": "--embedded"}
+_FOUND_BY = {
+    "environment": "PENSTOCK_UPSTREAM",
+    "flag": "--upstream",
+    "embedded": "--embedded",
+    "supervised": "--supervise",
+}
 
 
 @click.command()

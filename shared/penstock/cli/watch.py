@@ -13,6 +13,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from penstock.cli.wording import duration, named, short
+
 _MOST_REQUESTS, _MOST_LINES = 12, 5
 _STATE_STYLES = {
     "ok": "green", "cloud": "cyan", "loading": "yellow", "unknown": "yellow", "starting": "yellow",
@@ -183,35 +185,6 @@ def _table(*columns: str) -> Table:
             min_width=len(name) if right else None,
         )
     return table
-
-
-def named(value: Any) -> str:
-    """A part of the status that is a word, or an object that has one under `state`."""
-    if isinstance(value, Mapping):
-        value = value.get("state")
-    return value if isinstance(value, str) else ""
-
-
-def short(name: str, longest: int = 28) -> str:
-    """A model's name without the folders of its file, and not too long."""
-    name = name.rsplit("/", 1)[-1] if name.startswith("/") else name
-    return name if len(name) <= longest else f"{name[: longest - 1]}…"
-
-
-def duration(seconds: Any) -> str:
-    """`0.4 s`, `12 s`, `3 m 05 s`, `2 h 07 m`, `3 d 4 h`."""
-    if not isinstance(seconds, int | float):
-        return ""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
 
 
 def clock(at: Any) -> str:

@@ -47,7 +47,7 @@ from penstock.concurrency.trial import (
 _HISTORY = 40
 _SHORTEST_S = 1.0
 _PAUSE_ENDS_TRIAL_S = 30.0
-_SLOWER, _BETTER = 1.4, 1.3
+_SLOWER, _BETTER = 1.5, 1.3
 _IN_A_ROW = 2
 """Standard requests take so much longer (shorter) than they did, twice in a row: something happened."""
 _SIMILAR_LEVEL, _SIMILAR_WORK = (0.8, 1.25), (0.5, 2.0)

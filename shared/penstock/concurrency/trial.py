@@ -2,7 +2,7 @@
 A small trial of another limit, and how it is judged: by what flowed before and during it (see `pace`).
 
 A higher limit has to earn its place where the ceiling is only a guess, or it would move our queue into the server,
-unseen: of what it adds it must let a third through, beyond doubt (the standard error of what was measured). Where
+unseen: of what it adds it must let a fifth through, beyond doubt (the standard error of what was measured). Where
 somebody who knows named the ceiling it is enough that nothing is lost. A lower limit is kept when it lets more
 through (the server was choking), and against a guessed ceiling also when it loses next to nothing.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import hypot
 from statistics import median
 from typing import Literal
 
@@ -24,7 +25,7 @@ FEWEST, MOST = 6, 24
 """So many requests make a comparison, by default twice the limit."""
 ENOUGH_IF_BAD = 3
 DOWN = 0.75
-_GAIN = 0.3
+_GAIN = 0.2
 _NO_LOSS = 0.95
 _RELIEF = 1.1
 _CHOKED = 0.6
@@ -157,7 +158,7 @@ class Avoided:
 
 def _doubt(one: Flow, other: Flow) -> float:
     """The standard error of the ratio of two flows, as a share of it."""
-    return (one.doubt**2 + other.doubt**2) ** 0.5
+    return hypot(one.doubt, other.doubt)
 
 
 def waits_inside(group: Sequence[Seen]) -> bool:

@@ -91,7 +91,8 @@ class Upstream:
         proxy: HTTP proxy URL, None for the environment's (cloud only; local ones never use a proxy).
         models: ids served there by declaration (needed for cloud upstreams, which are never probed).
         exclusive: this gateway is its only client, so it may choose slots.
-        found_by: `configured`, `flag`, `environment`, `discovered`, `embedded`, `state`.
+        found_by: `configured`, `flag`, `environment`, `discovered`, `embedded`, `supervised`,
+            `state`.
     """
 
     name: str

@@ -32,7 +32,7 @@ _DISKS_EVERY = 12
 class Housekeeping:
     """
     Args:
-        notices: of the status; ours are `descriptors`, `disk` and `log`.
+        notices: of the status; ours are `descriptors` and `disk`.
 
     Attributes:
         transport: whose idle connections are closed; None before there is one.
@@ -53,7 +53,6 @@ class Housekeeping:
         self._notices = notices
         self._short = False
         self._clocks: clocks.Clocks | None = None
-        self._lost_lines = 0
         self.transport: UpstreamTransport | None = None
         self.descriptors: surroundings.Descriptors | None = None
         self.on_jump: list[Callable[[], None]] = []
@@ -69,7 +68,6 @@ class Housekeeping:
             if look % _DISKS_EVERY == 0:
                 found = await loop.run_in_executor(None, surroundings.disks, folders)
                 self.look_at_disks(found)
-            self._look_at_log()
             look += 1
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -116,14 +114,6 @@ class Housekeeping:
                 "Requests go on; what is switched or learned may not survive a restart."
             )
         self._notice("disk", told)
-
-    def _look_at_log(self) -> None:
-        lost = self._recorder.log.lost_lines
-        told = None
-        if lost > self._lost_lines:
-            told = f"The log could not be written; {lost} lines are lost. Is its disk full?"
-        self._lost_lines = lost
-        self._notice("log", told)
 
     def _notice(self, name: str, told: str | None) -> None:
         before = self._notices.get(name)

@@ -87,6 +87,7 @@ class Runtime:
             settings=lambda: self.settings,
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
+            on_loading=self._loads,
         )
         self.router = Router(self.fleet, self.keeper, lambda: self.settings)
         self.health = HealthMonitor(
@@ -196,11 +197,19 @@ class Runtime:
         """Requests for *state* are refused, or go elsewhere, for a while."""
         told = f"{opened.why[:300]}; tried again in {opened.for_s:.1f} s"
         self.recorder.acted(state.name, "breaker_opened", told)
+        state.limiter.turn_away()
         self.keeper.contradicted(state, "its breaker opened")
 
     def breaker_closed(self, state: UpstreamState) -> None:
         """It works again."""
         self.recorder.acted(state.name, "breaker_closed", "a request was answered again")
+
+    def _loads(self, state: UpstreamState) -> None:
+        """What loads is not dead: its requests wait."""
+        if state.breaker.start_afresh():
+            self.recorder.acted(
+                state.name, "breaker_closed", "its server loads: requests wait for it"
+            )
 
     def note_template(self, state: UpstreamState, model: str, rules: TemplateRules) -> None:
         """A refusal told what the model's template does not take."""
@@ -239,6 +248,10 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
+        self.learn_of_upstream(exchange)
+
+    def learn_of_upstream(self, exchange: Exchange) -> None:
+        """A request has ended at its upstream, if perhaps to go on at another."""
         self.health.ended(exchange)
         if exchange.in_flight and exchange.ended_s is not None:
             self._learn_limit(exchange, exchange.ended_s)

@@ -34,7 +34,9 @@ from penstock.gateway.app import Gateway
 from penstock.gateway.edge.access import AccessRules, check_bind, is_loopback
 from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.edge.protocol import WireLimits, with_limits
+from penstock.gateway.own_servers import OwnServers
 from penstock.gateway.runtime import Runtime
+from penstock.gateway.upstreams.supervisor import ServerToRun
 from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.logs import SINK, configure, log_path, open_file
 from penstock.gateway.views.settings_view import changed_names
@@ -48,6 +50,8 @@ _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
 
 
+_NOT_OF_THE_FILE = ("discovered", "embedded", "supervised")
+"""Where upstreams come from that a reload leaves as they are."""
 _FIXED_AT_START = {
     "listen": (
         "host", "port", "unix_socket", "tls_certificate", "tls_key", "max_header_bytes", "header_timeout_s"
@@ -66,6 +70,7 @@ class GatewayServer:
         reload: loads the settings again, for SIGHUP, the file watch and `/penstock/reload`.
         started_by: `command`, `tray`, `operator`, `test`.
         on_listening: called with the URL once requests are taken.
+        servers: model servers that it runs itself.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class GatewayServer:
         reload: Callable[[], LoadedSettings] | None = None,
         started_by: str = "command",
         on_listening: Callable[[str], None] | None = None,
+        servers: tuple[ServerToRun, ...] = (),
     ) -> None:
         self._loaded = loaded
         self._started_with = loaded.settings
@@ -84,6 +90,8 @@ class GatewayServer:
         self._load_again = reload
         self._started_by = started_by
         self._on_listening = on_listening
+        self._servers = servers
+        self._own: OwnServers | None = None
         self._interrupted = False
         self._descriptors: int | None = None
         self._server: uvicorn.Server | None = None
@@ -155,7 +163,7 @@ class GatewayServer:
         changed = changed_names(self._loaded.settings, loaded.settings)
         if loaded.client_keys != self._loaded.client_keys:
             changed.append("the client keys")
-        fixed = [u for u in self._upstreams if u.found_by in ("discovered", "embedded")]
+        fixed = [u for u in self._upstreams if u.found_by in _NOT_OF_THE_FILE]
         self._loaded = loaded
         self.runtime.notices.pop("settings", None)
         configure(loaded.settings.log)
@@ -164,6 +172,8 @@ class GatewayServer:
         self._open_log_file()
         self._rules.update(loaded)
         self.runtime.reload(loaded.settings, (*loaded.upstreams, *fixed))
+        if self._own is not None:
+            self._own.reloaded()
         log.info("settings reloaded; changed: %s", _enumerated(changed) or "nothing")
 
     def _tell_what_waits(self, settings: Settings) -> None:
@@ -219,6 +229,8 @@ class GatewayServer:
             log.warning(told)
         try:
             await runtime.start()
+            own = self._own = OwnServers(runtime, self._servers, settings.listen.port)
+            self._upstreams = await own.begin(self._upstreams, lambda: server.should_exit)
             announce = asyncio.create_task(self._announce(server), name="announce")
             await server.serve(sockets=sockets)
             announce.cancel()
@@ -226,6 +238,8 @@ class GatewayServer:
             watch.cancel()
             runtime_file.remove(entry)
             runtime.recorder.end_streams()
+            if self._own is not None:
+                await self._own.stop()
             await runtime.stop()
             await transport.aclose()
             await asyncio.gather(watch, return_exceptions=True)
@@ -384,10 +398,16 @@ def run(
     reload: Callable[[], LoadedSettings] | None = None,
     started_by: str = "command",
     on_listening: Callable[[str], None] | None = None,
+    servers: tuple[ServerToRun, ...] = (),
 ) -> int:
     """Run a gateway until it is told to end. Returns the exit code (contracts 12)."""
     return GatewayServer(
-        loaded, upstreams, reload=reload, started_by=started_by, on_listening=on_listening
+        loaded,
+        upstreams,
+        reload=reload,
+        started_by=started_by,
+        on_listening=on_listening,
+        servers=servers,
     ).run()
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from gateways import RunningGateway
+from gateways import until as poll
 from loops import until
 from penstock import health
 from penstock.adapters.machine import Machine
 from penstock.adapters.surroundings import Descriptors, Disk, descriptors, disks, read_clocks
+from penstock.adapters.transport import UpstreamRequest, client
 from penstock.clocks import Clocks
 from penstock.domain.upstream import ServerKind, Upstream
 from penstock.errors import ErrorCode, Refused
+from penstock.gateway.edge.protocol import WireLimits
 from penstock.gateway.memory import Memory
-from penstock.gateway.upstreams.fleet import Fleet
-from penstock.gateway.views.logs import RequestLog
+from penstock.gateway.upstreams.fleet import Fleet, origin_of
 from rawserver import Peer, RawServer
 from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 
@@ -45,14 +52,19 @@ async def look(here: Here) -> None:
 
 
 def test_failures_are_found() -> None:
-    """More than a tenth of the requests failed: a finding, in the status too, and gone with time."""
+    """More than a tenth of the requests failed: that is found, stands in the status, and nothing is done here."""
 
     async def main() -> None:
         broken = [reply({"error": {"message": "boom"}}, b"500 Internal Server Error")]
         async with (
             ScriptedLlama(broken) as llama,
             gateway_here(
-                llama.url, settings={**QUIET, "retry": {"local": {"attempts": 1}}}
+                llama.url,
+                settings={
+                    **QUIET,
+                    "retry": {"local": {"attempts": 1}},
+                    "breaker": {"enabled": False},
+                },
             ) as here,
         ):
             for _ in range(6):
@@ -210,6 +222,12 @@ def test_time_jumps() -> None:
             house.on_jump.append(lambda: called.append(1))
             (state,) = here.runtime.fleet
             looked = state.looked_at
+            now_s = asyncio.get_running_loop().time()
+            for _ in range(3):
+                passed = state.breaker.ask(now_s)
+                assert passed is not None
+                state.breaker.failed(passed, "it fails", now_s, 0.5)
+            assert (await here.chat()).json()["error"]["code"] == "breaker_open"
             house._clocks = None
             house.look_at_clocks(Clocks(0.0, 1e9, 0.0))
             house.look_at_clocks(Clocks(5.0, 1e9 + 5, 5.0))
@@ -217,7 +235,7 @@ def test_time_jumps() -> None:
             house.look_at_clocks(Clocks(10.0, 1e9 + 3610, 3610.0))
             assert house.transport.idle_connections() == 0  # type: ignore[attr-defined]
             assert called == [1]
-            (act,) = here.runtime.recorder.acts
+            act = here.runtime.recorder.acts[0]
             assert (act.upstream, act.act) == ("", "time_jumped")
             assert act.why.startswith("the machine slept for 60 min")
             await until(lambda: state.looked_at != looked)
@@ -274,22 +292,6 @@ def test_the_surroundings_can_be_read(tmp_path: Any) -> None:
     assert 0 < after.in_use < after.limit
     (disk,) = disks([tmp_path / "not" / "there"])
     assert 0 < disk.free_bytes <= disk.total_bytes
-
-
-def test_lines_that_cannot_be_written_are_counted() -> None:
-    """A log on a full disk loses lines, and nothing else."""
-
-    def full(_: str) -> None:
-        raise OSError(28, "No space left on device")
-
-    async def main() -> None:
-        log = RequestLog(lambda exchange: {"id": exchange}, full)
-        log.add("a", 1.0)
-        log.add("b", 1.0)
-        log.flush()
-        assert log.lost_lines == 2
-
-    asyncio.run(main())
 
 
 def memory_with(available_bytes: int) -> Memory:
@@ -358,3 +360,150 @@ def test_a_cloud_is_never_asked() -> None:
                 assert llama._raw.peers == []
 
     asyncio.run(main())
+
+
+def no_descriptor() -> OSError:
+    """What the system says when a process has none left."""
+    return OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_connection_without_a_descriptor_is_nobodys_fault(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The client is told to come again; the upstream is not blamed, and reached again as soon as there is one."""
+
+    async def none_left(*_: Any) -> Any:
+        raise no_descriptor()
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url, settings=QUIET) as here:
+            assert (await here.chat()).status_code == 200
+            (state,) = here.runtime.fleet
+            house: Any = here.runtime.housekeeping
+            house.transport.drop_idle()
+            with monkeypatch.context() as patch:
+                patch.setattr("penstock.adapters.transport.client.open_connection", none_left)
+                refused = await here.chat()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert refused.headers["retry-after"] == "5"
+            assert len(llama.requests) == 1
+            assert (state.reachable, state.vitals.requests(0.0)) == (True, (1, 0))
+            assert (await here.chat()).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_idle_connections_give_their_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connect that fails for want of a descriptor closes idle connections and is tried once more."""
+    really, failures = client.open_connection, [no_descriptor()]
+
+    async def once_none(*what: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await really(*what)
+
+    async def main() -> None:
+        transport = client.Transport()
+        async with ScriptedLlama() as one, ScriptedLlama() as two:
+            answers = []
+            for place in (one, two):
+                where, host, _ = origin_of(Upstream("box", place.url))
+                request = UpstreamRequest(b"GET", b"/health", [(b"host", host)], b"")
+                answer = await transport.send(
+                    where, request, connect_timeout_s=5.0, head_timeout_s=5.0
+                )
+                await answer.read(1000)
+                answers.append(answer.status)
+                assert transport.open_connections() == 1  # the second took the place of the first
+                monkeypatch.setattr("penstock.adapters.transport.client.open_connection", once_none)
+            assert answers == [200, 200]
+            assert not failures
+        await transport.aclose()
+
+    asyncio.run(main())
+
+
+def test_who_cannot_ask_learns_nothing() -> None:
+    """A check without a descriptor to ask with finds nothing: three of them would otherwise restart a server."""
+
+    def fail(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("all connection attempts failed") from no_descriptor()
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url, settings=QUIET) as here:
+            assert (await here.chat()).status_code == 200
+            (state,) = here.runtime.fleet
+            await look(here)
+            before = state.vitals.checked_s
+            keeper = here.runtime.keeper
+            real, keeper._client = (
+                keeper._client,
+                httpx.AsyncClient(transport=httpx.MockTransport(fail)),
+            )
+            for _ in range(4):
+                await look(here)
+            assert (names(here), state.vitals.checked_s) == ([], before)
+            windows = dict(state.last_windows)
+            await keeper.look(state)  # nobody refused: what was learned of it is not forgotten
+            assert dict(state.last_windows) == windows != {}
+            await keeper._client.aclose()
+            keeper._client = real
+
+    asyncio.run(main())
+
+
+def test_a_crowd_of_clients() -> None:
+    """
+    Beyond the bound an idle connection makes room; without one a request is refused in words, and far beyond
+    it a connection. Who asks how the gateway is gets an answer.
+    """
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url, settings=QUIET) as here:
+            protocol: Any = here.server.config.http_protocol_class
+            protocol.limits = WireLimits(connections=4)
+            get = b"GET %b HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+            silent = [await asyncio.open_connection("127.0.0.1", here.port) for _ in range(4)]
+            await until(lambda: len(here.server.server_state.connections) == 4)
+            refused = await here.raw(get % b"/v1/models")
+            assert refused.startswith(b"HTTP/1.1 429 Too Many Requests\r\n")
+            assert b"retry-after: 5\r\n" in refused
+            assert b'"queue_full"' in refused
+            assert (await here.raw(get % b"/healthz")).startswith(b"HTTP/1.1 200")
+            assert (await here.raw(get % b"/penstock/status")).startswith(b"HTTP/1.1 200")
+            # Two more that say nothing: the sixth is one too many for words to be waited for.
+            silent.append(await asyncio.open_connection("127.0.0.1", here.port))
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.port)
+            assert (await reader.read()).startswith(b"HTTP/1.1 429")
+            writer.close()
+            for _, other in silent:
+                other.close()
+            await until(lambda: not here.server.server_state.connections)
+            clients = [httpx.AsyncClient(base_url=here.url, trust_env=False) for _ in range(6)]
+            for one in clients:  # each of them keeps its connection; the oldest idle ones give way
+                assert (await one.get("/v1/models")).status_code == 200
+            assert len(here.server.server_state.connections) <= 4
+            for one in clients:
+                await one.aclose()
+
+    asyncio.run(main())
+
+
+class Unannounced(RunningGateway):
+    """A gateway that is found by its log, since it has no runtime file."""
+
+    def _wait(self) -> None:
+        found = poll(lambda: re.search(r"listening on (http://\S+)", self.log()), 30.0)
+        self.url = found[1]
+
+
+def test_no_room_for_the_runtime_file(tmp_path: Path) -> None:
+    """A gateway that cannot write its runtime file runs; that other commands cannot find it is a notice."""
+    place = tmp_path / "xdg_runtime_dir" / "penstock"
+    place.parent.mkdir(mode=0o700)
+    place.write_text("a file in place of the folder: nothing can be written into it")
+    settings = {"upstreams": [{"name": "box", "url": "http://127.0.0.1:9"}]}
+    with Unannounced(tmp_path, settings) as gateway:
+        told = gateway.status()["notices"]["runtime_file"]
+        assert told.startswith("Its runtime file cannot be written (")
+        assert gateway.stop() == 0

@@ -21,7 +21,7 @@ from penstock.dialects.base import AnswerWriter
 from penstock.dialects.surfaces import Surface, error_object
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode
 from penstock.gateway.edge.cycle import Connection
-from penstock.gateway.edge.exchange import Exchange, Spot
+from penstock.gateway.edge.exchange import Exchange
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -308,8 +308,8 @@ class ClientAnswer:
             data = writer.heartbeat()
         if not data:
             return
-        if self._exchange.spot is not None and not self.surface.is_ndjson:
-            data = _with_place(data, self._exchange.spot)
+        if not self.surface.is_ndjson and (facts := waiting_facts(self._exchange)):
+            data = with_comment(data, facts)
         if not self.committed:
             self.committed_early = True
             self._commit(200)
@@ -359,13 +359,19 @@ class ClientAnswer:
         )
 
 
-def _with_place(event: bytes, spot: Spot) -> bytes:
-    """A heartbeat with a comment line directly before its `data:` line: where its request stands in the queue."""
-    told = spot.told()
-    if told is None:
-        return event
-    facts = {"queue": {"position": told[0], "expected_wait_s": round(told[1], 1)}}
-    return event.replace(b"data:", b": penstock " + orjson.dumps(facts) + b"\ndata:", 1)
+def waiting_facts(exchange: Exchange) -> dict[str, Any] | None:
+    """What a client that waits is told with a heartbeat; None while there is nothing to tell."""
+    if exchange.spot is not None and (told := exchange.spot.told()) is not None:
+        return {"queue": {"position": told[0], "expected_wait_s": round(told[1], 1)}}
+    if exchange.stage != "prefilling" or not exchange.prefill_total:
+        return None
+    return {"prefill": {"processed": exchange.prefill_done, "total": exchange.prefill_total}}
+
+
+def with_comment(event: bytes, facts: dict[str, Any]) -> bytes:
+    """An event with *facts* in a comment line directly before its last `data:` line (contracts 4)."""
+    at = event.rfind(b"\ndata:") + 1
+    return event[:at] + b": penstock " + orjson.dumps(facts) + b"\n" + event[at:]
 
 
 def retry_headers(error: AnswerError) -> Headers:

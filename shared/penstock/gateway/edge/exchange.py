@@ -161,6 +161,15 @@ class Exchange:
     tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False
 
+    def begin_again(self) -> None:
+        """It goes to another upstream: what is said of the one before no longer holds. Its attempts stay."""
+        self.outcome, self.error_code, self.ended_s = None, "", None
+        self.queued_s = self.admitted_s = self.sent_s = self.first_token_s = None
+        self.in_flight, self.profile, self.window, self.fitted = 0, None, None, ""
+        self.prompt_tokens_planned = self.prompt_tokens_original = None
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = None
+        self.prefill_done = self.prefill_total = None
+
     @property
     def waited_s(self) -> float:
         """Seconds between arrival in the queue and the permit; 0 when it did not wait."""

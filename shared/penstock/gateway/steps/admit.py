@@ -6,7 +6,7 @@ Step 6: whether a request is sent now, later, or not at all.
     c. breaker    refused: the upstream fails again and again
     d. permit     one of the limiter's, or a place in its queue; or what the same request left that was given up
 
-`refuse_at_the_door` comes before all that takes time.
+`refuse_if_left_alone` and `refuse_at_the_door` come before all that takes time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from penstock.breaker import Pass
+from penstock.breaker import BreakerState, Pass
 from penstock.concurrency import Ask
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.callers import caller_of
@@ -22,7 +22,7 @@ from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.inheritance import Haunted
-from penstock.gateway.steps.limiter import Limiter, Permit, Spot
+from penstock.gateway.steps.limiter import Limiter, Permit, Spot, TurnedAway
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 
@@ -34,12 +34,15 @@ async def pass_gate(exchange: Exchange, settings: Settings, state: UpstreamState
 
     Raises:
         Refused: new requests are refused there, or it was held for too long.
+        UpstreamFault: its server was given up.
     """
     if state.gate.refusing is not None:
         state.gate.refuse(state.name, asyncio.get_running_loop().time())
     if state.holding.reasons:
         exchange.stage = "held"
         await state.holding.wait(state.name, settings.timeouts.hold_s)
+    if state.supervised is not None:
+        state.supervised.refuse_if_given_up()
 
 
 class Admission(NamedTuple):
@@ -80,14 +83,24 @@ async def admit(
         if needed_bytes and memory is not None:
             exchange.stage = "queued"
             exchange.queued_s = loop.time()
-            await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
-        # c. The breaker. It may open while the request stands in the queue: then it is asked again.
+            await memory.room_for(
+                state.name,
+                needed_bytes,
+                incoming.queue_deadline_s(settings),
+                in_vain=lambda: state.breaker.is_open(loop.time()),
+            )
+        # c. The breaker. When it opens, all who stand in the queue are turned away, and ask it again.
         passed = _pass_breaker(state, loop.time())
         try:
             # d. A permit.
             exchange.stage = "queued"
-            exchange.queued_s = loop.time()
+            if not needed_bytes:  # what waits for memory waits from there on
+                exchange.queued_s = loop.time()
             permit = await _permit(incoming, state, limiter, ask, raw, settings)
+        except TurnedAway:
+            state.breaker.taught_nothing(passed)
+            await pass_gate(exchange, settings, state)
+            continue
         except BaseException as exc:
             state.breaker.taught_nothing(passed)
             spot = exchange.spot
@@ -100,7 +113,8 @@ async def admit(
                 exchange.spot = None
         if state.breaker.is_current(passed) and not state.holding.reasons:
             exchange.admitted_s = loop.time()
-            exchange.in_flight = state.limiter.in_use
+            # What runs beside the others teaches nothing about them.
+            exchange.in_flight = limiter.in_use if limiter is state.limiter else 0
             return Admission(passed, permit)
         permit.release()
         state.breaker.taught_nothing(passed)
@@ -110,14 +124,32 @@ async def admit(
 def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
     passed = state.breaker.ask(now_s)
     if passed is None:
-        after_s = state.breaker.retry_after_s(now_s)
-        raise Refused(
-            ErrorCode.BREAKER_OPEN,
-            f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
-            hint=f"It is tried again in {after_s:.0f} s; `penstock doctor` tells more.",
-            retry_after_s=after_s,
-        )
+        raise _left_alone(state, now_s)
     return passed
+
+
+def _left_alone(state: UpstreamState, now_s: float) -> Refused:
+    after_s = state.breaker.retry_after_s(now_s)
+    when = "now" if state.breaker.is_probing else f"in {after_s:.0f} s"
+    return Refused(
+        ErrorCode.BREAKER_OPEN,
+        f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
+        hint=f"One request tries it again {when}; `penstock doctor` tells more.",
+        retry_after_s=after_s,
+    )
+
+
+def refuse_if_left_alone(state: UpstreamState) -> None:
+    """
+    Told before anything is asked of a server that does not answer: its kind, or how long a prompt is.
+
+    Raises:
+        Refused: `breaker_open`.
+    """
+    if state.breaker.state is not BreakerState.CLOSED and not state.holding.reasons:
+        now_s = asyncio.get_running_loop().time()
+        if state.breaker.is_open(now_s):
+            raise _left_alone(state, now_s)
 
 
 def refuse_at_the_door(incoming: Incoming, state: UpstreamState, size_bytes: int) -> None:

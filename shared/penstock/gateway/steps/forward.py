@@ -22,7 +22,7 @@ from penstock.adapters.transport import (
 )
 from penstock.domain.fault import Fault
 from penstock.domain.profile import WindowSource
-from penstock.errors import ErrorCode
+from penstock.errors import ErrorCode, UpstreamFault
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
 from penstock.gateway.steps.opening import (
@@ -116,24 +116,40 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         if isinstance(decision, retry.GiveUp) and decision.fault is not None:
             fault = decision.fault
         if isinstance(decision, retry.GiveUp) or not job.goes_on(fault):
-            raise faults.to_error(
-                fault,
-                upstream=state.name,
-                attempts=len(exchange.attempts),
-                window=exchange.window,
-            )
+            raise _error(fault, job)
+        if isinstance(decision, retry.Retry) and _is_held(fault, state):
+            decision = retry.WaitUntilReady(counts=False)
         if isinstance(decision, retry.WaitUntilReady):
             if await _wait_until_ready(job, readiness, loading):
+                if job.left_alone():
+                    raise _error(fault, job)
                 if not decision.counts:
                     attempt -= 1
                     exchange.attempts.pop()
                 continue
+            if state.supervised is not None:
+                state.supervised.refuse_if_given_up()
             # It is gone rather than loading: an attempt like any other, and a pause before the next.
+            fault = record.fault = faults.gone(fault)
+            if attempt >= policy.attempts or not job.goes_on(fault):
+                raise _error(fault, job)
             decision = retry.Retry(retry.delay_s(attempt, random.random(), policy))
         record.delay_s = decision.after_s
         exchange.stage = "forwarding"
         job.watch.run("none")
         await asyncio.sleep(decision.after_s)
+        if job.left_alone():
+            raise _error(fault, job)
+
+
+def _error(fault: Fault, job: Job) -> UpstreamFault:
+    exchange = job.exchange
+    return faults.to_error(
+        fault,
+        upstream=job.state.name,
+        attempts=len(exchange.attempts),
+        window=exchange.window,
+    )
 
 
 class _Loading:
@@ -174,6 +190,15 @@ async def _wait_until_ready(job: Job, readiness: Readiness, loading: _Loading) -
     return ready
 
 
+def _is_held(fault: Fault, state: UpstreamState) -> bool:
+    """Nobody listens because the server is away on purpose, or is being restarted: no attempt was made."""
+    return (
+        fault.code is ErrorCode.UPSTREAM_UNREACHABLE
+        and fault.phase == "connect"
+        and bool(state.holding.reasons)
+    )
+
+
 def _raise_if_expired(job: Job, *, cancelled: bool = True) -> None:
     """A cancellation that came from our own clock becomes the fault that the clock stands for."""
     if job.watch.expired is None:
@@ -183,13 +208,7 @@ def _raise_if_expired(job: Job, *, cancelled: bool = True) -> None:
         task.uncancel()
     clock = job.watch.expired
     job.watch.expired = None
-    fault = faults.classify_timeout(clock)
-    raise faults.to_error(
-        fault,
-        upstream=job.state.name,
-        attempts=len(job.exchange.attempts),
-        window=job.exchange.window,
-    )
+    raise _error(faults.classify_timeout(clock), job)
 
 
 async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness) -> Opened:
@@ -284,6 +303,8 @@ async def _in_numbers(fault: Fault, job: Job, readiness: Readiness) -> Fault:
 def _learn_from(fault: Fault, job: Job, readiness: Readiness) -> None:
     """Faults that contradict what is believed of the upstream."""
     state = job.state
+    if fault.code in (ErrorCode.UPSTREAM_UNREACHABLE, ErrorCode.BROKEN_STREAM):
+        state.suspect()
     if fault.code is ErrorCode.OUT_OF_MEMORY:
         state.last_out_of_memory_s = asyncio.get_running_loop().time()
     if fault.code is ErrorCode.CONTEXT_LENGTH_EXCEEDED:

@@ -22,6 +22,10 @@ from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 
 
+class TurnedAway(Exception):
+    """Nobody waits for this upstream any more."""
+
+
 class Permit:
     """The right to send one request. `release` is idempotent."""
 
@@ -76,7 +80,7 @@ class Limiter:
         options: bounds of the queue.
 
     Attributes:
-        heirs: requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
+        heirs: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -85,7 +89,7 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
         self._order: dict[Ticket, int] = {}
         self._apart: Limiter | None = None
-        self.heirs = 0
+        self.heirs: set[asyncio.Future[None]] = set()
 
     @property
     def limit(self) -> int:
@@ -112,7 +116,7 @@ class Limiter:
     def waiting(self) -> int:
         """Requests that wait for a permit, also for one of the budget apart."""
         apart = self._apart
-        return self._line.waiting + self.heirs + (0 if apart is None else apart.waiting)
+        return self._line.waiting + len(self.heirs) + (0 if apart is None else apart.waiting)
 
     @property
     def asks_for_conversation(self) -> bool:
@@ -176,6 +180,7 @@ class Limiter:
 
         Raises:
             Refused: `queue_full` or `queue_deadline`, with when to try again.
+            TurnedAway: see `turn_away`.
         """
         loop = asyncio.get_running_loop()
         line, now_s = self._line, loop.time()
@@ -198,9 +203,9 @@ class Limiter:
         self._settle(line.advance(now_s))
         try:
             await waiter
-        except BaseException:
+        except BaseException as exc:
             # Cancelled, perhaps in the very moment in which it was granted: either way it goes.
-            go = line.abort if exchange is None else line.step_out
+            go = line.abort if exchange is None or isinstance(exc, TurnedAway) else line.step_out
             self._settle(go(ticket, loop.time()))
             raise
         finally:
@@ -224,6 +229,14 @@ class Limiter:
         return (
             None if position is None else (position, self._line.expected_wait_s(_now_s(), position))
         )
+
+    def turn_away(self) -> None:
+        """All who wait wait no more: what they wait for is known to fail."""
+        for waiter in (*self._waiters.values(), *self.heirs):
+            if not waiter.done():
+                waiter.set_exception(TurnedAway())
+        if self._apart is not None:
+            self._apart.turn_away()
 
     def note_conversation(self, ticket: Ticket, conversation: int) -> None:
         """Called by `Permit.belongs_to`."""
@@ -325,4 +338,4 @@ def _now_s(otherwise: float = 0.0) -> float:
         return otherwise
 
 
-__all__ = ["Limiter", "Permit", "Spot"]
+__all__ = ["Limiter", "Permit", "Spot", "TurnedAway"]

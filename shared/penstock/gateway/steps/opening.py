@@ -99,6 +99,7 @@ class Job:
             taught something (a template's rule). Then it is sent once more at once.
         goes_on: told of a fault after which the request would be tried again here: False when it is not to be,
             because another upstream can take it, or this one is left alone by now.
+        left_alone: whether this upstream is left alone by now: asked after each wait.
         own_key: the credential sent is the configured one, not the client's.
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
@@ -112,6 +113,7 @@ class Job:
     prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
     adapt: Callable[[Fault], bool]
     goes_on: Callable[[Fault], bool]
+    left_alone: Callable[[], bool]
     own_key: bool
     watch: Watch
     settings: Settings
@@ -165,7 +167,8 @@ async def open_body(
                 exchange.stage = "streaming"
             if watch.clock != "stall":
                 watch.run("stall")
-            watch.touch()
+            if not says_nothing(data):
+                watch.touch()
         if seen.ended_by_us:
             job.hang_up()
             return Opened(response, relay, out + relay.end(), True)
@@ -183,6 +186,14 @@ async def open_body(
             return Opened(response, relay, out, True)
         if out:
             return Opened(response, relay, out, False)
+
+
+def says_nothing(data: bytes) -> bool:
+    """
+    Whether a piece of a stream is a sign of life and no more: comments, empty lines. llama.cpp sends one every 30 s, also
+    when it is stuck (`server.cpp`, SSE ping), so these must not keep the stall limit from passing.
+    """
+    return data[:1] in (b":", b"\n", b"\r") and b"\ndata:" not in data and b"{" not in data
 
 
 async def past_the_end(response: UpstreamResponse) -> None:

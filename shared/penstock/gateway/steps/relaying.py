@@ -28,6 +28,7 @@ from penstock.gateway.steps.opening import (
     broken_stream,
     note_progress,
     past_the_end,
+    says_nothing,
 )
 from penstock.gateway.steps.translate import Work
 from penstock.gateway.steps.watch import Watch
@@ -39,14 +40,6 @@ _relayed = HeaderFilter(
     frozenset({b"content-length", b"server", b"date", b"content-encoding", b"x-request-id"}),
     drop_prefix=b"access-control-",
 )
-
-
-def says_nothing(data: bytes) -> bool:
-    """
-    Whether a piece of a stream is a sign of life and no more: comments, empty lines. llama.cpp sends one every 30 s, also
-    when it is stuck (`server.cpp`, SSE ping), so these must not keep the stall limit from passing.
-    """
-    return data[:1] in (b":", b"\n", b"\r") and b"\ndata:" not in data and b"{" not in data
 
 
 class Relaying:
@@ -209,6 +202,7 @@ class Relaying:
 
     def _broken(self, why: str) -> UpstreamFault:
         self.readiness.contradicted(self.state, why)
+        self.state.suspect()
         fault = broken_stream()
         return self._error(Fault(fault.code, f"{fault.message}: {why}", phase="stream"))
 

@@ -80,7 +80,8 @@ class Resumable:
             try:
                 data = await self._inner.next_chunk()
             except TransportError as exc:
-                await self._go_on(exc)
+                # The broken answer remembers its error: with these frames it would keep all of the request.
+                await self._go_on(exc.with_traceback(None))
                 continue
             continuing = self._continuing
             if continuing is not None:
@@ -105,9 +106,17 @@ class Resumable:
             UpstreamFault: it was tried.
         """
         job, exchange = self._job, self._job.exchange
+        if broken is not None:
+            job.state.suspect()
+        if (
+            job.relay is None or job.relay.seen.closed
+        ):  # the answer is whole, whatever comes behind it
+            if broken is not None:
+                raise broken
+            return False
         options = job.settings.resume
         obstacle, said = "it is too long", Said()
-        if job.relay is None or not job.relay.cut():
+        if not job.relay.cut():
             obstacle = "it had ended, or a tool call is in it"
         elif not self._tape.is_full:
             said = self._tape.cut()

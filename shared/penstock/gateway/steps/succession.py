@@ -14,6 +14,7 @@ from typing import Protocol
 
 from penstock import resume
 from penstock.adapters.transport import UpstreamRequest, UpstreamTransport
+from penstock.breaker import Pass
 from penstock.concurrency import Ask
 from penstock.errors import Refused
 from penstock.gateway.conversations.slots import with_slot
@@ -46,7 +47,7 @@ class Run(Protocol):
     def tuned(self) -> Tuned:
         """The request as it is sent."""
 
-    def move_to(self, state: UpstreamState, permit: Permit) -> None:
+    def move_to(self, state: UpstreamState, passed: Pass, permit: Permit) -> None:
         """Another upstream goes on with the request."""
 
 
@@ -114,21 +115,25 @@ def _is(state: UpstreamState, model: str, key: Identity) -> bool:
 
 
 async def _other(run: Run, model: str, key: Identity) -> UpstreamState | None:
+    now_s = asyncio.get_running_loop().time()
     for state in run.runtime.fleet.states.values():
         if (
             state is not run.state
             and state.is_local
-            and state.reachable
+            and state.takes_requests(now_s)
             and state.ready
             and state.limiter.free
-            and state.gate.refusing is None
-            and not (state.gate.bypassed or state.holding.reasons)
+            and not state.gate.bypassed
             and _is(state, model, key)
         ):
             try:
                 permit = await state.limiter.acquire(Ask(model=model), deadline_s=1.0)
             except Refused:
                 continue
-            run.move_to(state, permit)
+            passed = state.breaker.ask(now_s)
+            if passed is None:
+                permit.release()
+                continue
+            run.move_to(state, passed, permit)
             return state
     return None

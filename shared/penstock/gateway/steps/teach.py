@@ -27,14 +27,9 @@ def teach_breaker(
         opened = breaker.failed(passed, why, now_s, random.random())
         if opened is not None:
             runtime.breaker_opened(state, opened)
-    elif exchange.outcome is Outcome.SUCCESS or _has_answered(exchange):
+    elif exchange.outcome is Outcome.SUCCESS:
         if breaker.succeeded(passed, now_s) is not None:
             runtime.breaker_closed(state)
     else:
+        # A client that hung up, or that was at fault itself: a server that is broken answers these as well.
         breaker.taught_nothing(passed)
-
-
-def _has_answered(exchange: Exchange) -> bool:
-    """Whether the upstream answered, if only by refusing the request: it is not dead."""
-    status = exchange.attempts[-1].status if exchange.attempts else None
-    return exchange.outcome is Outcome.IGNORED and status is not None and status < 500

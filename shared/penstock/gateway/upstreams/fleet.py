@@ -11,7 +11,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from penstock import limits
@@ -84,6 +84,26 @@ def _edition(model: ModelReading) -> str:
     return str(model.details.get("digest") or "")
 
 
+class Supervised(Protocol):
+    """A server that the gateway runs (`supervisor`)."""
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+
+    def suspect(self) -> None:
+        """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    def refuse_if_given_up(self) -> None:
+        """Raise the reason why it is not started again, if it is not."""
+
+    def try_again(self) -> None:
+        """Start it again if it was given up."""
+
+    def shown(self, now_s: float) -> dict[str, Any]:
+        """As the status has it."""
+
+
 class UpstreamState:
     """
     One upstream at run time.
@@ -92,7 +112,8 @@ class UpstreamState:
         upstream: as configured or discovered.
         verdict: local or cloud, with what probes added.
         kind: the server kind, None until it was recognised once.
-        reachable: the last contact's result, None before the first.
+        reachable: the last contact's result, None before the first; away_since_s: loop time of the first of
+            those since when it is not, None while it is.
         error: one sentence on why it was not reachable, None while it is.
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
@@ -100,6 +121,7 @@ class UpstreamState:
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
+        supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
         left: what clients that hung up left, for whoever asks for the very same again.
@@ -116,6 +138,7 @@ class UpstreamState:
         self.kind: ServerKind | None = upstream.kind
         self.version: str | None = None
         self.reachable: bool | None = None
+        self.away_since_s: float | None = None
         self.ready = True
         self.error: str | None = None
         self.reading: ServerReading | None = None
@@ -125,6 +148,7 @@ class UpstreamState:
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
+        self.supervised: Supervised | None = None
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
@@ -162,15 +186,22 @@ class UpstreamState:
         """Whether a request that is sent there now can be expected to be answered."""
         return (
             self.reachable is not False
+            and self.ready
             and self.gate.refusing is None
             and not self.holding.reasons
+            and not (self.supervised is not None and self.supervised.is_given_up)
             and not self.breaker.is_open(now_s)
         )
 
     @property
     def comes_back(self) -> bool:
-        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
-        return bool(self.holding.reasons) or not self.ready
+        """Whether it is away on purpose, or loads: then its failures speak for nothing. One that died of its load is dead."""
+        return bool(self.holding.reasons) or (not self.ready and self.reachable is not False)
+
+    def suspect(self) -> None:
+        """A connection broke: if the server is ours, it may have died."""
+        if self.supervised is not None:
+            self.supervised.suspect()
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""

@@ -169,7 +169,7 @@ def _sample(exchange: Exchange, now_s: float, in_use: int) -> Sample:
         sent_s,
         now_s,
         exchange.in_flight,
-        in_use,
+        in_use + 1,  # its own permit was given back
         None if first_s is None else first_s - sent_s,
         max(0, prompt - (exchange.cached_tokens or 0)),
         exchange.completion_tokens or exchange.chunks,
@@ -183,7 +183,7 @@ def _lesson(exchange: Exchange) -> Lesson:
     What a request teaches about how many are too many. A server that nobody could connect to was not working on
     too much; one that only worked when asked again was.
     """
-    attempts = exchange.attempts
+    attempts = [a for a in exchange.attempts if a.upstream == exchange.upstream]
     fault = None
     for attempt in attempts:
         fault = attempt.fault

@@ -98,6 +98,11 @@ class Proofs:
             return NOTHING
         return self._found.get(identity(state, profile), NOTHING)
 
+    def shown(self, state: UpstreamState, profile: ModelProfile) -> list[Way] | None:
+        """The same for the status; None while it was not tried."""
+        found = self._found.get(identity(state, profile))
+        return None if found is None else sorted(found)
+
     def want(
         self, state: UpstreamState, profile: ModelProfile, sent: bytes, settings: Settings
     ) -> None:
@@ -107,7 +112,7 @@ class Proofs:
         Args:
             sent: a request that was answered: it tells how the model is loaded, and for how long.
         """
-        if state.spec.behaviour.continues is None or profile.reading.loaded is False:
+        if state.spec.behaviour.continues is None:
             return
         key = identity(state, profile)
         if key in self._found or key in self._running or self._tries.get(key, 0) >= _MOST_TRIES:
@@ -125,10 +130,11 @@ class Proofs:
         settings: Settings,
     ) -> None:
         await _quiet(state, settings.resume.probe_after_s)
+        now = state.profile(profile.model)
+        if now is None or now.reading.loaded is False or identity(state, now) != key:
+            return  # nothing is loaded for this; the next answer has it tried again
         permit = await quiet_permit(state, profile.model)
-        if permit is None or identity(state, profile) != key:
-            if permit is not None:
-                permit.release()
+        if permit is None:
             return
         if len(self._tries) > _MOST_KEPT:
             self._tries.clear()

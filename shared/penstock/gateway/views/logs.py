@@ -71,9 +71,6 @@ class RequestLog:
     Args:
         describe: a request as pairs.
         write: takes text.
-
-    Attributes:
-        lost_lines: that could not be written.
     """
 
     def __init__(
@@ -84,7 +81,6 @@ class RequestLog:
         self._waiting: list[tuple[float, Any]] = []
         self._timer: asyncio.TimerHandle | None = None
         self.as_json = False
-        self.lost_lines = 0
 
     def add(self, exchange: Any, now_s: float) -> None:
         """Note a request that has ended; *now_s* is wall-clock time."""
@@ -98,12 +94,8 @@ class RequestLog:
             self._timer.cancel()
             self._timer = None
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
-        try:
+        if waiting:
             self._write("".join(self._line(now_s, exchange) for now_s, exchange in waiting))
-        except OSError:  # a full disk, a reader that is gone: requests matter more than their lines
-            self.lost_lines += len(waiting)
 
     def _line(self, now_s: float, exchange: Any) -> str:
         pairs = self._describe(exchange)

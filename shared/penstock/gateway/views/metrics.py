@@ -67,6 +67,8 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_acts": (
         "counter", "What was done at upstreams: breakers opened, servers restarted, requests held and more.",
         ("upstream", "act")),
+    "penstock_server_restarts": (
+        "counter", "Starts of a server that the gateway runs, after the first one.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
     "penstock_client_requests_queued": (
@@ -151,12 +153,15 @@ class Metrics(Collector):
         self.count(
             "penstock_requests", (upstream, exchange.operation, outcome, exchange.error_code)
         )
-        if exchange.attempts:
-            self.count("penstock_attempts", (upstream,), len(exchange.attempts))
-            if len(exchange.attempts) > 1:
-                for attempt in exchange.attempts[:-1]:
-                    code = attempt.fault.code.value if attempt.fault is not None else ""
-                    self.count("penstock_retries", (upstream, code))
+        attempts = exchange.attempts
+        if len(attempts) == 1:
+            self.count("penstock_attempts", (attempts[0].upstream,))
+        elif attempts:
+            for attempt in attempts:
+                self.count("penstock_attempts", (attempt.upstream,))
+            for attempt in attempts[:-1]:
+                code = attempt.fault.code.value if attempt.fault is not None else ""
+                self.count("penstock_retries", (attempt.upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
         if exchange.resume_outcome:

@@ -28,6 +28,7 @@ ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
     "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
     "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
+    "server_started", "server_ready", "server_died", "server_given_up",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 

@@ -17,6 +17,7 @@ from penstock.gateway.memory import Memory
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.health import vitals_shown
+from penstock.gateway.upstreams.proving import Proofs
 from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
@@ -76,7 +77,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         if (seen := runtime.housekeeping.descriptors) is None
         else {"in_use": seen.in_use, "limit": seen.limit},
         "upstreams": [
-            _upstream(state, now_s, runtime.contexts, board, runtime.memory)
+            _upstream(state, now_s, runtime.contexts, board, runtime.memory, runtime.proofs)
             for state in runtime.fleet
         ],
         "acts": [asdict(act) for act in runtime.recorder.acts],
@@ -103,7 +104,12 @@ def _log_notice() -> dict[str, str]:
 
 
 def _upstream(
-    state: UpstreamState, now_s: float, contexts: Contexts, board: Switches, memory: Memory
+    state: UpstreamState,
+    now_s: float,
+    contexts: Contexts,
+    board: Switches,
+    memory: Memory,
+    proofs: Proofs | None,
 ) -> dict[str, Any]:
     kind = state.kind
     return {
@@ -139,9 +145,10 @@ def _upstream(
             "retry_after_s": round(state.breaker.retry_after_s(now_s), 1)
             if state.breaker.is_open(now_s)
             else None,
-            "error_share": round(state.breaker.error_share, 3),
+            "error_share": round(state.breaker.error_share(now_s), 3),
         },
         "held_because": list(state.holding.reasons),
+        "supervised": state.supervised.shown(now_s) if state.supervised is not None else None,
         "health": vitals_shown(state, now_s) if state.is_local else None,
         "paused": board.pause.at(state.name) or None,
         "drained": board.drain.at(state.name) or None,
@@ -156,6 +163,7 @@ def _upstream(
                 "slots": profile.reading.slots,
                 "loaded": profile.reading.loaded,
                 "remote": profile.is_remote,
+                "continues": None if proofs is None else proofs.shown(state, profile),
                 "context": contexts.status_of(state.name, profile.model),
             }
             for profile in state.profiles.values()
@@ -205,6 +213,8 @@ def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
 def _state(state: UpstreamState) -> str:
     if not state.is_local:
         return "cloud"
+    if "restarting" in state.holding.reasons:
+        return "loading"
     if state.reachable is None:
         return "unknown"
     if not state.reachable:
