@@ -244,7 +244,9 @@ class Limiter:
 
     def give_back(self, ticket: Ticket) -> None:
         """Called by `Permit.release`."""
-        self._settle(self._line.leave(ticket, _now_s(ticket.granted_s or 0.0)))
+        granted = self._line.leave(ticket, _now_s(ticket.granted_s or 0.0))
+        if granted or self._line.waiting:
+            self._settle(granted)
 
     def resize(self, limit: int) -> None:
         """Another number of permits; those that are out stay out."""
