@@ -127,10 +127,10 @@ class Supervisor:
         if self._task is None:
             return
         self._set("stopped")
-        for task in (self._task, self._suspecting):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._suspecting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
         if self._log is not None:
