@@ -239,13 +239,24 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
-        self.health.ended(exchange)
-        if exchange.in_flight and exchange.ended_s is not None:
-            self._learn_limit(exchange, exchange.ended_s)
+        if exchange.ended_s is not None:
+            self._learn_from(exchange, exchange.ended_s, exchange.error_code)
 
-    def _learn_limit(self, exchange: Exchange, ended_s: float) -> None:
+    def moves_on(self, exchange: Exchange, code: str) -> None:
+        """
+        It ended at its upstream and goes on at another one, which has nothing to do with what was learned there.
+
+        Args:
+            code: of the error that it ended with.
+        """
+        self._learn_from(exchange, asyncio.get_running_loop().time(), code)
+        exchange.outcome, exchange.in_flight = None, 0
+        exchange.sent_s = exchange.first_token_s = None
+
+    def _learn_from(self, exchange: Exchange, ended_s: float, code: str) -> None:
+        self.health.ended(exchange, ended_s, code)
         state = self.fleet.states.get(exchange.upstream)
-        if state is None:
+        if state is None or not exchange.in_flight:
             return
         may_grow = not (state.limit.is_below_ceiling and self.memory.short(state))
         move = state.limit.learn(exchange, ended_s, may_grow=may_grow)

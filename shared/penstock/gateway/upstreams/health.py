@@ -30,6 +30,7 @@ log = logging.getLogger("penstock.health")
 
 _ANSWER_WITHIN_S = 5.0
 _LOAD_WITHIN_S = 30.0
+_CHECK_WITHIN_S = 60.0
 _AGAIN_AFTER_ACT_S = 10.0
 _SHORTEST_PAUSE_S = 1.0
 _SHRUNK_FOR_S = 600.0
@@ -68,20 +69,20 @@ class HealthMonitor:
         self._wake = asyncio.Event()
         self._checks: dict[UpstreamState, asyncio.Task[None]] = {}
 
-    def ended(self, exchange: Exchange) -> None:
-        """A client's request has ended."""
+    def ended(self, exchange: Exchange, ended_s: float, code: str) -> None:
+        """A client's request has ended at its upstream, by an error if there is a *code*."""
         state = self._fleet.states.get(exchange.upstream)
-        if state is None or not exchange.upstream_model or exchange.ended_s is None:
+        if state is None or not exchange.upstream_model:
             return
         outcome = exchange.outcome
         state.vitals.ended(
             exchange.upstream_model,
-            exchange.ended_s,
+            ended_s,
             failed=None if outcome is Outcome.IGNORED else outcome is Outcome.DROPPED,
             ttft_s=exchange.ttft_s,
         )
-        if exchange.error_code == ErrorCode.OUT_OF_MEMORY.value:
-            state.vitals.note_out_of_memory(exchange.upstream_model, exchange.ended_s)
+        if code == ErrorCode.OUT_OF_MEMORY.value:
+            state.vitals.note_out_of_memory(exchange.upstream_model, ended_s)
             self.wake()
 
     def wake(self) -> None:
@@ -128,7 +129,10 @@ class HealthMonitor:
             running = asyncio.create_task(self._check(state), name=f"health of {state.name}")
             self._checks[state] = running
             running.add_done_callback(lambda _: self._checks.pop(state, None))
-        await asyncio.shield(running)
+        # A restart may take as long as a load: nobody waits so long for it, and the others are looked after.
+        await asyncio.wait({running}, timeout=_CHECK_WITHIN_S)
+        if running.done() and not running.cancelled():
+            running.result()
 
     async def stop(self) -> None:
         """End checks that run."""
