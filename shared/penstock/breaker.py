@@ -127,6 +127,10 @@ class Breaker:
         """Whether it has neither opened nor closed since."""
         return passed.era == self._era
 
+    def has_opened_since(self, passed: Pass) -> bool:
+        """Whether it has opened since, and has not closed again."""
+        return passed.era != self._era and self.state is not BreakerState.CLOSED
+
     def is_open(self, now_s: float) -> bool:
         """Whether a request that came now would be refused. Asks for nothing."""
         if self.state is BreakerState.CLOSED or not self.options.enabled:

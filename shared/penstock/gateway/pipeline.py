@@ -61,7 +61,7 @@ from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.relaying import Relaying
 from penstock.gateway.steps.succession import have_proven, means_of
-from penstock.gateway.steps.teach import teach_breaker
+from penstock.gateway.steps.teach import answer_began, teach_breaker
 from penstock.gateway.steps.translate import Work, translation_of, work_of
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.steps.upstream_headers import headers_for
@@ -119,7 +119,8 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
             if other is None:
                 raise
             runtime.recorder.metrics.count("penstock_failovers", (found.upstream, other.upstream))
-            found, exchange.outcome = other, None
+            runtime.moves_on(exchange, error.code.value)
+            found = other
             exchange.changes[:] = changes  # what was changed for that one is not what is sent
 
 
@@ -274,6 +275,7 @@ class LocalRun:
             relaying = self.relaying = Relaying(self.answer, self.job, keeper, self._task)
             opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
+            self.passed = answer_began(self.runtime, self.state, self.passed)
             # 8. Relay.
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
@@ -311,7 +313,7 @@ class LocalRun:
 
     def _goes_on(self, fault: Fault) -> bool:
         """Whether it is tried here again; no more once the breaker has opened."""
-        if self.passed is not None and not self.state.breaker.is_current(self.passed):
+        if self.passed is not None and self.state.breaker.has_opened_since(self.passed):
             return False
         return goes_on(fault, self.incoming, self.runtime, self.state, self.tried)
 

@@ -12,6 +12,7 @@ import pytest
 
 from loops import until
 from penstock.breaker import BreakerState
+from penstock.concurrency import Ask
 from penstock.domain.upstream import Upstream
 from rawserver import RESET, Script
 from scripted import Here, ScriptedLlama, delta, event, gateway_here, reply, stream
@@ -148,6 +149,75 @@ def test_those_in_the_queue_are_told_when_it_opens() -> None:
     asyncio.run(main())
 
 
+def test_a_probe_that_is_being_answered_lets_the_others_go() -> None:
+    """An answer may take minutes: its first token shows that the server works, nobody waits for its last."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+        good = stream("hello", "world")
+        slow: Script = [*good[:2], go, *good[2:]]
+        async with ScriptedLlama(FAILS, FAILS, FAILS, slow, good) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                for _ in range(3):
+                    await here.chat()
+                breaker(here).try_soon(0.0)
+                probe = asyncio.create_task(here.chat(stream=True))
+                await until(lambda: breaker(here).state is BreakerState.CLOSED)
+                assert (await here.chat()).status_code == 200
+                assert not probe.done()
+                go.set()
+                assert "world" in (await probe).text
+                assert acts(here) == ["breaker_opened", "breaker_closed"]
+
+    asyncio.run(main())
+
+
+def test_a_probe_that_breaks_off_counts_like_any_other() -> None:
+    """It closed the breaker by its first token; its end is the first failure since."""
+
+    async def main() -> None:
+        broken: Script = [*stream("hello")[:2], RESET]
+        async with ScriptedLlama(FAILS, FAILS, FAILS, broken) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                for _ in range(3):
+                    await here.chat()
+                breaker(here).try_soon(0.0)
+                for _ in range(3):
+                    assert breaker(here).state is not BreakerState.OPEN or len(llama.requests) == 3
+                    await here.chat(stream=True)
+                await until(lambda: not here.runtime.in_flight)
+                assert breaker(here).state is BreakerState.OPEN
+                assert len(llama.requests) == 6
+
+    asyncio.run(main())
+
+
+def test_who_queues_keeps_the_place_when_it_closes_again() -> None:
+    """A breaker that opened and closed while requests stood in the queue sends nobody to its end."""
+
+    async def main() -> None:
+        async with ScriptedLlama(stream("hello"), slots=1) as llama:
+            async with gateway_here(llama.url) as here:
+                await here.chat()
+                state = here.runtime.fleet.get("box")
+                permit = await state.limiter.acquire(Ask(), deadline_s=5)
+                tasks = []
+                for number in range(3):
+                    if number == 2:
+                        for _ in range(3):
+                            state.breaker.failed(state.breaker.ask(0.0), "boom", 0.0, 0.0)
+                        state.breaker.start_afresh()
+                    said = [{"role": "user", "content": f"number {number}"}]
+                    tasks.append(asyncio.create_task(here.chat(messages=said)))
+                    await until(lambda: state.limiter.waiting == len(tasks))
+                permit.release()
+                assert {(await task).status_code for task in tasks} == {200}
+                told = [request.body.partition(b"number ")[2][:1] for request in llama.requests]
+                assert told == [b"", b"0", b"1", b"2"]
+
+    asyncio.run(main())
+
+
 @contextlib.asynccontextmanager
 async def two(
     *first: Script, settings: dict[str, Any] | None = None
@@ -180,6 +250,33 @@ def test_a_failed_request_goes_to_the_other_server(script: Script, streams: bool
             assert [a["upstream"] for a in request["attempts"]] == ["one", "other"]
             metrics = (await here.http.get("/metrics")).text
             assert 'penstock_failovers_total{other="other",upstream="one"} 1.0' in metrics
+
+    asyncio.run(main())
+
+
+def test_each_server_learns_of_itself() -> None:
+    """A request that moved on lowers the limit and the health of the server that had too much, not of the other."""
+    oom: Script = [reply({"error": {"message": "CUDA error: out of memory", "code": 500}}, b"500 Internal Server Error")]  # fmt: skip
+
+    async def main() -> None:
+        async with two(oom) as (_, _, here):
+            states = here.runtime.fleet.states
+            before = states["other"].limiter.limit
+            taught: list[tuple[str, str]] = []
+            for state in states.values():
+                learn = state.limit.learn
+
+                def noted(exchange: Any, *given: Any, learn: Any = learn, **named: Any) -> Any:
+                    taught.append((exchange.upstream, exchange.outcome.value))
+                    return learn(exchange, *given, **named)
+
+                state.limit.learn = noted  # type: ignore[method-assign]
+            assert (await here.chat()).status_code == 200
+            assert taught == [("one", "dropped"), ("other", "success")]
+            assert states["other"].limiter.limit == before
+            assert states["one"].vitals.requests(0.0) == (1, 1)
+            assert states["other"].vitals.requests(0.0) == (1, 0)
+            assert list(states["one"].vitals.ran_out) == ["m"]
 
     asyncio.run(main())
 

@@ -78,6 +78,7 @@ async def admit(
     # a. The gate.
     await pass_gate(exchange, settings, state)
     limiter = _limiter_for(state, exchange)
+    had_its_turn = False
     while True:
         # b. Memory.
         if needed_bytes and memory is not None:
@@ -91,7 +92,7 @@ async def admit(
             exchange.stage = "queued"
             if not needed_bytes:  # what waits for memory waits from there on
                 exchange.queued_s = loop.time()
-            permit = await _permit(incoming, state, limiter, ask, raw, settings)
+            permit = await _permit(incoming, state, limiter, ask, raw, settings, first=had_its_turn)
         except BaseException as exc:
             state.breaker.taught_nothing(passed)
             spot = exchange.spot
@@ -100,13 +101,22 @@ async def admit(
             raise
         finally:
             exchange.spot = None
-        if state.breaker.is_current(passed) and not state.holding.reasons:
+        if not state.holding.reasons:
+            if not state.breaker.is_current(passed):
+                # It opened, or closed, while the request stood in the queue.
+                try:
+                    passed = _pass_breaker(state, loop.time())
+                except Refused:
+                    permit.release()
+                    raise
             exchange.admitted_s = loop.time()
             exchange.in_flight = state.limiter.in_use
             return Admission(passed, permit)
+        # The hold began while it stood in the queue: when it ends, it goes before all who wait for a permit.
         permit.release()
         state.breaker.taught_nothing(passed)
-        await pass_gate(exchange, settings, state)  # the hold began while it stood in the queue
+        await pass_gate(exchange, settings, state)
+        had_its_turn = True
 
 
 def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
@@ -152,6 +162,8 @@ async def _permit(
     ask: Ask,
     raw: bytes,
     settings: Settings,
+    *,
+    first: bool,
 ) -> Permit:
     exchange, deadline_s = incoming.exchange, incoming.queue_deadline_s(settings)
     found = None
@@ -173,7 +185,7 @@ async def _permit(
         deadline_s=deadline_s,
         exchange=exchange if raw else None,
         spot=found if isinstance(found, Spot) else None,
-        first=isinstance(found, Haunted),
+        first=first or isinstance(found, Haunted),
     )
 
 

@@ -34,7 +34,25 @@ def teach_breaker(
         breaker.taught_nothing(passed)
 
 
+def answer_began(runtime: Runtime, state: UpstreamState, passed: Pass | None) -> Pass | None:
+    """
+    The upstream has begun to answer: a probe has shown by that what it was to show, and nobody else waits for the
+    end of an answer that may take minutes. How the answer ends counts like that of any other request.
+
+    Returns:
+        what the request is let through by from now on.
+    """
+    if passed is None or not passed.is_probe:
+        return passed
+    now_s = asyncio.get_running_loop().time()
+    if state.breaker.succeeded(passed, now_s) is not None:
+        runtime.breaker_closed(state)
+    return state.breaker.ask(now_s)
+
+
 def _has_answered(exchange: Exchange) -> bool:
     """Whether the upstream answered, if only by refusing the request: it is not dead."""
-    status = exchange.attempts[-1].status if exchange.attempts else None
-    return exchange.outcome is Outcome.IGNORED and status is not None and status < 500
+    if exchange.outcome is not Outcome.IGNORED or not exchange.attempts:
+        return False
+    last = exchange.attempts[-1]
+    return last.upstream == exchange.upstream and last.status is not None and last.status < 500
