@@ -64,9 +64,13 @@ class Ticket:
         granted_s: when it got its permit, None while it waits.
         place: where it is.
         left_s: when its client left the line, 0 while it did not.
+        more_s: how much later its deadline may become because the server was away; stood_s: how long it had been
+            away in all by the time up to which that was made good.
     """
 
-    __slots__ = ("ask", "deadline_s", "entered_s", "granted_s", "left_s", "place")
+    __slots__ = (
+        "ask", "deadline_s", "entered_s", "granted_s", "left_s", "more_s", "place", "stood_s",
+    )  # fmt: skip
 
     def __init__(self, ask: Ask, entered_s: float, deadline_s: float) -> None:
         self.ask = ask
@@ -74,7 +78,7 @@ class Ticket:
         self.deadline_s = deadline_s
         self.granted_s: float | None = None
         self.place = Place.OUTSIDE
-        self.left_s = 0.0
+        self.left_s = self.more_s = self.stood_s = 0.0
 
     @property
     def is_waiting(self) -> bool:

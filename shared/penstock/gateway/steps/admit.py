@@ -180,9 +180,11 @@ async def _permit(
             raise
     if found is not None:
         _took_over(exchange, state, "place")
+    is_clients = deadline_s < settings.concurrency.queue_deadline_s
     return await limiter.acquire(
         ask,
         deadline_s=deadline_s,
+        away_s=0.0 if is_clients else max(settings.timeouts.load_s, settings.timeouts.hold_s),
         exchange=exchange if raw else None,
         spot=found if isinstance(found, Spot) else None,
         first=first or isinstance(found, Haunted),
