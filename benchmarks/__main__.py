@@ -7,6 +7,7 @@
 
     python3 benchmarks prefix       how warm the prefix stays over long conversations (prefix.py)
     python3 benchmarks dialects     what each dialect costs beside OpenAI's (dialects.py)
+    python3 benchmarks overload     what an overloaded server does to its clients (overload.py)
     python3 benchmarks patience     how real agents bear a prefill of more than a minute (patience.py)
     python3 benchmarks marks        which watermarks are best (marks.py)
     python3 benchmarks soak_context whether memory stays flat (soak_context.py)

@@ -31,6 +31,8 @@ _SCENES = {
     "draining": "Running requests get what the table says, retries included, until `timeouts.drain_s` is over. New ones are "
     "refused: 503 `draining`, `Retry-After`, `x-should-retry: true`.",
     "reload": "No difference: new settings touch no request that runs.",
+    "again": "If the fault counts, the server is left alone: 503 `breaker_open` at once, with `Retry-After` and "
+    "`x-should-retry: true`, and the server is not asked. If it does not count, the table holds for ever.",
     "redeclared": "No difference: the request goes on with the upstream as it was when it began; the next one meets "
     "the new declaration.",
 }
@@ -65,8 +67,9 @@ def _lines() -> Iterator[str]:
         "- An empty cell: the fault cannot strike there.",
         "",
         f"The attempts are those of the default policy (`retry.local.attempts`: {ATTEMPTS}). What follows from each code stands",
-        "in [errors](errors.md). All errors of this page carry `x-should-retry: false`, since the attempts are spent; with",
-        "`upstream_loading`, `upstream_overloaded` and `rate_limited`, `Retry-After` says when to come back.",
+        "in [errors](errors.md). Errors of an upstream carry `x-should-retry: false`, since the attempts are spent; with",
+        "`upstream_loading`, `upstream_overloaded` and `rate_limited`, `Retry-After` says when to come back. Refusals of our",
+        "own (`queue_full`, which is 503 on Responses) carry `x-should-retry: true` and `Retry-After`.",
         "",
     )
     yield f"| the fault | {' | '.join(_COLUMNS.values())} |"

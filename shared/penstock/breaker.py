@@ -4,6 +4,7 @@ Whether an upstream that fails is asked at all: a circuit breaker, one per upstr
 It opens when three client requests in a row ended in a fault that speaks against the server, or when too large a
 share of the recent ones did. Open, nobody is sent; after a delay that grows with each failure one request goes
 through as a probe, and its outcome decides. What was sent before the breaker opened decides nothing any more.
+Closed again, all may come at once: the limiter is what bounds them, so there is no slow start here.
 
 Sources: Nygard, "Release It!" (2nd edition, Circuit Breaker); Fowler, "CircuitBreaker"; Envoy, outlier detection
 (consecutive and share, growing ejection time).
@@ -111,6 +112,7 @@ class Breaker:
         self._until_s = 0.0
         self._is_probing = False
         self._recent: deque[tuple[float, bool]] = deque()
+        self._recent_failures = 0
 
     def ask(self, now_s: float) -> Pass | None:
         """May a request be sent now? None when it may not."""
@@ -128,8 +130,13 @@ class Breaker:
         return passed.era == self._era
 
     def has_opened_since(self, passed: Pass) -> bool:
-        """Whether it has opened since, and has not closed again."""
+        """Whether nobody who was let through before is to be sent any more."""
         return passed.era != self._era and self.state is not BreakerState.CLOSED
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether a request is on its way whose outcome decides."""
+        return self._is_probing
 
     def is_open(self, now_s: float) -> bool:
         """Whether a request that came now would be refused. Asks for nothing."""
@@ -145,7 +152,7 @@ class Breaker:
         """The upstream did its work."""
         if passed.era != self._era:
             return None
-        self._in_a_row = 0
+        self._in_a_row = self._openings = 0
         if not passed.is_probe:
             self._note(now_s, False)
             return None
@@ -170,8 +177,7 @@ class Breaker:
             return None
         if self._in_a_row >= options.failures:
             return self._open(f"{self._in_a_row} requests in a row failed: {why}", now_s, jitter)
-        failures = sum(failed for _, failed in self._recent)
-        count = len(self._recent)
+        failures, count = self._recent_failures, len(self._recent)
         if count >= options.least_requests and failures >= options.share * count:
             return self._open(
                 f"{failures} of the last {count} requests failed: {why}", now_s, jitter
@@ -189,28 +195,43 @@ class Breaker:
             self._until_s = min(self._until_s, now_s)
 
     def start_afresh(self) -> bool:
-        """Another server process is there: what the one before did says nothing of it. Returns whether it closed."""
+        """
+        Another server process is there, or loads: what the one before did says nothing of it. Returns whether it
+        closed. If that one fails too, it is left alone for longer: only a success makes the delays short again.
+        """
         was_open = self.state is not BreakerState.CLOSED
         if was_open:
             self._close(0.0)
         self._in_a_row = 0
-        self._recent.clear()
+        self._forget()
         return was_open
 
-    @property
-    def error_share(self) -> float:
+    def error_share(self, now_s: float) -> float:
         """Share of the recent requests that failed, 0 to 1."""
-        if not self._recent:
-            return 0.0
-        return sum(failed for _, failed in self._recent) / len(self._recent)
+        self._let_go_of_old(now_s)
+        return self._recent_failures / len(self._recent) if self._recent else 0.0
+
+    def doubt(self, now_s: float) -> float:
+        """
+        The same with two good requests more, 0 to 1: one failure alone says little. It fades with time, so that an
+        upstream that nobody is sent to for its failures is not passed over for ever.
+        """
+        self._let_go_of_old(now_s)
+        return self._recent_failures / (len(self._recent) + 2)
 
     def _note(self, now_s: float, failed: bool) -> None:
-        recent = self._recent
-        recent.append((now_s, failed))
-        while recent and (
-            now_s - recent[0][0] > self.options.window_s or len(recent) > _MOST_REMEMBERED
-        ):
-            recent.popleft()
+        self._recent.append((now_s, failed))
+        self._recent_failures += failed
+        self._let_go_of_old(now_s)
+
+    def _let_go_of_old(self, now_s: float) -> None:
+        recent, window_s = self._recent, self.options.window_s
+        while recent and (now_s - recent[0][0] > window_s or len(recent) > _MOST_REMEMBERED):
+            self._recent_failures -= recent.popleft()[1]
+
+    def _forget(self) -> None:
+        self._recent.clear()
+        self._recent_failures = 0
 
     def _open(self, why: str, now_s: float, jitter: float) -> Opened:
         options = self.options
@@ -221,7 +242,7 @@ class Breaker:
         self._era += 1
         self._is_probing = False
         self._in_a_row = 0
-        self._recent.clear()
+        self._forget()
         self._until_s = now_s + for_s
         if self.since_s is None:
             self.since_s = now_s
@@ -231,9 +252,8 @@ class Breaker:
     def _close(self, now_s: float) -> Closed:
         after_s = now_s - self.since_s if self.since_s is not None else 0.0
         self._era += 1
-        self._openings = 0
         self._is_probing = False
-        self._recent.clear()
+        self._forget()
         self.since_s = None
         self.state = BreakerState.CLOSED
         return Closed(after_s)

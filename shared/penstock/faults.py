@@ -234,6 +234,16 @@ _WAIT_S: Mapping[E, float] = {
 """Where waiting helps and the upstream did not say how long: guesses, long enough not to meet the same moment."""
 
 
+def gone(fault: Fault) -> Fault:
+    """What looked like a load was none, or the server died of it: nobody listens there any more."""
+    if fault.code is not E.UPSTREAM_LOADING:
+        return fault
+    told = f"{fault.message}; nobody listens there any more"
+    return replace(
+        fault, code=E.UPSTREAM_UNREACHABLE, message=told, phase="connect", matched="gone"
+    )
+
+
 def to_error(fault: Fault, *, upstream: str, attempts: int, window: int | None) -> UpstreamFault:
     """
     The fault as it is told to the client: what happened, who refused, what to do.

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 Moment = Literal["connect", "headers", "first_token", "midstream", "after_end", "keep_alive"]
-Scene = Literal["alone", "heartbeat", "queued", "draining", "reload", "redeclared"]
+Scene = Literal["alone", "heartbeat", "queued", "draining", "reload", "redeclared", "again"]
 Mode = Literal["plain", "stream"]
 Times = Literal["once", "always"]
 
@@ -35,6 +35,7 @@ SCENES: Mapping[Scene, str] = {
     "draining": "the gateway is about to stop",
     "reload": "new settings come into force at that moment",
     "redeclared": "new settings declare the upstream anew at that moment",
+    "again": "three requests before it met the same fault",
 }
 
 ATTEMPTS = 3
@@ -87,6 +88,11 @@ CODES: Mapping[str, CodeRow] = {
 
 WHOLE: tuple[str, ...] = ()
 """No code at all: the client gets the whole answer and never hears of the fault."""
+REFUSALS: Mapping[str, int] = {"queue_full": 429, "breaker_open": 503, "draining": 503}
+"""Our own decisions not to send, with their status: the client is told to try again, and when."""
+FAILURES = 3
+"""Requests in a row that end in a fault that speaks against the server: then the breaker is open."""
+
 SHORTER = "context_length_exceeded"
 """Said by the upstream, or by us where the request cannot be made any shorter."""
 _BROKEN = ("broken_stream", "bad_answer")
@@ -134,6 +140,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("refused", "connection refused", {"connect": ("upstream_unreachable",), "keep_alive": ("upstream_unreachable",)}),
     Fault("dns", "its name cannot be resolved", {"connect": ("upstream_unreachable",)}),
     Fault("no-handshake", "nobody answers the connect", {"connect": ("connect_timeout",)}, limits={"connect_s": 0.3}),
+    Fault("descriptors", "the gateway has no descriptor left", {"connect": ("queue_full",)}, attempts=(1, 1)),
     # How a connection ends.
     Fault("reset", "the connection is reset", {
         "headers": _DIED_TWICE, "first_token": ("broken_stream",), "midstream": ("broken_stream",),
@@ -206,6 +213,11 @@ class Owed(NamedTuple):
     retry_after: bool
 
     @property
+    def is_refusal(self) -> bool:
+        """It is our own decision not to send."""
+        return bool(self.codes) and self.codes[0] in REFUSALS
+
+    @property
     def is_whole(self) -> bool:
         """The client gets its whole answer."""
         return not self.codes
@@ -231,6 +243,8 @@ def owed(
     unseen = 1 if moment == "keep_alive" and fault.id == "reset" else 0
     if not codes:
         return Owed((), 200, False, (1, 1), (1 + unseen, 1 + unseen), "success", False)
+    if codes[0] in REFUSALS:
+        return refused(codes[0], attempts=fault.attempts or (0, 0))
     relayed = moment == "midstream" and mode == "stream"
     most = _attempts(fault, codes[0], moment, relayed)
     if fault.kills and not relayed:
@@ -301,4 +315,11 @@ def said(id: str, code: str, status: int | None, body: bytes) -> Fault:
     )  # fmt: skip
 
 
-REFUSED_WHILE_DRAINING = Owed(("draining",), 503, False, (0, 0), (0, 0), "ignored", True)
+def refused(code: str, *, attempts: tuple[int, int] = (0, 0)) -> Owed:
+    """What is owed with a refusal of our own."""
+    return Owed((code,), REFUSALS[code], False, attempts, (0, 0), "ignored", True)
+
+
+def owed_after(before: Owed) -> Owed:
+    """What the request is owed that comes behind `FAILURES` others that were owed *before*."""
+    return refused("breaker_open") if before.outcome == "dropped" else before

@@ -22,6 +22,7 @@ MOMENTS_OF: dict[Scene, tuple[Moment, ...]] = {
     "draining": ("headers", "midstream"),
     "reload": ("headers", "midstream"),
     "redeclared": ("headers", "midstream"),
+    "again": ("connect", "headers", "first_token", "midstream"),
 }
 """Moments at which something else can go on; `alone` has all."""
 SAID: dict[str, Fault] = {
@@ -50,7 +51,11 @@ def keys(scene: Scene) -> Iterator[Key]:
         for moment, codes in fault.at.items():
             if scene != "alone" and moment not in MOMENTS_OF[scene]:
                 continue
+            if scene == "again" and not codes:
+                continue  # nothing counts up
             yield Key(fault.id, moment, "always", scene)
+            if scene == "again":
+                continue
             ever = [owed(fault, moment, mode, "always") for mode in MODES]
             if codes and ever != [owed(fault, moment, mode, "once") for mode in MODES]:
                 yield Key(fault.id, moment, "once", scene)

@@ -82,3 +82,9 @@ def test_while_settings_change(key: Key, played: Play) -> None:
 def test_while_its_upstream_is_declared_anew(key: Key, played: Play) -> None:
     """The request that runs goes on with the upstream as it was."""
     assert played(key) == []
+
+
+@pytest.mark.parametrize("key", _items(keys("again")))
+def test_the_fourth_in_a_row(key: Key, played: Play) -> None:
+    """Three faults that speak against the server open its breaker, others never; open, it refuses and asks nobody."""
+    assert played(key) == []

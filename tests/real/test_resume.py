@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import httpx
 import openai
 import pytest
 
 import parts
-from gateways import RunningGateway, until
+from gateways import RunningGateway, free_port, until
 from penstock.adapters.tiny_templates import THINKING_TEMPLATE
 
 pytestmark = pytest.mark.real
@@ -361,3 +365,48 @@ def test_ollama_is_proven_where_its_template_lets_it(
             ("open", "answers that break off are continued"),
         ):
             tried(gateway, model, found)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_ten_streams_survive_their_supervised_server(tmp_path: Path) -> None:
+    """A server that Penstock runs is killed while it writes: every client has its whole answer, once."""
+    model = parts.model("slow", says=TEXT, by_words=True)
+    command = (
+        sys.executable, "-m", "penstock", "llama-server", str(model), "--port", str(free_port()),
+        "--ctx-size", "4096", "--threads", "1", "--parallel", "2",
+    )  # fmt: skip
+    settings = {**RESUME, "supervise": {"first_delay_s": 0.1}}
+    with RunningGateway(tmp_path, settings, flags=("--supervise", "--", *command)) as gateway:
+        gateway.chat(**GREEDY)
+        proven(gateway)
+        texts = [""] * 10
+        pid = int(gateway.upstream()["supervised"]["pid"])
+
+        def ask(number: int) -> bool:
+            said = f"Tell me story number {number}."
+            body = {"model": "any", "messages": [{"role": "user", "content": said}], **GREEDY}
+            done = False
+            with (
+                httpx.Client(timeout=90.0, trust_env=False) as http,
+                http.stream(
+                    "POST", f"{gateway.url}/v1/chat/completions", json={**body, "stream": True}
+                ) as answer,
+            ):
+                for line in answer.iter_lines():
+                    done = done or line == "data: [DONE]"
+                    if line.startswith("data: {"):
+                        value = json.loads(line[6:])
+                        assert "error" not in value, value
+                        texts[number] += value["choices"][0]["delta"].get("content") or ""
+            return done
+
+        with ThreadPoolExecutor(10) as pool:
+            asking = [pool.submit(ask, number) for number in range(10)]
+            until(lambda: sum(len(text) > 9 for text in texts) >= 2, 30.0, "two streams write")
+            os.kill(pid, signal.SIGKILL)
+            assert all(one.result() for one in asking)
+        assert texts == [TEXT] * 10
+        recent = gateway.status()["requests"]["recent"]
+        assert sum(request["resumed"] for request in recent) >= 1
+        assert gateway.status()["requests"]["in_flight"] == []
+        assert gateway.upstream()["supervised"]["restarts"] == 1

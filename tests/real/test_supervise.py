@@ -143,7 +143,7 @@ def test_a_server_that_loads_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_command_that_ends_at_once_is_given_up(tmp_path: Path) -> None:
-    """The gateway stays up and tells each request why, until a reload tries again what was mended."""
+    """The gateway stays up and tells each request why, until somebody says that it was mended."""
     port, mended = free_port(), tmp_path / "mended"
     script = f'test -e {mended} && exec "$@"; echo no such flag: --fast; exit 3'
     command = ("sh", "-c", script, "sh", *llama(parts.model(), port))
@@ -157,12 +157,18 @@ def test_a_command_that_ends_at_once_is_given_up(tmp_path: Path) -> None:
         assert error["code"] == "upstream_unreachable"
         assert "died 3 times: it ended with code 3" in error["message"]
         assert "no such flag: --fast" in error["message"]
-        assert "penstock reload" in error["hint"]
+        assert "`penstock resume` starts it again" in error["hint"]
         assert supervised(gateway)["restarts"] == 2
         assert acts(gateway) == [*["server_started", "server_died"] * 3, "server_given_up"]
         assert "no such flag" in Path(supervised(gateway)["log_file"]).read_text()
-        mended.touch()
         gateway.process.send_signal(signal.SIGHUP)
+        until(lambda: supervised(gateway)["restarts"] == 5, what="it is tried three times more")
+        until(lambda: supervised(gateway)["state"] == "given_up", what="it is given up again")
+        mended.touch()
+        assert gateway.admin("POST", "/penstock/resume", json={}).json() == {
+            "resumed": ["supervised"],
+            "away": [],
+        }
         running(gateway)
         assert gateway.chat(max_tokens=4).status_code == 200
 

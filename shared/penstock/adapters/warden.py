@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_S = 0.02
@@ -120,18 +121,18 @@ def _end_with_input(ending: Ending) -> None:
 
 def _before_exec() -> Callable[[], None]:
     """Linux: adopt orphans. Returns what the command does before it begins: die with this process, heed Ctrl-C."""
-    prctl: Callable[..., int] | None = None
+    die_with_us: Callable[[], object] = int
     if sys.platform == "linux":
         import ctypes
 
         with contextlib.suppress(OSError, AttributeError):
             prctl = ctypes.CDLL(None).prctl
             prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+            die_with_us = partial(prctl, _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
     def before() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is ignored would be ignored after exec
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_us()
 
     return before
 

@@ -43,7 +43,7 @@ def pause(upstream: str | None, refuse: bool, port: int | None, as_json: bool) -
 @json_option
 def resume(upstream: str | None, wait_s: float, port: int | None, as_json: bool) -> int:
     """End a pause or a drain. The server is looked at first, since it may have been replaced; then what was held
-    goes on."""
+    goes on. A server that the gateway runs and has given up is started again."""
     with reach(port) as client:
         done = client.resume(upstream, wait_s=wait_s)
     if as_json:

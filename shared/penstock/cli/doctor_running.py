@@ -121,7 +121,7 @@ def _supervised(upstream: Mapping[str, Any], name: str, program: str) -> Iterato
             name,
             False,
             f"its server ended {restarts or 'too many'} times and was given up{because}",
-            f"`{program} logs --server {name}` shows what it said; mend that, then restart the gateway.",
+            f"`{program} logs --server {name}` shows what it said; mend that, then `{program} resume`.",
         )
     elif state == "restarting":
         yield Finding(name, None, f"its server is being restarted{because}; requests are held")

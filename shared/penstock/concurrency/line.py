@@ -62,7 +62,6 @@ class Line:
         in_use: weight that is out.
         tokens, tokens_in_use: of a KV cache that all slots share, None where each has its own; those that are out.
         waiting, waiting_bytes: requests in the line, and what they hold.
-        kept: how often a request waited for a slot rather than take another one.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -73,7 +72,6 @@ class Line:
         self.tokens_in_use = 0
         self.waiting = 0
         self.waiting_bytes = 0
-        self.kept = 0
         self._warmth: Warmth | None = None
         self._grouping: Grouping | None = None
         self._out: set[Ticket] = set()
@@ -338,7 +336,7 @@ class Line:
             lane.served(found)
             found.place = Place.ASIDE
             self._aside[found] = until_s
-            self.kept += 1
+            found.was_kept = True
         return None
 
     def _next_lane(self, now_s: float) -> Turns | None:
@@ -380,7 +378,7 @@ class Line:
 
     def _better_until_s(self, ticket: Ticket, now_s: float) -> float | None:
         if self._warmth is None or ticket.ask.priority is Priority.HIGH:
-            return None  # what is urgent waits for nobody's prefix
+            return None  # who is in a hurry waits for nobody's slot
         return self._warmth.wait_until_s(ticket.ask.conversation, ticket.entered_s, now_s)
 
     def _fits(self, ticket: Ticket) -> bool:

@@ -18,6 +18,7 @@ The rounds that must pass until somebody has saved enough are computed, not play
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 from penstock.concurrency.ask import Place, Priority, Ticket
 from penstock.concurrency.heap import Heap
@@ -58,78 +59,78 @@ class _Flow:
 
 
 class _Level:
-    """The clients of one priority. The first one in `flows` is the one whose turn it is."""
+    """
+    The clients of one priority.
 
-    __slots__ = ("flows", "oldest")
+    Attributes:
+        flows: in the order of their turns.
+        current: the client who has its turn, and got what it saves in this round; the first in `flows`, or gone.
+    """
+
+    __slots__ = ("current", "flows", "oldest")
 
     def __init__(self) -> None:
         self.flows: OrderedDict[str, _Flow] = OrderedDict()
+        self.current: str | None = None
         self.oldest = Heap(_is_here)
 
     def add(self, ticket: Ticket) -> None:
         """A request has come; a client that had none here comes behind the others, without savings."""
-        flow = self.flows.get(ticket.ask.client)
+        client = ticket.ask.client
+        flow = self.flows.get(client)
         if flow is not None and flow.requests.first() is None:
-            del self.flows[ticket.ask.client]
+            self._forget(client)
             flow = None
         if flow is None:
-            flow = self.flows[ticket.ask.client] = _Flow()
+            flow = self.flows[client] = _Flow()
         flow.requests.push(rank(ticket), ticket)
 
     def next(self) -> Ticket | None:
-        """Whose turn it is. Told again and again until `served`, it is the same one or a shorter one of its client."""
-        while self.flows:
-            best = self._next_flow()
-            if best is None:
-                return None
-            ticket = self.flows[best].requests.first()
-            if ticket is not None:
-                return ticket
-        return None
-
-    def _next_flow(self) -> str | None:
-        """The client whose turn it is, moved to the front, with what all saved until then."""
-        flows = self.flows
-        for client in [c for c, flow in flows.items() if flow.requests.first() is None]:
-            del flows[client]
-        found: tuple[int, int, str] | None = None
-        last = len(flows)
-        for place, (client, flow) in enumerate(flows.items()):
+        """Whose turn it is. Told again and again until `served`, it is the same one or another of its client."""
+        for client in [c for c, flow in self.flows.items() if flow.requests.first() is None]:
+            self._forget(client)
+        found: tuple[int, int, str, Ticket] | None = None
+        for place, client, flow in self._round():
             ticket = flow.requests.first()
             assert ticket is not None
             lacks = cost_ms(ticket) - flow.deficit_ms
-            if place == 0:
-                if lacks <= 0:
-                    return client
-                place = last  # it had its turn in this round
+            if client == self.current and lacks <= 0:
+                return ticket
             visits = max(1, -(-lacks // QUANTUM_MS))
             if found is None or (visits - 1, place) < found[:2]:
-                found = visits - 1, place, client
+                found = visits - 1, place, client, ticket
         if found is None:
             return None
-        rounds, chosen_at, chosen = found
-        for place, (client, flow) in enumerate(list(flows.items())):
-            flow.deficit_ms += QUANTUM_MS * (rounds + ((place or last) <= chosen_at))
-            if place < chosen_at < last:
-                flows.move_to_end(client)
-        return chosen
+        rounds, chosen_at, chosen, ticket = found
+        for place, client, flow in list(self._round()):
+            flow.deficit_ms += QUANTUM_MS * (rounds + (place <= chosen_at))
+            if place < chosen_at or (client == self.current and client != chosen):
+                self.flows.move_to_end(client)
+        self.current = chosen
+        return ticket
 
     def order(self) -> list[Ticket]:
         """All, in the order of their turns if nobody else came."""
         placed = []
-        last = len(self.flows)
-        for place, flow in enumerate(self.flows.values()):
+        for place, client, flow in self._round():
             total = 0
             for number, ticket in enumerate(flow.requests.in_order()):
                 total += cost_ms(ticket)
-                visits = max(0, -(-(total - flow.deficit_ms) // QUANTUM_MS))
-                if place == 0:
-                    at, rounds = last, visits - 1
-                else:
-                    at, rounds = place, max(1, visits) - 1
-                placed.append((rounds, at, number, ticket))
+                visits = -(-(total - flow.deficit_ms) // QUANTUM_MS)
+                visits = max(visits, 0 if client == self.current else 1)
+                placed.append((visits - 1, place, number, ticket))
         placed.sort(key=lambda one: one[:3])
         return [ticket for *_, ticket in placed]
+
+    def _round(self) -> Iterator[tuple[int, str, _Flow]]:
+        """The clients and their places in the next round: who has its turn comes last there."""
+        for place, (client, flow) in enumerate(self.flows.items()):
+            yield len(self.flows) if client == self.current else place, client, flow
+
+    def _forget(self, client: str) -> None:
+        del self.flows[client]
+        if client == self.current:
+            self.current = None
 
 
 class Turns:

@@ -28,7 +28,7 @@ class Warmth:
         keep_s: longest wait.
     """
 
-    __slots__ = ("_comes_back", "_idle", "_running", "_taken", "keep_s", "slots")
+    __slots__ = ("_comes_back", "_ended_s", "_idle", "_running", "_taken", "keep_s", "slots")
 
     def __init__(self, slots: int, keep_s: float) -> None:
         self.slots = slots
@@ -36,7 +36,8 @@ class Warmth:
         self._taken = 0
         self._running: dict[int, int] = {}
         self._idle: OrderedDict[int, float] = OrderedDict()
-        self._comes_back: OrderedDict[int, bool] = OrderedDict()
+        self._ended_s: OrderedDict[int, float] = OrderedDict()
+        self._comes_back: dict[int, bool] = {}
 
     def started(self, conversation: int, now_s: float) -> None:
         """A request of a conversation (0: of none, or not known yet) got a permit."""
@@ -48,13 +49,10 @@ class Warmth:
     def named(self, conversation: int, now_s: float) -> None:
         """It is known now which conversation one that started belongs to."""
         self._running[conversation] = self._running.get(conversation, 0) + 1
-        since_s = self._idle.pop(conversation, None)
-        if since_s is None:
-            return
-        self._comes_back[conversation] = now_s - since_s <= self.keep_s
-        self._comes_back.move_to_end(conversation)
-        if len(self._comes_back) > _MOST_REMEMBERED:
-            self._comes_back.popitem(last=False)
+        self._idle.pop(conversation, None)
+        ended_s = self._ended_s.get(conversation)
+        if ended_s is not None:
+            self._comes_back[conversation] = now_s - ended_s <= self.keep_s
 
     def ended(self, conversation: int, now_s: float) -> None:
         """It gave the permit back."""
@@ -66,8 +64,12 @@ class Warmth:
             self._running[conversation] = left
         else:
             self._running.pop(conversation, None)
-        self._idle[conversation] = now_s
-        self._idle.move_to_end(conversation)
+        for known in (self._idle, self._ended_s):
+            known[conversation] = now_s
+            known.move_to_end(conversation)
+        if len(self._ended_s) > _MOST_REMEMBERED:
+            forgotten, _ = self._ended_s.popitem(last=False)
+            self._comes_back.pop(forgotten, None)
         self._forget_what_is_gone()
 
     def wait_until_s(self, conversation: int, entered_s: float, now_s: float) -> float | None:

@@ -119,7 +119,8 @@ class Controls:
 
     async def resume(self, upstream: str | None, *, wait_s: float) -> tuple[list[str], list[str]]:
         """
-        End pause and drain: each upstream is looked at first, then what was held goes on.
+        End pause and drain: each upstream is looked at first, then what was held goes on. A server of ours that
+        was given up is started again.
 
         Args:
             wait_s: how long to wait for servers that are not back yet; they are waited for on and on in the
@@ -129,6 +130,9 @@ class Controls:
             upstreams that go on, and those whose server is not back yet.
         """
         states = self.states(upstream)
+        for state in states:
+            if state.supervised is not None:
+                state.supervised.try_again()
         were = [s for s in states if s.holding.reasons or s.gate.refusing]
         await self._turn("pause", upstream, OFF, None, "")
         await self._turn("drain", upstream, OFF, "resumed", "requests go on")

@@ -130,12 +130,19 @@ class Memory:
             return shape.bytes_for(tokens_taken)
         return shape.bytes_for(window) - (shape.bytes_for(loaded) if loaded else 0)
 
-    async def room_for(self, upstream: str, needed_bytes: int, within_s: float) -> None:
+    async def room_for(
+        self,
+        upstream: str,
+        needed_bytes: int,
+        within_s: float,
+        in_vain: Callable[[], bool] = lambda: False,
+    ) -> None:
         """
         Wait until the memory holds so much more.
 
         Args:
             within_s: how long at most, seconds.
+            in_vain: whether there is nothing to wait for any more.
 
         Raises:
             Refused: `memory_short`.
@@ -145,7 +152,7 @@ class Memory:
             self._on_change()
             try:
                 async with asyncio.timeout(within_s):
-                    while not self._take(needed_bytes):
+                    while not in_vain() and not self._take(needed_bytes):
                         await self._looked.wait()
             except TimeoutError:
                 raise self._refusal(needed_bytes, within_s) from None

@@ -76,6 +76,7 @@ class OwnServers:
         """Settings were read again: their upstreams may be other ones, and who was given up is tried again."""
         for supervisor in self._supervisors:
             supervisor.attach()
+            supervisor.settings_changed()
             supervisor.try_again()
 
     async def stop(self) -> None:

@@ -47,13 +47,18 @@ from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.relays.mending import mending_rules
 from penstock.gateway.runtime import Runtime
-from penstock.gateway.steps.admit import admit, pass_gate, refuse_at_the_door
+from penstock.gateway.steps.admit import (
+    admit,
+    pass_gate,
+    refuse_at_the_door,
+    refuse_if_left_alone,
+)
 from penstock.gateway.steps.asking import ask_of
 from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
-from penstock.gateway.steps.elsewhere import elsewhere, goes_on
+from penstock.gateway.steps.elsewhere import elsewhere, goes_on, move_on
 from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.letting_go import let_go
 from penstock.gateway.steps.limiter import Permit
@@ -118,10 +123,8 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
             other = elsewhere(error, incoming, runtime, tried)
             if other is None:
                 raise
-            runtime.recorder.metrics.count("penstock_failovers", (found.upstream, other.upstream))
-            runtime.moves_on(exchange, error.code.value)
-            found = other
-            exchange.changes[:] = changes  # what was changed for that one is not what is sent
+            move_on(exchange, runtime, error, other)
+            found, exchange.changes[:] = other, changes  # what was changed for that one is not sent
 
 
 async def _send_to(
@@ -142,6 +145,8 @@ async def _send_to(
     if exchange.locality is not Locality.LOCAL:
         if found.model != exchange.model and found.model:
             raw = splice_model(raw, body, found.model)
+        if found.how == "fallback":
+            exchange.changes.extend(found.changes)  # for the record: a cloud's answer tells nothing
         await pass_gate(exchange, runtime.settings, state)
         try:
             await pass_through(
@@ -155,6 +160,8 @@ async def _send_to(
         await bypass(incoming, runtime, transport, state, body, raw)
         return
     exchange.changes.extend(found.changes)
+    if incoming.route.kind != "count":
+        refuse_if_left_alone(state)
     # Which server it is decides what can be said to it, so the first contact waits for its first look.
     await runtime.keeper.first_contact(state)
     if incoming.route.kind == "count":
@@ -267,6 +274,7 @@ class LocalRun:
                 prepare=self.request_for_attempt,
                 adapt=self.ready.adapt,
                 goes_on=self._goes_on,
+                left_alone=self._left_alone,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -312,10 +320,14 @@ class LocalRun:
             self.ready.forget()
 
     def _goes_on(self, fault: Fault) -> bool:
-        """Whether it is tried here again; no more once the breaker has opened."""
-        if self.passed is not None and self.state.breaker.has_opened_since(self.passed):
-            return False
-        return goes_on(fault, self.incoming, self.runtime, self.state, self.tried)
+        """Whether it is tried here again."""
+        return not self._left_alone() and goes_on(
+            fault, self.incoming, self.runtime, self.state, self.tried
+        )
+
+    def _left_alone(self) -> bool:
+        """Whether the breaker has opened since the request was let through: then there are no more attempts."""
+        return self.passed is not None and self.state.breaker.has_opened_since(self.passed)
 
     def _teach(self, why: str) -> None:
         """Tell the breaker once how it ended."""

@@ -87,6 +87,7 @@ class Runtime:
             settings=lambda: self.settings,
             token_limit=lambda: self.env.token_limit,
             on_change=self._changed,
+            on_loading=self._loads,
         )
         self.router = Router(self.fleet, self.keeper, lambda: self.settings)
         self.health = HealthMonitor(
@@ -196,11 +197,19 @@ class Runtime:
         """Requests for *state* are refused, or go elsewhere, for a while."""
         told = f"{opened.why[:300]}; tried again in {opened.for_s:.1f} s"
         self.recorder.acted(state.name, "breaker_opened", told)
+        state.limiter.turn_away()
         self.keeper.contradicted(state, "its breaker opened")
 
     def breaker_closed(self, state: UpstreamState) -> None:
         """It works again."""
         self.recorder.acted(state.name, "breaker_closed", "a request was answered again")
+
+    def _loads(self, state: UpstreamState) -> None:
+        """What loads is not dead: its requests wait."""
+        if state.breaker.start_afresh():
+            self.recorder.acted(
+                state.name, "breaker_closed", "its server loads: requests wait for it"
+            )
 
     def note_template(self, state: UpstreamState, model: str, rules: TemplateRules) -> None:
         """A refusal told what the model's template does not take."""
@@ -239,24 +248,17 @@ class Runtime:
         """Step 9: one outcome is recorded."""
         self.in_flight.pop(exchange.id, None)
         self.recorder.finish(exchange)
-        if exchange.ended_s is not None:
-            self._learn_from(exchange, exchange.ended_s, exchange.error_code)
+        self.learn_of_upstream(exchange)
 
-    def moves_on(self, exchange: Exchange, code: str) -> None:
-        """
-        It ended at its upstream and goes on at another one, which has nothing to do with what was learned there.
+    def learn_of_upstream(self, exchange: Exchange) -> None:
+        """A request has ended at its upstream, if perhaps to go on at another."""
+        self.health.ended(exchange)
+        if exchange.in_flight and exchange.ended_s is not None:
+            self._learn_limit(exchange, exchange.ended_s)
 
-        Args:
-            code: of the error that it ended with.
-        """
-        self._learn_from(exchange, asyncio.get_running_loop().time(), code)
-        exchange.outcome, exchange.in_flight = None, 0
-        exchange.sent_s = exchange.first_token_s = None
-
-    def _learn_from(self, exchange: Exchange, ended_s: float, code: str) -> None:
-        self.health.ended(exchange, ended_s, code)
+    def _learn_limit(self, exchange: Exchange, ended_s: float) -> None:
         state = self.fleet.states.get(exchange.upstream)
-        if state is None or not exchange.in_flight:
+        if state is None:
             return
         may_grow = not (state.limit.is_below_ceiling and self.memory.short(state))
         move = state.limit.learn(exchange, ended_s, may_grow=may_grow)
@@ -276,7 +278,8 @@ class Runtime:
         )
 
     def _gauges(self) -> list[Gauge]:
-        return gauges(self.fleet, self.memory.machine)
+        keys = {key.name for key in self.settings.listen.client_keys}
+        return gauges(self.fleet, self.memory.machine, keys)
 
     def _given_limit(self, upstream: Upstream) -> int | None:
         """The user's number of requests at a time; None when there is none."""

@@ -20,7 +20,7 @@ from penstock.adapters.tiny_model import (
     Shape,
     write_model,
 )
-from penstock.adapters.tiny_vocabulary import byte_names, pieces, vocabulary
+from penstock.adapters.tiny_vocabulary import byte_names, pieces, spelled, vocabulary
 from penstock.errors import MissingPart
 
 
@@ -150,3 +150,25 @@ def test_merges_only_use_what_is_there(text: str) -> None:
         assert right in made
         made.add(left + right)
     assert made == set(tokens)
+
+
+def test_an_answer_by_words_is_made_of_what_the_tokeniser_makes_of_it() -> None:
+    """So what was said so far is read back as it was said; the marks of thinking are one token each."""
+    text = "<think>\nI ponder\n</think>\n\nWords: one two"
+    known, _ = vocabulary(text)
+    named = spelled(text)
+    marks = {"<think>\n", "\n</think>\n\n"}
+    assert named[0] == "<think>\n"
+    assert "\n</think>\n\n" in named
+    assert {name for name in named if name not in known} == marks
+    with pytest.raises(ValueError, match="twice"):
+        spelled("one two one one two")
+
+
+def test_a_model_that_speaks_by_words_holds_its_marks(tmp_path: Path) -> None:
+    """As tokens that the tokeniser finds in any text."""
+    text = "<think>\nhm\n</think>\n\nyes"
+    tokens = fields(write_model(tmp_path / "m.gguf", says=text, by_words=True))[
+        "tokenizer.ggml.tokens"
+    ]
+    assert {"<think>\n", "\n</think>\n\n", "yes"} <= set(tokens)

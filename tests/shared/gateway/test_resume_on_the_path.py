@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from loops import until
+from penstock.gateway.pipeline import LocalRun
 from rawserver import CHUNKED_HEAD, CLOSE, RESET, Received, Step, chunk
 from scripted import Here, ScriptedLlama, delta, event, gateway_here
 
@@ -342,6 +344,31 @@ def test_an_answer_that_is_whole_is_not_asked_for_again() -> None:
                 assert (exchange.resume_outcome, exchange.warnings) == ("", [])
 
     asyncio.run(scene())
+
+
+def test_a_resumed_request_leaves_nothing_to_the_collector() -> None:
+    """The error that broke the first part keeps nothing of the request alive."""
+
+    async def scene() -> list[str]:
+        async with Continuing() as llama, gateway_here(llama.url, settings=SETTINGS) as here:
+            await proven(here, llama)
+            gc.collect()
+            before = {id(one) for one in gc.get_objects() if isinstance(one, LocalRun)}
+            gc.disable()
+            try:
+                for _ in range(3):
+                    llama.breaks = [after(700)]
+                    assert read((await here.chat(stream=True)).content)[2]
+                await asyncio.sleep(0)
+                return [
+                    type(one).__name__
+                    for one in gc.get_objects()
+                    if isinstance(one, LocalRun) and id(one) not in before
+                ]
+            finally:
+                gc.enable()
+
+    assert asyncio.run(scene()) == []
 
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]

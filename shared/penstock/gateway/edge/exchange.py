@@ -17,6 +17,10 @@ from penstock.domain.upstream import Locality
 class Spot(Protocol):
     """A place in a queue."""
 
+    @property
+    def was_kept(self) -> bool:
+        """Whether the request waited rather than take the slot of another conversation."""
+
     def told(self) -> tuple[int, float] | None:
         """Position, from 1, and seconds that are likely to be waited yet; None when it waits no more."""
 
@@ -85,6 +89,7 @@ class Exchange:
         conversation: the client's own name for the conversation, empty when it gave none.
         session: the client's own name for the session, empty when it says none.
         took_over: what it inherited from the same request that was given up: `place`, `ghost`, `load`.
+        kept_a_slot: it waited a moment rather than take the slot of another conversation.
         spot: its place in the queue, None when it never had to wait.
         fitted: the strategy by which the conversation was made to fit, empty when it needed nothing.
         prompt_tokens_planned: what we take the prompt that was sent for; prompt_tokens_original: the same
@@ -141,6 +146,7 @@ class Exchange:
     session: str = ""
     spot: Spot | None = None
     took_over: str = ""
+    kept_a_slot: bool = False
     fitted: str = ""
     prompt_tokens_planned: int | None = None
     prompt_tokens_original: int | None = None
@@ -154,6 +160,15 @@ class Exchange:
     loop_ended: bool = False
     tool_calls_mended: list[str] = field(default_factory=list)
     explain: bool = False
+
+    def begin_again(self) -> None:
+        """It goes to another upstream: what is said of the one before no longer holds. Its attempts stay."""
+        self.outcome, self.error_code, self.ended_s = None, "", None
+        self.queued_s = self.admitted_s = self.sent_s = self.first_token_s = None
+        self.in_flight, self.profile, self.window, self.fitted = 0, None, None, ""
+        self.prompt_tokens_planned = self.prompt_tokens_original = None
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = None
+        self.prefill_done = self.prefill_total = None
 
     @property
     def waited_s(self) -> float:

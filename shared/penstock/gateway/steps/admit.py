@@ -6,7 +6,7 @@ Step 6: whether a request is sent now, later, or not at all.
     c. breaker    refused: the upstream fails again and again
     d. permit     one of the limiter's, or a place in its queue; or what the same request left that was given up
 
-`refuse_at_the_door` comes before all that takes time.
+`refuse_if_left_alone` and `refuse_at_the_door` come before all that takes time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import NamedTuple
 
-from penstock.breaker import Pass
+from penstock.breaker import BreakerState, Pass
 from penstock.concurrency import Ask
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.callers import caller_of
@@ -22,7 +22,7 @@ from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.inheritance import Haunted
-from penstock.gateway.steps.limiter import Limiter, Permit, Spot
+from penstock.gateway.steps.limiter import Limiter, Permit, Spot, TurnedAway
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 
@@ -84,8 +84,13 @@ async def admit(
         if needed_bytes and memory is not None:
             exchange.stage = "queued"
             exchange.queued_s = loop.time()
-            await memory.room_for(state.name, needed_bytes, incoming.queue_deadline_s(settings))
-        # c. The breaker. It may open while the request stands in the queue: then it is asked again.
+            await memory.room_for(
+                state.name,
+                needed_bytes,
+                incoming.queue_deadline_s(settings),
+                in_vain=lambda: state.breaker.is_open(loop.time()),
+            )
+        # c. The breaker. When it opens, all who stand in the queue are turned away, and ask it again.
         passed = _pass_breaker(state, loop.time())
         try:
             # d. A permit.
@@ -93,14 +98,20 @@ async def admit(
             if not needed_bytes:  # what waits for memory waits from there on
                 exchange.queued_s = loop.time()
             permit = await _permit(incoming, state, limiter, ask, raw, settings, first=had_its_turn)
+        except TurnedAway:
+            state.breaker.taught_nothing(passed)
+            await pass_gate(exchange, settings, state)
+            continue
         except BaseException as exc:
             state.breaker.taught_nothing(passed)
             spot = exchange.spot
-            if isinstance(exc, asyncio.CancelledError) and isinstance(spot, Spot) and raw:
+            if isinstance(exc, asyncio.CancelledError) and isinstance(spot, Spot):
                 leave_behind(incoming, state, raw, spot)
             raise
         finally:
-            exchange.spot = None
+            if exchange.spot is not None:
+                exchange.kept_a_slot |= exchange.spot.was_kept
+                exchange.spot = None
         if not state.holding.reasons:
             if not state.breaker.is_current(passed):
                 # It opened, or closed, while the request stood in the queue.
@@ -122,14 +133,32 @@ async def admit(
 def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
     passed = state.breaker.ask(now_s)
     if passed is None:
-        after_s = state.breaker.retry_after_s(now_s)
-        raise Refused(
-            ErrorCode.BREAKER_OPEN,
-            f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
-            hint=f"It is tried again in {after_s:.0f} s; `penstock doctor` tells more.",
-            retry_after_s=after_s,
-        )
+        raise _left_alone(state, now_s)
     return passed
+
+
+def _left_alone(state: UpstreamState, now_s: float) -> Refused:
+    after_s = state.breaker.retry_after_s(now_s)
+    when = "now" if state.breaker.is_probing else f"in {after_s:.0f} s"
+    return Refused(
+        ErrorCode.BREAKER_OPEN,
+        f"The upstream {state.name!r} is left alone for now: {state.breaker.why}",
+        hint=f"One request tries it again {when}; `penstock doctor` tells more.",
+        retry_after_s=after_s,
+    )
+
+
+def refuse_if_left_alone(state: UpstreamState) -> None:
+    """
+    Told before anything is asked of a server that does not answer: its kind, or how long a prompt is.
+
+    Raises:
+        Refused: `breaker_open`.
+    """
+    if state.breaker.state is not BreakerState.CLOSED and not state.holding.reasons:
+        now_s = asyncio.get_running_loop().time()
+        if state.breaker.is_open(now_s):
+            raise _left_alone(state, now_s)
 
 
 def refuse_at_the_door(incoming: Incoming, state: UpstreamState, size_bytes: int) -> None:
@@ -171,7 +200,7 @@ async def _permit(
         now_s = asyncio.get_running_loop().time()
         found = state.left.take(client, _request(incoming, raw), now_s)
     if isinstance(found, Haunted) and not found.is_over:
-        _took_over(exchange, state, found.kind)
+        exchange.took_over = found.kind
         try:
             return await found.inherit(deadline_s)
         except asyncio.CancelledError:
@@ -179,7 +208,7 @@ async def _permit(
                 leave_behind(incoming, state, raw, found)
             raise
     if found is not None:
-        _took_over(exchange, state, "place")
+        exchange.took_over = "place"
     is_clients = deadline_s < settings.concurrency.queue_deadline_s
     return await limiter.acquire(
         ask,
@@ -189,11 +218,6 @@ async def _permit(
         spot=found if isinstance(found, Spot) else None,
         first=first or isinstance(found, Haunted),
     )
-
-
-def _took_over(exchange: Exchange, state: UpstreamState, what: str) -> None:
-    exchange.took_over = what
-    state.taken_over[what] = state.taken_over.get(what, 0) + 1
 
 
 def _request(incoming: Incoming, raw: bytes) -> tuple[str, int]:

@@ -253,7 +253,9 @@ async def _open(
             continue
         if response is not None and body is not None:
             return response, body
-        raise faults.to_error(fault, upstream=state.name, attempts=attempt, window=None)
+        raise faults.to_error(
+            fault, upstream=state.name, attempts=len(exchange.attempts), window=None
+        )
 
 
 async def _relay(

@@ -8,9 +8,12 @@ while nothing was said to the client: its bytes pass unchanged.
 
 from __future__ import annotations
 
-from penstock.domain.fault import Fault
+import asyncio
+
+from penstock.domain.fault import Fault, Outcome
 from penstock.domain.upstream import Locality
 from penstock.errors import ERROR_TABLE, AnswerError, ErrorCode, Refused, UpstreamFault
+from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
@@ -56,6 +59,20 @@ def elsewhere(
         if found and _can_take(found, incoming, runtime):
             return found
     return None
+
+
+def move_on(exchange: Exchange, runtime: Runtime, error: AnswerError, other: Resolution) -> None:
+    """
+    The request leaves its upstream for *other*. The one that it leaves is judged by it as if it had ended there;
+    what was found out for it there does not hold elsewhere.
+    """
+    exchange.ended_s, exchange.error_code = asyncio.get_running_loop().time(), error.code.value
+    exchange.outcome = exchange.outcome or Outcome.IGNORED
+    runtime.learn_of_upstream(exchange)
+    runtime.recorder.metrics.count("penstock_failovers", (exchange.upstream, other.upstream))
+    if other.how == "fallback":
+        exchange.warnings.append(other.changes[0].detail)
+    exchange.begin_again()
 
 
 def goes_on(

@@ -22,7 +22,7 @@ from penstock.adapters.transport import (
 )
 from penstock.domain.fault import Fault
 from penstock.domain.profile import WindowSource
-from penstock.errors import ErrorCode
+from penstock.errors import ErrorCode, UpstreamFault
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.decoding import Decoded, can_decode, content_coding
 from penstock.gateway.steps.opening import (
@@ -116,16 +116,13 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
         if isinstance(decision, retry.GiveUp) and decision.fault is not None:
             fault = decision.fault
         if isinstance(decision, retry.GiveUp) or not job.goes_on(fault):
-            raise faults.to_error(
-                fault,
-                upstream=state.name,
-                attempts=len(exchange.attempts),
-                window=exchange.window,
-            )
+            raise _error(fault, job)
         if isinstance(decision, retry.Retry) and _is_held(fault, state):
             decision = retry.WaitUntilReady(counts=False)
         if isinstance(decision, retry.WaitUntilReady):
             if await _wait_until_ready(job, readiness, loading):
+                if job.left_alone():
+                    raise _error(fault, job)
                 if not decision.counts:
                     attempt -= 1
                     exchange.attempts.pop()
@@ -133,11 +130,26 @@ async def open_answer(job: Job, transport: UpstreamTransport, readiness: Readine
             if state.supervised is not None:
                 state.supervised.refuse_if_given_up()
             # It is gone rather than loading: an attempt like any other, and a pause before the next.
+            fault = record.fault = faults.gone(fault)
+            if attempt >= policy.attempts or not job.goes_on(fault):
+                raise _error(fault, job)
             decision = retry.Retry(retry.delay_s(attempt, random.random(), policy))
         record.delay_s = decision.after_s
         exchange.stage = "forwarding"
         job.watch.run("none")
         await asyncio.sleep(decision.after_s)
+        if job.left_alone():
+            raise _error(fault, job)
+
+
+def _error(fault: Fault, job: Job) -> UpstreamFault:
+    exchange = job.exchange
+    return faults.to_error(
+        fault,
+        upstream=job.state.name,
+        attempts=len(exchange.attempts),
+        window=exchange.window,
+    )
 
 
 class _Loading:
@@ -196,13 +208,7 @@ def _raise_if_expired(job: Job, *, cancelled: bool = True) -> None:
         task.uncancel()
     clock = job.watch.expired
     job.watch.expired = None
-    fault = faults.classify_timeout(clock)
-    raise faults.to_error(
-        fault,
-        upstream=job.state.name,
-        attempts=len(job.exchange.attempts),
-        window=job.exchange.window,
-    )
+    raise _error(faults.classify_timeout(clock), job)
 
 
 async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness) -> Opened:

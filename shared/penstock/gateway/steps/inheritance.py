@@ -22,12 +22,13 @@ class Haunted:
         kind: what the server is at: the work itself, or loading the model for it.
     """
 
-    __slots__ = ("_heir", "_limiter", "_permit", "kind")
+    __slots__ = ("_ended", "_heir", "_limiter", "_permit", "kind")
 
     def __init__(self, permit: Permit, limiter: Limiter, kind: Literal["ghost", "load"]) -> None:
         self._permit: Permit | None = permit
         self._limiter = limiter
         self._heir: asyncio.Future[None] | None = None
+        self._ended = False
         self.kind = kind
 
     @property
@@ -42,11 +43,12 @@ class Haunted:
 
     def release(self) -> None:
         """The ghost has ended: the permit goes to the heir, or back."""
+        self._ended = True
         heir = self._heir
-        if heir is not None and not heir.done():
-            heir.set_result(None)
-        elif heir is None:
+        if heir is None:
             self._take().release()
+        elif not heir.done():
+            heir.set_result(None)
 
     async def inherit(self, deadline_s: float) -> Permit:
         """
@@ -54,15 +56,16 @@ class Haunted:
 
         Raises:
             Refused: it took longer than the request may wait.
+            TurnedAway: nobody waits for this upstream any more.
         """
         heir = self._heir = asyncio.get_running_loop().create_future()
-        self._limiter.heirs += 1
+        self._limiter.heirs.add(heir)
         try:
             async with asyncio.timeout(deadline_s):
                 await heir
             return self._take()
         except BaseException as exc:
-            if heir.done() and not heir.cancelled():
+            if self._ended:
                 self._take().release()  # it was there in the very moment in which nobody waited any more
             if isinstance(exc, TimeoutError):
                 raise Refused(
@@ -74,7 +77,7 @@ class Haunted:
             raise
         finally:
             self._heir = None
-            self._limiter.heirs -= 1
+            self._limiter.heirs.discard(heir)
 
     def _take(self) -> Permit:
         permit, self._permit = self._permit, None

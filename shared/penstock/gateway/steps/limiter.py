@@ -23,6 +23,18 @@ from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 
 
+class TurnedAway(Refused):
+    """Nobody waits for this upstream any more. Whoever can ask the breaker is told more by that one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.BREAKER_OPEN,
+            "The upstream failed again and again while the request waited for it.",
+            hint="It is tried again in a moment; `penstock doctor` tells more.",
+            retry_after_s=5.0,
+        )
+
+
 class Permit:
     """The right to send one request. `release` is idempotent."""
 
@@ -58,6 +70,11 @@ class Spot:
         self.limiter = limiter
         self.ticket = ticket
 
+    @property
+    def was_kept(self) -> bool:
+        """Whether it waited rather than take the slot of another conversation."""
+        return self.ticket.was_kept
+
     def told(self) -> tuple[int, float] | None:
         """Its position, from 1, and how long it is likely to wait yet; None when it waits no more."""
         return self.limiter.told(self.ticket)
@@ -73,7 +90,7 @@ class Limiter:
 
     Attributes:
         stood_s: tells how long the server has been away in all (`upstreams.absence`).
-        heirs: requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
+        heirs: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -83,7 +100,7 @@ class Limiter:
         self._order: dict[Ticket, int] = {}
         self._apart: Limiter | None = None
         self.stood_s: Callable[[], float] = _never
-        self.heirs = 0
+        self.heirs: set[asyncio.Future[None]] = set()
 
     @property
     def limit(self) -> int:
@@ -110,7 +127,7 @@ class Limiter:
     def waiting(self) -> int:
         """Requests that wait for a permit, also for one of the budget apart."""
         apart = self._apart
-        return self._line.waiting + self.heirs + (0 if apart is None else apart.waiting)
+        return self._line.waiting + len(self.heirs) + (0 if apart is None else apart.waiting)
 
     @property
     def asks_for_conversation(self) -> bool:
@@ -118,9 +135,9 @@ class Limiter:
         return self._line.asks_for_conversation
 
     @property
-    def kept(self) -> int:
-        """How often a request waited for a slot rather than take the one of another conversation."""
-        return self._line.kept
+    def shared_tokens(self) -> int | None:
+        """Tokens of the KV cache that all slots share; None where each has its own."""
+        return self._line.tokens
 
     @property
     def expected_wait_s(self) -> float:
@@ -177,6 +194,7 @@ class Limiter:
 
         Raises:
             Refused: `queue_full` or `queue_deadline`, with when to try again.
+            TurnedAway: see `turn_away`.
         """
         loop = asyncio.get_running_loop()
         line, now_s = self._line, loop.time()
@@ -201,9 +219,9 @@ class Limiter:
         self._settle(line.advance(now_s))
         try:
             await waiter
-        except BaseException:
+        except BaseException as exc:
             # Cancelled, perhaps in the very moment in which it was granted: either way it goes.
-            go = line.abort if exchange is None else line.step_out
+            go = line.abort if exchange is None or isinstance(exc, TurnedAway) else line.step_out
             self._settle(go(ticket, loop.time()))
             raise
         finally:
@@ -227,6 +245,14 @@ class Limiter:
         return (
             None if position is None else (position, self._line.expected_wait_s(_now_s(), position))
         )
+
+    def turn_away(self) -> None:
+        """All who wait wait no more: what they wait for is known to fail."""
+        for waiter in (*self._waiters.values(), *self.heirs):
+            if not waiter.done():
+                waiter.set_exception(TurnedAway())
+        if self._apart is not None:
+            self._apart.turn_away()
 
     def note_conversation(self, ticket: Ticket, conversation: int) -> None:
         """Called by `Permit.belongs_to`."""
@@ -330,4 +356,4 @@ def _now_s(otherwise: float = 0.0) -> float:
         return otherwise
 
 
-__all__ = ["Limiter", "Permit", "Spot"]
+__all__ = ["Limiter", "Permit", "Spot", "TurnedAway"]

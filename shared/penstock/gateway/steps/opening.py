@@ -99,6 +99,7 @@ class Job:
             taught something (a template's rule). Then it is sent once more at once.
         goes_on: told of a fault after which the request would be tried again here: False when it is not to be,
             because another upstream can take it, or this one is left alone by now.
+        left_alone: whether this upstream is left alone by now: asked after each wait.
         own_key: the credential sent is the configured one, not the client's.
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
@@ -112,6 +113,7 @@ class Job:
     prepare: Callable[[], Awaitable[tuple[UpstreamRequest, Callable[[], Relay] | None]]]
     adapt: Callable[[Fault], bool]
     goes_on: Callable[[Fault], bool]
+    left_alone: Callable[[], bool]
     own_key: bool
     watch: Watch
     settings: Settings

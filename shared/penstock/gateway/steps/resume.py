@@ -80,7 +80,8 @@ class Resumable:
             try:
                 data = await self._inner.next_chunk()
             except TransportError as exc:
-                await self._go_on(exc)
+                # The broken answer remembers its error: with these frames it would keep all of the request.
+                await self._go_on(exc.with_traceback(None))
                 continue
             continuing = self._continuing
             if continuing is not None:

@@ -27,10 +27,11 @@ def teach_breaker(
         opened = breaker.failed(passed, why, now_s, random.random())
         if opened is not None:
             runtime.breaker_opened(state, opened)
-    elif exchange.outcome is Outcome.SUCCESS or _has_answered(exchange):
+    elif exchange.outcome is Outcome.SUCCESS:
         if breaker.succeeded(passed, now_s) is not None:
             runtime.breaker_closed(state)
     else:
+        # A client that hung up, or that was at fault itself: a server that is broken answers these as well.
         breaker.taught_nothing(passed)
 
 
@@ -48,11 +49,3 @@ def answer_began(runtime: Runtime, state: UpstreamState, passed: Pass | None) ->
     if state.breaker.succeeded(passed, now_s) is not None:
         runtime.breaker_closed(state)
     return state.breaker.ask(now_s)
-
-
-def _has_answered(exchange: Exchange) -> bool:
-    """Whether the upstream answered, if only by refusing the request: it is not dead."""
-    if exchange.outcome is not Outcome.IGNORED or not exchange.attempts:
-        return False
-    last = exchange.attempts[-1]
-    return last.upstream == exchange.upstream and last.status is not None and last.status < 500

@@ -88,11 +88,18 @@ def _edition(model: ModelReading) -> str:
 class Supervised(Protocol):
     """A server that the gateway runs (`supervisor`)."""
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
 
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""
+
+    def try_again(self) -> None:
+        """Start it again if it was given up."""
 
     def shown(self, now_s: float) -> dict[str, Any]:
         """As the status has it."""
@@ -106,7 +113,8 @@ class UpstreamState:
         upstream: as configured or discovered.
         verdict: local or cloud, with what probes added.
         kind: the server kind, None until it was recognised once.
-        reachable: the last contact's result, None before the first.
+        reachable: the last contact's result, None before the first; away_since_s: loop time of the first of
+            those since when it is not, None while it is.
         error: one sentence on why it was not reachable, None while it is.
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
@@ -118,7 +126,7 @@ class UpstreamState:
         supervised: who runs its server, where that is this gateway.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
-        left: what clients that hung up left, for whoever asks for the very same again; taken_over: how often they did.
+        left: what clients that hung up left, for whoever asks for the very same again.
         limit: how many permits there are, and by what that is found.
         generation: counts up whenever a request for this upstream would be made differently.
         ghosts: requests whose clients are gone and that the server still works on.
@@ -132,6 +140,7 @@ class UpstreamState:
         self.kind: ServerKind | None = upstream.kind
         self.version: str | None = None
         self.reachable: bool | None = None
+        self.away_since_s: float | None = None
         self._ready = True
         self.error: str | None = None
         self.reading: ServerReading | None = None
@@ -148,7 +157,6 @@ class UpstreamState:
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
-        self.taken_over: dict[str, int] = {}
         self.limit = UpstreamLimit(limiter)
         self.first_look = asyncio.Event()
         self.looked_at: float | None = None
@@ -174,7 +182,7 @@ class UpstreamState:
         self._note_absence()
 
     def _note_absence(self) -> None:
-        self.absence.note(self.comes_back)
+        self.absence.note(bool(self.holding.reasons) or not self._ready)
 
     @property
     def is_local(self) -> bool:
@@ -196,15 +204,17 @@ class UpstreamState:
         """Whether a request that is sent there now can be expected to be answered."""
         return (
             self.reachable is not False
+            and self.ready
             and self.gate.refusing is None
             and not self.holding.reasons
+            and not (self.supervised is not None and self.supervised.is_given_up)
             and not self.breaker.is_open(now_s)
         )
 
     @property
     def comes_back(self) -> bool:
-        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
-        return bool(self.holding.reasons) or not self.ready
+        """Whether it is away on purpose, or loads: then its failures speak for nothing. One that died of its load is dead."""
+        return bool(self.holding.reasons) or (not self.ready and self.reachable is not False)
 
     def suspect(self) -> None:
         """A connection broke: if the server is ours, it may have died."""

@@ -69,20 +69,20 @@ class HealthMonitor:
         self._wake = asyncio.Event()
         self._checks: dict[UpstreamState, asyncio.Task[None]] = {}
 
-    def ended(self, exchange: Exchange, ended_s: float, code: str) -> None:
-        """A client's request has ended at its upstream, by an error if there is a *code*."""
+    def ended(self, exchange: Exchange) -> None:
+        """A client's request has ended."""
         state = self._fleet.states.get(exchange.upstream)
-        if state is None or not exchange.upstream_model:
+        if state is None or not exchange.upstream_model or exchange.ended_s is None:
             return
         outcome = exchange.outcome
         state.vitals.ended(
             exchange.upstream_model,
-            ended_s,
+            exchange.ended_s,
             failed=None if outcome is Outcome.IGNORED else outcome is Outcome.DROPPED,
             ttft_s=exchange.ttft_s,
         )
-        if code == ErrorCode.OUT_OF_MEMORY.value:
-            state.vitals.note_out_of_memory(exchange.upstream_model, ended_s)
+        if exchange.error_code == ErrorCode.OUT_OF_MEMORY.value:
+            state.vitals.note_out_of_memory(exchange.upstream_model, exchange.ended_s)
             self.wake()
 
     def wake(self) -> None:

@@ -183,15 +183,14 @@ def _lesson(exchange: Exchange) -> Lesson:
     What a request teaches about how many are too many. A server that nobody could connect to was not working on
     too much; one that only worked when asked again was.
     """
-    fault, tries = None, 0
-    for attempt in exchange.attempts:
-        if attempt.upstream != exchange.upstream:
-            continue  # what another one did before
-        fault, tries = attempt.fault, tries + 1
+    attempts = [a for a in exchange.attempts if a.upstream == exchange.upstream]
+    fault = None
+    for attempt in attempts:
+        fault = attempt.fault
         if fault is not None and (fault.code in _TOO_MUCH or fault.shared_kv):
             return "too_much"
     if exchange.outcome is Outcome.DROPPED:
         return "ignored" if fault is not None and fault.phase == "connect" else "dropped"
-    if exchange.outcome is Outcome.SUCCESS and tries == 1:
+    if exchange.outcome is Outcome.SUCCESS and len(attempts) == 1:
         return "success"
     return "ignored"

@@ -37,6 +37,7 @@ class ProfileKeeper:
         settings: returns the settings in force.
         token_limit: returns the value of `LOCAL_MODEL_TOKEN_LIMIT`, None when it is not set.
         on_change: called with the upstream's state when something a client could notice changed.
+        on_loading: called when an upstream says that it loads.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class ProfileKeeper:
         settings: Callable[[], Settings],
         token_limit: Callable[[], int | None],
         on_change: Callable[[UpstreamState], None],
+        on_loading: Callable[[UpstreamState], None],
     ) -> None:
         self._fleet = fleet
         self._settings = settings
         self._token_limit = token_limit
         self._on_change = on_change
+        self._on_loading = on_loading
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._looks: dict[UpstreamState, asyncio.Task[bool]] = {}
@@ -179,14 +182,22 @@ class ProfileKeeper:
                 return True
             if ready is None:
                 unreachable += 1
-                comes_back = state.spec.behaviour.refused_means_loading or state.holding.reasons
+                comes_back = state.holding.reasons or self._may_be_loading(state)
                 if unreachable >= 2 and not comes_back:
                     return False
             else:
                 unreachable = 0
                 state.ready = False
+                self._on_loading(state)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _READY_POLL_LONGEST_S)
+
+    def _may_be_loading(self, state: UpstreamState) -> bool:
+        """Whether a server that does not listen yet may be one that loads: for as long as a load may take."""
+        if not state.spec.behaviour.refused_means_loading:
+            return False
+        since_s, load_s = state.away_since_s, self._settings().timeouts.load_s
+        return since_s is None or asyncio.get_running_loop().time() - since_s < load_s
 
     async def busy_slots(self, state: UpstreamState) -> int | None:
         """Slots that the server says are working now, None when it does not say."""
@@ -230,8 +241,13 @@ class ProfileKeeper:
         )
         was = (state.reachable, state.kind, state.error, state.verdict.locality)
         state.reachable, state.error = look.reachable, look.error
-        if look.reachable and was[0] is False:
-            state.breaker.try_soon(asyncio.get_running_loop().time())
+        now_s = asyncio.get_running_loop().time()
+        if look.reachable:
+            state.away_since_s = None
+            if was[0] is False:
+                state.breaker.try_soon(now_s)
+        elif state.away_since_s is None:
+            state.away_since_s = now_s
         changed = False
         if look.refused:
             state.forget_loaded()
@@ -245,8 +261,10 @@ class ProfileKeeper:
                     look.reading,
                     settings=settings,
                     token_limit=self._token_limit(),
-                    now_s=asyncio.get_running_loop().time(),
+                    now_s=now_s,
                 )
+            if not state.ready:
+                self._on_loading(state)
         state.first_look.set()
         if changed or was != (state.reachable, state.kind, state.error, state.verdict.locality):
             self._on_change(state)

@@ -157,7 +157,10 @@ def _one(candidate: Candidate, model: str) -> Resolution | None:
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The healthy one with a free slot, else the shortest wait; local before cloud."""
+    """
+    The healthy one with a free slot, else the shortest wait; local before cloud. The wait decides first: whoever
+    has a free slot has none, unless it fails so much that its slot is free for that reason.
+    """
     if not candidates:
         return None
     return min(
@@ -165,7 +168,7 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
         key=lambda c: (
             c.locality is not Locality.LOCAL,
             not c.healthy,
-            0 if c.free_slots > 0 else 1,
             c.wait_s,
+            c.free_slots <= 0,
         ),
     )

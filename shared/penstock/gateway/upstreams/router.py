@@ -60,6 +60,11 @@ class Router:
                 if len(self._fleet) == 1 and absent:
                     # It is not there now, but there is nobody else; the retry policy waits for it.
                     return names.Resolution(absent[0].name, model, (), "only upstream")
+                for state in absent:
+                    if self._fallback_of(
+                        state
+                    ):  # it may have the model, and another one answers for it
+                        return names.Resolution(state.name, model, (), "absent")
                 raise exc from None
 
     def model_now(
@@ -119,10 +124,7 @@ class Router:
         nothing, or that one has failed too. The only way by which a request gets to a cloud that it was not
         meant for.
         """
-        wanted = next(
-            (u.fallback for u in self._settings().upstreams if u.name == state.name and u.fallback),
-            None,
-        )
+        wanted = self._fallback_of(state)
         if wanted is None:
             return None
         name, _, other = wanted.partition("/")
@@ -133,6 +135,12 @@ class Router:
             target = next(iter(self._fleet.get(name).profiles))
         told = Change("route", "model", "rewritten", f"{target} at {name}: {state.name} does not answer")  # fmt: skip
         return names.Resolution(name, target, (told,), "fallback")
+
+    def _fallback_of(self, state: UpstreamState) -> str | None:
+        return next(
+            (u.fallback for u in self._settings().upstreams if u.name == state.name and u.fallback),
+            None,
+        )
 
     def _only_owner(self, model: str) -> str | None:
         """The quick way: exactly one upstream lists this very id."""
@@ -156,7 +164,7 @@ class Router:
                 healthy=state.takes_requests(now_s),
                 free_slots=state.limiter.free,
                 # One that fails quickly looks free: its failures count as waits.
-                wait_s=state.limiter.expected_wait_s + _FAILURE_S * state.breaker.error_share,
+                wait_s=state.limiter.expected_wait_s + _FAILURE_S * state.breaker.doubt(now_s),
             )
             for state in (self._fleet if among is None else among)
         ]

@@ -6,7 +6,8 @@ While the server is away requests are held in front of its upstream, and go on o
 pause and no error. A connection that breaks is mostly the first sign of a death: `suspect` holds requests at once,
 until it is known whether the process has ended. So a death that is being mended opens no breaker.
 
-Given up, requests are told why, with the server's last words. A reload of the settings tries again.
+Given up, requests are told why, with the server's last words. `penstock resume` and a reload of the settings try
+again.
 """
 
 from __future__ import annotations
@@ -110,6 +111,11 @@ class Supervisor:
         process = self._process
         return process.pid if process is not None and process.alive else None
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is not started again by itself."""
+        return self.state == "given_up"
+
     # What the gateway does with it.
 
     def begin(self) -> None:
@@ -179,12 +185,17 @@ class Supervisor:
             await self._wait_for_change()
         return self.state == "running"
 
-    def try_again(self) -> None:
-        """Somebody has mended something: a server that was given up has another chance."""
+    def settings_changed(self) -> None:
+        """New settings are in force."""
         options = self._settings().supervise
         if self._log is not None:
             self._log.bounds(most_bytes=options.log_bytes, keep=options.log_files)
+
+    def try_again(self) -> None:
+        """Somebody has mended something: a server that was given up has another chance."""
         if self.state == "given_up":
+            self._quick_deaths = 0
+            self._set("restarting")
             self._again.set()
 
     def suspect(self) -> None:
@@ -206,7 +217,7 @@ class Supervisor:
                 ErrorCode.UPSTREAM_UNREACHABLE,
                 f"The upstream {self.server.name} cannot be reached: {self._refusal}",
                 upstream=self.server.name,
-                hint="Mend what its log tells, then `penstock reload` starts it again.",
+                hint=f"Mend what its log tells (`penstock logs --server {self.server.name}`); `penstock resume` starts it again.",
             )
 
     def shown(self, now_s: float) -> dict[str, Any]:
@@ -364,8 +375,6 @@ class Supervisor:
         self._act("server_given_up", self._refusal)
         self._end_hold()
         await self._again.wait()
-        self._quick_deaths = 0
-        self._set("restarting")
 
     # Bookkeeping.
 

@@ -51,6 +51,10 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("upstream", "outcome")),
     "penstock_hangups": ("counter", "Clients that left before their answer was complete.", ("upstream",)),
     "penstock_queue_wait_seconds": ("histogram", "Waiting for a permit.", ("upstream",)),
+    "penstock_take_overs": (
+        "counter", "Requests that took over what the same one left when its client hung up.", ("upstream", "what")),
+    "penstock_slots_kept": (
+        "counter", "Requests that waited a moment rather than take the slot of another conversation.", ("upstream",)),
     "penstock_prompt_cached_tokens": ("counter", "Prompt tokens that the server had in its cache.", ("upstream",)),
     "penstock_cloud_window_advice": (
         "counter", "Requests to a cloud that filled 0.9 of the model's documented window.", ("upstream",)),
@@ -67,6 +71,10 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "counter", "Starts of a server that the gateway runs, after the first one.", ("upstream",)),
     "penstock_requests_in_flight": ("gauge", "Requests that have a permit now.", ("upstream",)),
     "penstock_requests_queued": ("gauge", "Requests that wait for a permit now.", ("upstream",)),
+    "penstock_client_requests_queued": (
+        "gauge", "Requests of a client key that wait for a permit now; `anonymous` for all others.",
+        ("upstream", "client")),
+    "penstock_requests_held": ("gauge", "Requests that are held in front of an upstream now.", ("upstream",)),
     "penstock_concurrency_limit": ("gauge", "Permits.", ("upstream",)),
     "penstock_breaker_open": (
         "gauge", "1 while the upstream is left alone because it fails, 0.5 while a probe decides, else 0.", ("upstream",)),
@@ -145,16 +153,23 @@ class Metrics(Collector):
         self.count(
             "penstock_requests", (upstream, exchange.operation, outcome, exchange.error_code)
         )
-        if exchange.attempts:
-            self.count("penstock_attempts", (upstream,), len(exchange.attempts))
-            if len(exchange.attempts) > 1:
-                for attempt in exchange.attempts[:-1]:
-                    code = attempt.fault.code.value if attempt.fault is not None else ""
-                    self.count("penstock_retries", (upstream, code))
+        attempts = exchange.attempts
+        if len(attempts) == 1:
+            self.count("penstock_attempts", (attempts[0].upstream,))
+        elif attempts:
+            for attempt in attempts:
+                self.count("penstock_attempts", (attempt.upstream,))
+            for attempt in attempts[:-1]:
+                code = attempt.fault.code.value if attempt.fault is not None else ""
+                self.count("penstock_retries", (attempt.upstream, code))
         if exchange.heartbeats:
             self.count("penstock_heartbeats", (upstream,), exchange.heartbeats)
         if exchange.resume_outcome:
             self.count("penstock_streams_resumed", (upstream, exchange.resume_outcome))
+        if exchange.took_over:
+            self.count("penstock_take_overs", (upstream, exchange.took_over))
+        if exchange.kept_a_slot:
+            self.count("penstock_slots_kept", (upstream,))
         if exchange.client_gone:
             self.count("penstock_hangups", (upstream,))
         for change in exchange.changes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 from penstock import __version__
@@ -24,6 +25,7 @@ from penstock.switches import Switches, share
 
 SCHEMA = 1
 _MOST_RECENT = 20
+_MOST_CLIENTS = 20
 
 
 def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
@@ -130,6 +132,7 @@ def _upstream(
             "queued": state.limiter.waiting,
             "ghosts": state.ghosts,
             "held": state.holding.waiting,
+            **_queue(state),
             "waiting_for_memory": memory.waiting.get(state.name, 0),
             **_limit(state, now_s),
         },
@@ -142,7 +145,7 @@ def _upstream(
             "retry_after_s": round(state.breaker.retry_after_s(now_s), 1)
             if state.breaker.is_open(now_s)
             else None,
-            "error_share": round(state.breaker.error_share, 3),
+            "error_share": round(state.breaker.error_share(now_s), 3),
         },
         "held_because": list(state.holding.reasons),
         "supervised": state.supervised.shown(now_s) if state.supervised is not None else None,
@@ -166,6 +169,17 @@ def _upstream(
             for profile in state.profiles.values()
         ]
         or [{"id": model} for model in state.upstream.models],
+    }
+
+
+def _queue(state: UpstreamState) -> dict[str, Any]:
+    """Who waits, for how long somebody who came now would, and what requests share there."""
+    clients = sorted(state.limiter.queued_by_client().items(), key=itemgetter(1), reverse=True)
+    return {
+        "queued_by_client": dict(clients[:_MOST_CLIENTS]),
+        "expected_wait_s": round(state.limiter.expected_wait_s, 1),
+        "shared_kv_tokens": state.limiter.shared_tokens,
+        "models_at_once": state.room.models_at_once or None,
     }
 
 

@@ -1,0 +1,190 @@
+"""
+A load that waits for nobody, and what it saw: used by `overload.py`.
+
+Requests are sent when their time has come, however many are still without an answer: that is how people behave who
+do not know of one another, and the only way to see what an overloaded server does (closed loops slow down with it).
+The client is as small as can be (one protocol class, no HTTP library), since it shares the machine with what it
+measures; what is late is late by the clock of the request, so a sender that lags is seen as slowness, never hidden.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+PATIENCE_S = 15.0
+"""Clients give up when nothing has come for so long."""
+_WORDS = [f"w{number:03d}" for number in range(500)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    One request of a plan.
+
+    Attributes:
+        at_s: when it is sent, from the beginning.
+        prompt_tokens, answer_tokens: as `slotted_server` counts them.
+        body: what is sent.
+    """
+
+    at_s: float
+    prompt_tokens: int
+    answer_tokens: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class Saw:
+    """
+    What became of it. Times are seconds since it was due.
+
+    Attributes:
+        status: 0 when the connection broke or the client gave up before there was one.
+        first_s: the first token.
+        end_s: the end of the answer, or of the refusal.
+        complete: the answer came to its proper end.
+    """
+
+    status: int = 0
+    first_s: float | None = None
+    end_s: float | None = None
+    complete: bool = False
+
+
+def plan(
+    per_s: float,
+    for_s: float,
+    seed: int,
+    *,
+    prompts: tuple[int, int] = (200, 1000),
+    answers: tuple[int, int] = (15, 45),
+) -> list[Asked]:
+    """Arrivals by Poisson, each with a prompt that shares nothing with the others."""
+    rng = random.Random(seed)
+    found, at_s = [], 0.0
+    while (at_s := at_s + rng.expovariate(per_s)) < for_s:
+        words, answer = rng.randint(*prompts), rng.randint(*answers)
+        text = " ".join(
+            [f"{rng.getrandbits(32):x}", *(rng.choice(_WORDS) for _ in range(words - 1))]
+        )
+        body = {"model": "m", "stream": True, "max_tokens": answer, "temperature": 0,
+                "messages": [{"role": "user", "content": text}]}  # fmt: skip
+        found.append(Asked(at_s, words + 2, answer, orjson.dumps(body)))
+    return found
+
+
+class _Connection(asyncio.Protocol):
+    """Sends one request at a time, and reads its answer."""
+
+    def __init__(self, idle: Callable[[_Connection], None]) -> None:
+        self._idle = idle
+        self._loop = asyncio.get_running_loop()
+        self._saw: Saw | None = None
+        self._due_s = 0.0
+        self._head = b""
+        self._tail = b""
+        self._left: int | None = None
+        self._done: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(reusable=False)
+
+    async def ask(self, request: bytes, due_s: float, saw: Saw) -> None:
+        """Send; returns when the answer is over, or patience is."""
+        self._saw, self._due_s = saw, due_s
+        self._head = self._tail = b""
+        self._left = None
+        done = self._done = self._loop.create_future()
+        self.transport.write(request)
+        timer = self._loop.call_at(due_s + PATIENCE_S, self._give_up)
+        try:
+            await done
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        if self._saw is not None and self._saw.first_s is None:
+            self.transport.abort()
+            self._finish(reusable=False)
+
+    def data_received(self, data: bytes) -> None:
+        saw = self._saw
+        if saw is None:
+            return
+        if not saw.status:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            saw.status = int(self._head[9:12])
+            head, data = self._head[:end].lower(), self._head[end + 4 :]
+            at = head.find(b"content-length:")
+            if at >= 0:
+                self._left = int(head[at + 15 :].split(b"\r\n", 1)[0])
+        if saw.status == 200 and saw.first_s is None and b'"content"' in data:
+            saw.first_s = self._loop.time() - self._due_s
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left <= 0:
+                self._finish(reusable=True)
+            return
+        self._tail = (self._tail + data)[-64:]
+        if self._tail.endswith(b"0\r\n\r\n"):
+            saw.complete = b"data: [DONE]" in self._tail
+            self._finish(reusable=True)
+
+    def _finish(self, *, reusable: bool) -> None:
+        saw, self._saw = self._saw, None
+        if saw is not None:
+            saw.end_s = self._loop.time() - self._due_s
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+        if saw is not None and reusable:
+            self._idle(self)
+
+
+async def send(port: int, asked: Sequence[Asked]) -> list[Saw]:
+    """Send all of *asked* to *port* on loopback, each at its time."""
+    loop = asyncio.get_running_loop()
+    idle: list[_Connection] = []
+    saws = [Saw() for _ in asked]
+    head = (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n"
+    )
+
+    async def one(request: bytes, due_s: float, saw: Saw) -> None:
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing():
+                break
+        else:
+            try:
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(idle.append), "127.0.0.1", port
+                )
+            except OSError:
+                saw.end_s = loop.time() - due_s
+                return
+        await connection.ask(request, due_s, saw)
+
+    start_s = loop.time() + 0.2
+    tasks = []
+    for item, saw in zip(asked, saws, strict=True):
+        due_s = start_s + item.at_s
+        await asyncio.sleep(max(0.0, due_s - loop.time()))
+        request = head % len(item.body) + item.body
+        tasks.append(asyncio.ensure_future(one(request, due_s, saw)))
+    await asyncio.gather(*tasks)
+    for connection in idle:
+        connection.transport.close()
+    return saws
