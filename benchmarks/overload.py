@@ -46,6 +46,8 @@ FIXED = 4 * SLOTS
 LOADS = (0.5, 1.0, 2.0, 4.0)
 WARM_S = 6.0
 SEED = 7
+_REAL_PROMPTS = (20, 120)
+"""In words; the tiny model takes nearly each byte for a token."""
 AIMS = {"goodput": 0.95, "first": 1.2, "refused_ms": 5.0, "failed": 0}
 
 
@@ -173,7 +175,7 @@ def nginx(folder: Path, upstream: int) -> Iterator[int]:
     command = nginx_command(folder, port, upstream)
     assert command is not None
     file = folder / "nginx.conf"
-    limits = "limit_conn_zone $server_name zone=all:1m; limit_conn_status 503;"
+    limits = "limit_conn_zone $server_port zone=all:1m; limit_conn_status 503;"
     conf = file.read_text()
     conf = conf.replace("access_log off;", f"access_log off; {limits}", 1)
     conf = conf.replace("location / {", f"location / {{ limit_conn all {FIXED};", 1)
@@ -225,22 +227,31 @@ def until_empty(port: int) -> None:
 
 
 def run(
-    ways: Ways, server: int, per_s: float, loads: Sequence[float], for_s: float, *, known: bool
+    ways: Ways,
+    server: int,
+    plan_at: Callable[[float, float, int], list[Asked]],
+    loads: Sequence[float],
+    for_s: float,
+    *,
+    known: bool,
 ) -> dict[tuple[str, float], Figures]:
-    """All ways at all loads."""
+    """
+    All ways at all loads.
+
+    Args:
+        plan_at: makes a plan of (times the capacity, seconds, seed).
+    """
     found = {}
     for way, start in ways.items():
         with start() as port:
-            asyncio.run(
-                send(port, plan(per_s / 2, 2.0, SEED + 1))
-            )  # each way is warm when it is measured
+            # Each is warm when it is measured; Penstock has looked once whether fewer at a time are better.
+            asyncio.run(send(port, plan_at(1.5, 5.0, SEED + 1)))
             for load in loads:
-                asked = plan(load * per_s, for_s, SEED)
+                asked = plan_at(load, for_s, SEED)
                 say(f"{way}, {load:g} x capacity: {len(asked)} requests ...")
                 until_empty(server)
-                found[way, load] = figures(
-                    asked, asyncio.run(send(port, asked)), for_s, known=known
-                )
+                saws = asyncio.run(send(port, asked))
+                found[way, load] = figures(asked, saws, for_s, known=known)
     return found
 
 
@@ -307,14 +318,18 @@ def simulated(quick: bool, for_s: float) -> dict[tuple[str, float], Figures]:
     """Before the simulated server."""
     loads = LOADS[2:] if quick else LOADS
     per_s = capacity_per_s()
+
+    def plan_at(load: float, seconds: float, seed: int) -> list[Asked]:
+        return plan(load * per_s, seconds, seed)
+
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         port = free_port()
         command = [sys.executable, str(HERE / "slotted_server.py"), str(port), str(SLOTS), str(WINDOW)]  # fmt: skip
         with running(command, port, LOAD_CORE):
             ways = ways_to(f"http://127.0.0.1:{port}", Path(name), quick)
-            found = run(ways, port, per_s, loads, for_s, known=True)
+            found = run(ways, port, plan_at, loads, for_s, known=True)
     for load in loads:
-        asked = plan(load * per_s, for_s, SEED)
+        asked = plan_at(load, for_s, SEED)
         found["an ideal queue", load] = figures(asked, ideal(asked), for_s, known=True)
     return found
 
@@ -327,12 +342,16 @@ def real(for_s: float) -> dict[tuple[str, float], Figures]:
             port = int(server.url.rsplit(":", 1)[1])
             ways = ways_to(server.url, folder, False)
             # What it can do: so many answers came when it was asked for far more.
-            for_a_while = plan(200.0, WARM_S + 6.0, SEED)
-            saws = asyncio.run(send(port, for_a_while))
-            per_s = max(1.0, figures(for_a_while, saws, WARM_S + 6.0, known=False).answers_s)
+            asked = plan(100.0, WARM_S + 6.0, SEED, prompts=_REAL_PROMPTS)
+            saws = asyncio.run(send(port, asked))
+            per_s = max(1.0, figures(asked, saws, WARM_S + 6.0, known=False).answers_s)
             say(f"the real llama.cpp answers {per_s:.1f} requests a second")
             until_empty(port)
-            return run(ways, port, per_s, LOADS, for_s, known=False)
+
+            def plan_at(load: float, seconds: float, seed: int) -> list[Asked]:
+                return plan(load * per_s, seconds, seed, prompts=_REAL_PROMPTS)
+
+            return run(ways, port, plan_at, LOADS, for_s, known=False)
 
 
 def write(name: str, text: str) -> None:

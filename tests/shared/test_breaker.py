@@ -133,6 +133,52 @@ def test_seen_alive_the_next_request_is_the_probe() -> None:
     assert passed(breaker, 1.0).is_probe
 
 
+def test_another_process_is_judged_anew_but_not_trusted_more() -> None:
+    """Seen loading, it closes; when that one fails too the delay grows on, and a success makes it short again."""
+    breaker = opened()
+    assert breaker.start_afresh()
+    assert not breaker.start_afresh()
+    for _ in range(3):
+        told = breaker.failed(passed(breaker, 9), "it broke", 9, 0.0)
+    assert told is not None
+    assert told.for_s == 10.0
+    assert breaker.start_afresh()
+    breaker.succeeded(passed(breaker, 30), 30)
+    for _ in range(3):
+        told = breaker.failed(passed(breaker, 31), "it broke", 31, 0.0)
+    assert told is not None
+    assert told.for_s == 5.0
+
+
+def test_doubt_grows_with_failures_and_fades_with_time() -> None:
+    """One failure says little, and an old one nothing."""
+    breaker = Breaker(OPTIONS)
+    assert breaker.doubt(0) == 0.0
+    breaker.failed(passed(breaker, 0), "it broke", 0, 0.0)
+    assert breaker.doubt(0) == pytest.approx(1 / 3)
+    assert breaker.error_share(0) == 1.0
+    for _ in range(3):
+        breaker.succeeded(passed(breaker, 1), 1)
+    assert breaker.doubt(1) == pytest.approx(1 / 6)
+    assert breaker.doubt(60.5) == 0.0
+    assert breaker.error_share(62) == 0.0
+
+
+def test_who_was_let_through_before_is_sent_no_more_until_it_closes() -> None:
+    """The probe is; after the closing all are."""
+    breaker = Breaker(OPTIONS)
+    early = passed(breaker, 0)
+    assert not breaker.has_opened_since(early)
+    for _ in range(3):
+        breaker.failed(passed(breaker, 0), "it broke", 0, 0.0)
+    assert breaker.has_opened_since(early)
+    probe = passed(breaker, 5)
+    assert breaker.has_opened_since(early)
+    assert not breaker.has_opened_since(probe)
+    breaker.succeeded(probe, 6)
+    assert not breaker.has_opened_since(early)
+
+
 @given(jitter=st.floats(0, 0.999))
 def test_the_delay_is_spread(jitter: float) -> None:
     """By at most a fifth."""
@@ -191,6 +237,12 @@ class Requests(RuleBasedStateMachine):
         self.now += seconds
 
     @rule()
+    def another_process(self) -> None:
+        """It was started anew, or loads."""
+        self.breaker.start_afresh()
+        assert not self.breaker.is_open(self.now)
+
+    @rule()
     def is_seen(self) -> None:
         """A look shows that it is alive."""
         self.breaker.try_soon(self.now)
@@ -202,6 +254,13 @@ class Requests(RuleBasedStateMachine):
         assert sum(right.is_probe and right.era == era for right in self.out) <= 1
         if not any(right.is_probe and right.era == era for right in self.out):
             assert not self.breaker.is_open(self.now + 60.0)
+
+    @invariant()
+    def failures_are_counted_right(self) -> None:
+        """The number that is kept is that of those remembered."""
+        recent = self.breaker._recent
+        assert self.breaker._recent_failures == sum(failed for _, failed in recent)
+        assert 0.0 <= self.breaker.doubt(self.now) <= self.breaker.error_share(self.now) <= 1.0
 
 
 Requests.TestCase.settings = settings(max_examples=100, stateful_step_count=40)

@@ -171,6 +171,8 @@ def _send(how: Callable[[int, int], None], whom: int, number: int) -> None:
 
 
 def _reap() -> None:
+    if sys.platform == "win32":
+        return
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

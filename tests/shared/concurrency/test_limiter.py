@@ -9,7 +9,8 @@ import pytest
 from loops import until
 from penstock.concurrency import Ask, ConcurrencyOptions
 from penstock.errors import ErrorCode, Refused
-from penstock.gateway.steps.limiter import Limiter, Permit
+from penstock.gateway.steps.inheritance import Haunted
+from penstock.gateway.steps.limiter import Limiter, Permit, TurnedAway
 
 
 def limiter(limit: int = 1, **options: float) -> Limiter:
@@ -172,5 +173,51 @@ def test_ten_thousand_clients_leave_nothing_behind() -> None:
             await asyncio.gather(*tasks, return_exceptions=True)
         assert (one.running, one.waiting, one.free) == (0, 0, 4)
         assert not one._waiters
+
+    asyncio.run(main())
+
+
+def test_who_is_turned_away_has_no_place_and_no_permit() -> None:
+    """Nor has anybody who was in the queue with it; those at work stay."""
+
+    async def main() -> None:
+        one = limiter(1)
+        first = await take(one)
+        rest = [asyncio.create_task(take(one)) for _ in range(3)]
+        await until(lambda: one.waiting == 3)
+        one.turn_away()
+        first.release()  # in the same moment
+        results = await asyncio.gather(*rest, return_exceptions=True)
+        assert [type(result) for result in results] == [TurnedAway] * 3
+        assert (one.running, one.waiting, one.free) == (0, 0, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("end", ["turned away", "cancelled"])
+@pytest.mark.parametrize("when", ["before", "in that moment", "after"])
+def test_a_ghosts_permit_comes_back_whatever_becomes_of_its_heir(end: str, when: str) -> None:
+    """The ghost ends before the heir stops waiting, in the very moment, or after."""
+
+    async def main() -> None:
+        one = limiter(1)
+        haunted = Haunted(await take(one), one, "ghost")
+        heir = asyncio.create_task(haunted.inherit(5.0))
+        await until(lambda: one.waiting == 1)
+        if when == "before":
+            haunted.release()
+        if end == "cancelled":
+            heir.cancel()
+        else:
+            one.turn_away()
+        if when == "in that moment":
+            haunted.release()
+        (result,) = await asyncio.gather(heir, return_exceptions=True)
+        if isinstance(result, Permit):
+            result.release()
+        if when == "after":
+            assert one.running == 1
+            haunted.release()
+        assert (one.running, one.waiting) == (0, 0)
 
     asyncio.run(main())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -13,9 +11,9 @@ import pytest
 from loops import until
 from penstock.breaker import BreakerState
 from penstock.concurrency import Ask
-from penstock.domain.upstream import Upstream
-from rawserver import RESET, Script
-from scripted import Here, ScriptedLlama, delta, event, gateway_here, reply, stream
+from penstock.domain.upstream import ServerKind, Upstream
+from rawserver import RESET, Peer, Script
+from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 
 FAILS: Script = [reply({"error": {"message": "boom", "type": "server_error", "code": 500}}, b"500 Internal Server Error")]  # fmt: skip
 ONCE = {"retry": {"local": {"attempts": 1, "first_delay_s": 0.01, "longest_delay_s": 0.05}}}
@@ -102,7 +100,7 @@ def test_a_probe_whose_client_hangs_up_gives_its_place_away() -> None:
 
 
 def test_what_the_client_is_at_fault_for_opens_nothing() -> None:
-    """Neither bad requests nor those who hang up speak against the server."""
+    """Bad requests do not speak against the server."""
     refusal: Script = [reply({"error": {"message": "no", "type": "invalid_request_error", "code": 400}}, b"400 Bad Request")]  # fmt: skip
 
     async def main() -> None:
@@ -147,6 +145,241 @@ def test_those_in_the_queue_are_told_when_it_opens() -> None:
                 assert len(llama.requests) == 3
 
     asyncio.run(main())
+
+
+def by_hand(here: Here) -> None:
+    """Open the breaker of `box`."""
+    box = here.runtime.fleet.get("box")
+    for _ in range(3):
+        passed = box.breaker.ask(0.0)
+        assert passed is not None
+        opened = box.breaker.failed(passed, "it broke", asyncio.get_running_loop().time(), 0.0)
+    assert opened is not None
+    here.runtime.breaker_opened(box, opened)
+
+
+def test_a_refusal_or_a_hang_up_does_not_close_it() -> None:
+    """A server that fails at its work still refuses bad requests, and begins answers: these teach nothing."""
+    refusal: Script = [reply({"error": {"message": "no", "type": "invalid_request_error", "code": 400}}, b"400 Bad Request")]  # fmt: skip
+
+    async def main() -> None:
+        begun: Script = [stream("x")[0], asyncio.Event()]
+        async with ScriptedLlama(refusal, begun, stream("hello")) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                await until(lambda: here.runtime.fleet.get("box").profiles)
+                by_hand(here)
+                breaker(here).try_soon(0.0)
+                assert (await here.chat()).status_code == 400
+                assert breaker(here).state is BreakerState.HALF_OPEN
+                async with httpx.AsyncClient(base_url=here.url, trust_env=False) as leaving:
+                    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                    with pytest.raises(httpx.ReadTimeout):
+                        await leaving.post("/v1/chat/completions", json=body, timeout=0.3)
+                await until(lambda: not here.runtime.in_flight)
+                assert breaker(here).state is BreakerState.HALF_OPEN
+                assert (await here.chat()).status_code == 200
+                assert breaker(here).state is BreakerState.CLOSED
+
+    asyncio.run(main())
+
+
+def test_nobody_stays_in_the_queue_when_it_opens() -> None:
+    """Also where the one whose turn it is has to wait for a request that hangs."""
+
+    async def main() -> None:
+        go, hang = asyncio.Event(), asyncio.Event()
+        good = stream("late")
+        scripts: list[Script] = [FAILS, FAILS, [hang, *good], [go, *FAILS]]
+        async with ScriptedLlama(*scripts) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                for _ in range(2):
+                    await here.chat()
+                limiter = here.runtime.fleet.get("box").limiter
+                hanging = asyncio.create_task(here.chat())
+                await until(lambda: len(llama.requests) == 3)
+                failing = asyncio.create_task(here.chat())
+                await until(lambda: len(llama.requests) == 4)
+                wide = [asyncio.create_task(here.chat(n=2)) for _ in range(4)]
+                await until(lambda: limiter.waiting == 4)
+                go.set()
+                codes = [(await one).json()["error"]["code"] for one in (failing, *wide)]
+                assert codes == ["upstream_error", *["breaker_open"] * 4]
+                assert (limiter.waiting, limiter.in_use) == (0, 1)
+                hang.set()
+                assert (await hanging).status_code == 200
+                assert limiter.in_use == 0
+                assert len(llama.requests) == 4
+
+    asyncio.run(main())
+
+
+def test_who_is_between_two_attempts_makes_no_more_of_them() -> None:
+    """The pause before the next one ends with the error of the last one."""
+
+    async def main() -> None:
+        policy = {"attempts": 5, "first_delay_s": 0.3, "longest_delay_s": 0.3}
+        async with ScriptedLlama(FAILS) as llama:
+            async with gateway_here(llama.url, settings={"retry": {"local": policy}}) as here:
+                call = asyncio.create_task(here.chat())
+                await until(
+                    lambda: (
+                        [a.delay_s for e in here.runtime.in_flight.values() for a in e.attempts]
+                        > [0.0]
+                    )
+                )
+                by_hand(here)
+                answer = await call
+                assert answer.json()["error"]["code"] == "upstream_error"
+                assert answer.headers["penstock-attempts"] == "1"
+                assert len(llama.requests) == 1
+
+    asyncio.run(main())
+
+
+def test_nothing_is_asked_of_a_server_that_is_left_alone() -> None:
+    """Who is refused is refused before anything is counted for it there."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url, settings=ONCE) as here:
+            await here.chat()
+            by_hand(here)
+            counted = llama.counted
+            long = [{"role": "user", "content": f"{n} " + "word " * 1500} for n in range(2)]
+            assert (await here.chat(messages=long)).json()["error"]["code"] == "breaker_open"
+            assert llama.counted == counted
+            breaker(here).try_soon(0.0)
+            assert (await here.chat(messages=long)).status_code == 200
+            assert llama.counted > counted
+
+    asyncio.run(main())
+
+
+def test_a_server_that_is_seen_loading_is_not_dead() -> None:
+    """It came back and loads: who comes waits for it, and is answered."""
+    loads: Script = [reply({"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}, b"503 Service Unavailable")]  # fmt: skip
+
+    async def main() -> None:
+        async with ScriptedLlama(loads, stream("hello")) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                box = here.runtime.fleet.get("box")
+                await until(lambda: box.profiles)
+                by_hand(here)
+                llama.ready = False
+                await here.runtime.keeper.look_anew(box)
+                assert breaker(here).state is BreakerState.CLOSED
+                assert acts(here) == ["breaker_opened", "breaker_closed"]
+                calls = [asyncio.create_task(here.chat()) for _ in range(2)]
+                await until(lambda: len(llama.requests) >= 1)
+                llama.ready = True
+                assert {(await call).status_code for call in calls} == {200}
+
+    asyncio.run(main())
+
+
+def test_a_server_that_died_of_its_load_is_dead() -> None:
+    """The last thing that it said is that it loads; that excuses nothing any more."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url, settings=ONCE) as here:
+            box = here.runtime.fleet.get("box")
+            await until(lambda: box.profiles)
+            llama.ready = False
+            await here.runtime.keeper.look_anew(box)
+            assert box.comes_back
+            await llama.leave()
+            await here.runtime.keeper.look_anew(box)
+            for _ in range(3):
+                assert (await here.chat()).json()["error"]["code"] == "upstream_unreachable"
+            assert (await here.chat()).json()["error"]["code"] == "breaker_open"
+
+    asyncio.run(main())
+
+
+def test_one_that_does_not_listen_is_loading_for_as_long_as_a_load_may_take() -> None:
+    """vLLM listens only when it is ready; after the load limit it is dead, and requests wait no more."""
+
+    async def main() -> None:
+        gone = Upstream("box", "http://127.0.0.1:1", kind=ServerKind.VLLM, models=("m",))
+        async with gateway_here([gone]) as here:
+            box = here.runtime.fleet.get("box")
+            await until(lambda: box.away_since_s is not None)
+            call = asyncio.create_task(here.chat())
+            await until(lambda: [e.stage for e in here.runtime.in_flight.values()] == ["loading"])
+            assert not box.breaker.error_share(0.0)
+            box.away_since_s = -1e6
+            answer = await call
+            assert answer.json()["error"]["code"] == "upstream_unreachable"
+            assert int(answer.headers["penstock-attempts"]) == 3
+            for _ in range(2):
+                await here.chat()
+            assert (await here.chat()).json()["error"]["code"] == "breaker_open"
+
+    asyncio.run(main())
+
+
+class Crowded(ScriptedLlama):
+    """
+    Attributes:
+        now, most: generating requests at a time.
+    """
+
+    now = most = 0
+
+    async def _play(self, peer: Peer, script: Script) -> bool:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super()._play(peer, [_a_while, *script])
+        finally:
+            self.now -= 1
+
+
+async def _a_while(_: Peer) -> None:
+    await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("away", ["held", "loading", "dead"])
+def test_a_server_that_comes_back_is_not_run_over(away: str) -> None:
+    """Twenty requests waited for it, or come again: never more at a time than it has slots, and all are answered."""
+
+    async def main() -> None:
+        async with Crowded(slots=2) as llama, gateway_here(llama.url) as here:
+            box = here.runtime.fleet.get("box")
+            await here.chat()
+            llama.most = 0
+            if away == "held":
+                box.holding.begin("restarting")
+            elif away == "loading":
+                loading = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}  # fmt: skip
+                llama.ready = False
+                llama.play([[reply(loading, b"503 Service Unavailable")]])
+            else:
+                await llama.leave()
+                assert [(await here.chat()).status_code for _ in range(4)] == [502] * 3 + [503]
+            calls = [asyncio.create_task(_until_answered(here, away == "dead")) for _ in range(20)]
+            await until(lambda: len(here.runtime.in_flight) == 20 or away == "dead")
+            if away == "held":
+                box.holding.end("restarting")
+            elif away == "loading":
+                await until(lambda: [e.stage for e in here.runtime.in_flight.values()].count("loading") == 2)  # fmt: skip
+                llama.play([])
+                llama.ready = True
+            else:
+                await llama.come_back()
+            assert await asyncio.gather(*calls) == [200] * 20
+            assert llama.most <= 2
+            assert (box.limiter.in_use, box.limiter.waiting) == (0, 0)
+
+    asyncio.run(main())
+
+
+async def _until_answered(here: Here, comes_again: bool) -> int:
+    """The status of a request; of one that comes again as long as it is refused."""
+    while True:
+        answer = await here.chat()
+        if not comes_again or answer.status_code == 200:
+            return answer.status_code
+        await asyncio.sleep(0.02)
 
 
 def test_a_probe_that_is_being_answered_lets_the_others_go() -> None:
@@ -214,187 +447,5 @@ def test_who_queues_keeps_the_place_when_it_closes_again() -> None:
                 assert {(await task).status_code for task in tasks} == {200}
                 told = [request.body.partition(b"number ")[2][:1] for request in llama.requests]
                 assert told == [b"", b"0", b"1", b"2"]
-
-    asyncio.run(main())
-
-
-@contextlib.asynccontextmanager
-async def two(
-    *first: Script, settings: dict[str, Any] | None = None
-) -> AsyncIterator[tuple[ScriptedLlama, ScriptedLlama, Here]]:
-    """Two servers with the same model; the first one does as it is told."""
-    async with ScriptedLlama(*first) as one, ScriptedLlama() as other:
-        upstreams = (Upstream("one", one.url), Upstream("other", other.url))
-        async with gateway_here(upstreams, settings=settings) as here:
-            await until(lambda: all(state.profiles for state in here.runtime.fleet))
-            yield one, other, here
-
-
-@pytest.mark.parametrize(
-    "script",
-    [pytest.param(FAILS, id="an internal error"), pytest.param([RESET], id="a dead connection")],
-)
-@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
-def test_a_failed_request_goes_to_the_other_server(script: Script, streams: bool) -> None:
-    """The client sees one good answer, of the other server, after two attempts."""
-
-    async def main() -> None:
-        async with two(script) as (one, other, here):
-            answer = await here.chat(stream=streams)
-            assert answer.status_code == 200
-            assert "hello" in answer.text
-            assert answer.headers["penstock-upstream"] == "other"
-            assert answer.headers["penstock-attempts"] == "2"
-            assert (len(one.requests), len(other.requests)) == (1, 1)
-            request = (await here.http.get(f"/penstock/requests/{answer.headers['penstock-request-id']}")).json()  # fmt: skip
-            assert [a["upstream"] for a in request["attempts"]] == ["one", "other"]
-            metrics = (await here.http.get("/metrics")).text
-            assert 'penstock_failovers_total{other="other",upstream="one"} 1.0' in metrics
-
-    asyncio.run(main())
-
-
-def test_each_server_learns_of_itself() -> None:
-    """A request that moved on lowers the limit and the health of the server that had too much, not of the other."""
-    oom: Script = [reply({"error": {"message": "CUDA error: out of memory", "code": 500}}, b"500 Internal Server Error")]  # fmt: skip
-
-    async def main() -> None:
-        async with two(oom) as (_, _, here):
-            states = here.runtime.fleet.states
-            before = states["other"].limiter.limit
-            taught: list[tuple[str, str]] = []
-            for state in states.values():
-                learn = state.limit.learn
-
-                def noted(exchange: Any, *given: Any, learn: Any = learn, **named: Any) -> Any:
-                    taught.append((exchange.upstream, exchange.outcome.value))
-                    return learn(exchange, *given, **named)
-
-                state.limit.learn = noted  # type: ignore[method-assign]
-            assert (await here.chat()).status_code == 200
-            assert taught == [("one", "dropped"), ("other", "success")]
-            assert states["other"].limiter.limit == before
-            assert states["one"].vitals.requests(0.0) == (1, 1)
-            assert states["other"].vitals.requests(0.0) == (1, 0)
-            assert list(states["one"].vitals.ran_out) == ["m"]
-
-    asyncio.run(main())
-
-
-def test_no_other_server_once_a_part_was_relayed() -> None:
-    """A stream that breaks ends with an error: nothing is begun twice."""
-    begun: Script = [stream("x")[0], event(delta("half ")), RESET]
-
-    async def main() -> None:
-        async with two(begun) as (_, other, here):
-            answer = await here.chat(stream=True)
-            assert "half " in answer.text
-            assert "hello" not in answer.text
-            assert not other.requests
-
-    asyncio.run(main())
-
-
-def test_all_attempts_together_are_the_policys() -> None:
-    """Two servers that fail get no more attempts than one."""
-
-    async def main() -> None:
-        async with ScriptedLlama([RESET]) as one, ScriptedLlama([RESET]) as other:
-            upstreams = (Upstream("one", one.url), Upstream("other", other.url))
-            async with gateway_here(upstreams) as here:
-                await until(lambda: all(state.profiles for state in here.runtime.fleet))
-                answer = await here.chat()
-                assert answer.status_code in (502, 503)
-                assert len(one.requests) + len(other.requests) <= 3
-                assert int(answer.headers["penstock-attempts"]) <= 3
-
-    asyncio.run(main())
-
-
-def test_a_server_that_fails_quickly_attracts_nobody() -> None:
-    """It looks free all the time; its failures count as waits."""
-
-    async def main() -> None:
-        async with two(FAILS) as (one, other, here):
-            answers = [await here.chat() for _ in range(12)]
-            assert {answer.status_code for answer in answers} == {200}
-            assert len(one.requests) <= 2
-            assert len(other.requests) == 12
-
-    asyncio.run(main())
-
-
-def test_a_path_that_names_its_server_is_not_sent_elsewhere() -> None:
-    """`/upstream/NAME/...` means that one."""
-
-    async def main() -> None:
-        async with two(FAILS) as (_, other, here):
-            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-            answer = await here.http.post("/upstream/one/v1/chat/completions", json=body)
-            assert answer.status_code == 502
-            assert not other.requests
-
-    asyncio.run(main())
-
-
-def fallback(target: str, url: str, local: bool) -> dict[str, Any]:
-    """Settings by which requests for `box` go to `spare` when it does not answer."""
-    return {
-        **ONCE,
-        "retry": {"local": {"attempts": 2, "first_delay_s": 0.01, "longest_delay_s": 0.05}},
-        "upstreams": [
-            {"name": "box", "url": "http://127.0.0.1:1", "fallback": target},
-            {"name": "spare", "url": url, "local": local, "models": ["big"]},
-        ],
-    }
-
-
-@pytest.mark.parametrize("local", [True, False], ids=["local", "cloud"])
-def test_the_named_fallback_takes_over(local: bool) -> None:
-    """With the model that is named for it, announced; a cloud only because it is named."""
-    whole: Script = [reply({"id": "x", "object": "chat.completion", "model": "big", "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "from the spare"}}]})]  # fmt: skip
-
-    async def main() -> None:
-        async with (
-            ScriptedLlama(FAILS) as llama,
-            ScriptedLlama(*([] if local else [whole])) as spare,
-        ):
-            settings = fallback("spare/m" if local else "spare/big", spare.url, local)
-            settings["upstreams"][0]["url"] = llama.url
-            upstreams = (
-                Upstream("box", llama.url),
-                Upstream("spare", spare.url, local=local, models=() if local else ("big",)),
-            )
-            spare.model = "m2"
-            async with gateway_here(upstreams, settings=settings) as here:
-                await until(lambda: here.runtime.fleet.get("box").profiles)
-                answer = await here.chat()
-                assert answer.status_code == 200
-                assert len(spare.requests) == 1
-                shown = (await here.http.get("/penstock/status")).json()["requests"]["recent"][0]
-                assert shown["upstream"] == "spare"
-                assert shown["locality"] == ("local" if local else "cloud")
-                if local:
-                    assert any("box does not answer" in c["detail"] for c in shown["changes"])
-                else:
-                    assert answer.json()["choices"][0]["message"]["content"] == "from the spare"
-
-    asyncio.run(main())
-
-
-def test_never_to_a_cloud_that_is_not_named() -> None:
-    """A cloud that lists the very same model gets nothing."""
-
-    async def main() -> None:
-        async with ScriptedLlama(FAILS) as llama, ScriptedLlama() as cloud:
-            upstreams = (
-                Upstream("box", llama.url),
-                Upstream("cloud", cloud.url, local=False, models=("m",)),
-            )
-            async with gateway_here(upstreams, settings=ONCE) as here:
-                await until(lambda: here.runtime.fleet.get("box").profiles)
-                for _ in range(6):
-                    assert (await here.chat()).status_code in (502, 503)
-                assert not cloud.requests
 
     asyncio.run(main())

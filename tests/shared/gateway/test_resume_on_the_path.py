@@ -43,6 +43,7 @@ class Continuing(ScriptedLlama):
         breaks: what it does instead of the whole stream, by number of the request that is no probe; None for
             the whole stream.
         continues: it does so; else it begins again.
+        progresses: it tells how far the prompt is, and so how long.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Continuing(ScriptedLlama):
         self.continues = continues
         self.asked: list[dict[str, Any]] = []
         self.probes = 0
+        self.progresses = True
 
     def script_for(self, request: Received) -> list[Step]:
         body = json.loads(request.body)
@@ -68,7 +70,7 @@ class Continuing(ScriptedLlama):
         end = {**delta("", "stop"), "id": role["id"]}
         end["timings"] = {"cache_n": 0, "prompt_n": prompt, "predicted_n": len(words),
                           "prompt_per_token_ms": 1.0, "predicted_per_token_ms": 2.0}  # fmt: skip
-        chunks: list[Any] = [progress] if body.get("return_progress") else []
+        chunks: list[Any] = [progress] if self.progresses and body.get("return_progress") else []
         chunks += [role, *({**delta(word), "id": role["id"]} for word in words), end]
         data = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in chunks)
         data += b"data: [DONE]\n\n"
@@ -262,6 +264,24 @@ def test_a_server_that_dies_of_the_request_again_and_again_is_left_alone() -> No
                 assert len(llama.asked) == 3
                 exchange = here.runtime.recorder.recent()[0]
                 assert (exchange.resumed, exchange.resume_outcome) == (2, "gave_up")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("progresses", [True, False], ids=["tells progress", "does not"])
+@pytest.mark.parametrize("first", range(690, 900, 31))
+def test_an_answer_is_continued_twice(first: int, progresses: bool) -> None:
+    """What the first continuation said is part of what the second one continues, whole events only."""
+
+    async def scene() -> None:
+        async with Continuing(after(first), after(900)) as llama:
+            llama.progresses = progresses
+            async with gateway_here(llama.url, settings=SETTINGS) as here:
+                await proven(here, llama)
+                text, values, done = read((await here.chat(stream=True)).content)
+                assert (text, done) == (TEXT, True)
+                assert values[-1]["timings"]["predicted_n"] == len(WORDS)
+                assert here.runtime.recorder.recent()[0].resumed == 2
 
     asyncio.run(scene())
 

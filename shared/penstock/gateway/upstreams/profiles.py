@@ -130,11 +130,15 @@ class ProfileKeeper:
     async def look(self, state: UpstreamState) -> bool:
         """Look at *state* now; several callers share one look. Returns whether it was reachable."""
         running = self._looks.get(state)
-        if running is None:
+        if running is None or running.done():  # one that has ended in this very moment is no news
             running = asyncio.create_task(self._look(state), name=f"look at {state.name}")
             self._looks[state] = running
-            running.add_done_callback(lambda _: self._looks.pop(state, None))
+            running.add_done_callback(lambda ended: self._has_looked(state, ended))
         return await asyncio.shield(running)
+
+    def _has_looked(self, state: UpstreamState, ended: asyncio.Task[bool]) -> None:
+        if self._looks.get(state) is ended:
+            del self._looks[state]
 
     async def is_loaded(self, state: UpstreamState, model: str) -> bool:
         """Whether the server holds *model* in memory, by its word of now."""
