@@ -414,6 +414,7 @@ class LocalRun:
             self.permit.release()
         self.state, self.permit = state, permit
         self.exchange.upstream = state.name
+        self.exchange.in_flight = 0  # half an answer teaches nothing of how many are too many there
         if self.job is not None:
             self.job.state = state
         if self.relaying is not None:
