@@ -12,6 +12,7 @@ from loops import until
 from penstock.breaker import BreakerState
 from penstock.concurrency import Ask
 from penstock.domain.upstream import ServerKind, Upstream
+from penstock.gateway.upstreams.fleet import UpstreamState
 from rawserver import RESET, Peer, Script
 from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 
@@ -421,6 +422,64 @@ def test_a_probe_that_breaks_off_counts_like_any_other() -> None:
                 await until(lambda: not here.runtime.in_flight)
                 assert breaker(here).state is BreakerState.OPEN
                 assert len(llama.requests) == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["it lives on", "it has died"])
+def test_a_server_of_ours_that_is_only_suspected_is_judged_when_it_is_known(dies: bool) -> None:
+    """Connections that break hold requests for a moment; a server that lives on has failed all the same."""
+
+    class Suspected:
+        is_given_up = False
+
+        def __init__(self, state: UpstreamState) -> None:
+            self.state = state
+            self.known = asyncio.Event()
+            self.known.set()
+
+        @property
+        def is_suspected(self) -> bool:
+            return not self.known.is_set()
+
+        def suspect(self) -> None:
+            self.known.clear()
+            self.state.holding.begin("restarting")
+
+        async def settled(self) -> None:
+            await self.known.wait()
+
+        def settle(self) -> None:
+            if not dies:
+                self.state.holding.end("restarting")
+            self.known.set()
+
+        def refuse_if_given_up(self) -> None:
+            return None
+
+        def try_again(self) -> None:
+            return None
+
+        def shown(self, _: float) -> dict[str, Any]:
+            return {}
+
+    async def main() -> None:
+        broken: Script = [*stream("hello")[:2], RESET]
+        async with ScriptedLlama(broken) as llama, gateway_here(llama.url, settings=ONCE) as here:
+            state = here.runtime.fleet.get("box")
+            await until(lambda: state.profiles)
+            ours = state.supervised = Suspected(state)
+            for _ in range(3):
+                asked = asyncio.create_task(here.chat(stream=True))
+                await until(lambda: ours.is_suspected and not here.runtime.in_flight)
+                assert breaker(here).state is BreakerState.CLOSED
+                await asked
+                ours.settle()
+                if dies:
+                    await until(lambda: not any(t.get_name() == "breaker lesson" for t in asyncio.all_tasks()))  # fmt: skip
+                    state.holding.end("restarting")
+            await until(lambda: dies or breaker(here).state is BreakerState.OPEN)
+            assert dies is (breaker(here).state is BreakerState.CLOSED)
 
     asyncio.run(main())
 

@@ -92,8 +92,15 @@ class Supervised(Protocol):
     def is_given_up(self) -> bool:
         """Whether it is not started again by itself."""
 
+    @property
+    def is_suspected(self) -> bool:
+        """Whether it may have ended, and that is not known yet."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    async def settled(self) -> None:
+        """Wait until that is known."""
 
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""

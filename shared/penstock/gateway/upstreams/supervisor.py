@@ -207,6 +207,16 @@ class Supervisor:
                 self._find_out(), name=f"is the server of {self.server.name} dead?"
             )
 
+    @property
+    def is_suspected(self) -> bool:
+        """Whether it may have ended, and that is not known yet."""
+        return self._suspecting is not None
+
+    async def settled(self) -> None:
+        """Wait until that is known."""
+        if self._suspecting is not None:
+            await asyncio.wait({self._suspecting})
+
     def refuse_if_given_up(self) -> None:
         """
         Raises:
