@@ -4,7 +4,8 @@ A load that waits for nobody, and what it saw: used by `overload.py`.
 Requests are sent when their time has come, however many are still without an answer: that is how people behave who
 do not know of one another, and the only way to see what an overloaded server does (closed loops slow down with it).
 The client is as small as can be (one protocol class, no HTTP library), since it shares the machine with what it
-measures; what is late is late by the clock of the request, so a sender that lags is seen as slowness, never hidden.
+measures; the time to a first token counts from when the request was due, so a sender that lags is seen as slowness,
+never hidden. (A refusal counts from when it was sent: how quick it is is what is asked there.)
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Saw:
     What became of it. Times are seconds since it was due.
 
     Attributes:
+        late_s: how late this very process was: the machine was busy.
         status: 0 when the connection broke or the client gave up before there was one.
         first_s: the first token.
         end_s: the end of the answer, or of the refusal.
@@ -54,6 +56,7 @@ class Saw:
     first_s: float | None = None
     end_s: float | None = None
     complete: bool = False
+    late_s: float = 0.0
 
 
 def plan(
@@ -163,6 +166,7 @@ async def send(port: int, asked: Sequence[Asked]) -> list[Saw]:
     )
 
     async def one(request: bytes, due_s: float, saw: Saw) -> None:
+        saw.late_s = max(0.0, loop.time() - due_s)
         while idle:
             connection = idle.pop()
             if not connection.transport.is_closing():
