@@ -13,12 +13,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 import orjson
 
 from penstock.domain.fault import Fault, Phase
+from penstock.domain.retry_after import parse_retry_after
 from penstock.errors import ErrorCode as E
 from penstock.errors import UpstreamFault
 from penstock.servers.base import FaultRule, ServerSpec
@@ -192,24 +192,6 @@ def cloud_code(status: int) -> E:
     if status in (503, 529):
         return E.UPSTREAM_OVERLOADED
     return E.UPSTREAM_ERROR if status >= 500 or status == 408 else E.UPSTREAM_BAD_REQUEST
-
-
-def parse_retry_after(value: str | None, now_s: float) -> float | None:
-    """
-    Seconds to wait by `Retry-After`: a number or an HTTP date (RFC 9110 section 10.2.3).
-
-    Returns:
-        None when there is none, or none that can be read. Never below 0.
-    """
-    if value is None:
-        return None
-    value = value.strip()
-    if re.fullmatch(r"\d{1,9}(?:\.\d{1,6})?", value):
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
 
 
 _HINTS: Mapping[E, str] = {

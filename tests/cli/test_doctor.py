@@ -42,18 +42,19 @@ def requests(*codes: str | None) -> list[dict[str, Any]]:
     ("upstream", "good", "says", "do"),
     [
         pytest.param({"breaker": {"state": "open", "why": "3 faults in a row", "retry_after_s": 12}}, False, "3 faults in a row", "own log", id="an open breaker"),
-        pytest.param({"breaker": "open", "error": "refused"}, False, "because refused", "detect http://h", id="a breaker as a word"),
+        pytest.param({"breaker": {"state": "open", "why": None}}, False, "its breaker is open: requests", "detect http://h", id="an open breaker without a reason"),
         pytest.param({"breaker": {"state": "half_open"}}, None, "half open", "", id="half open"),
         pytest.param({"paused": "hold", "concurrency": {"held": 3}}, False, "held; 3 wait", "penstock resume box", id="paused"),
         pytest.param({"drained": "refuse"}, False, "is drained: new requests are refused", "penstock resume box", id="drained"),
         pytest.param({"held_because": ["restarting"], "concurrency": {"held": 1}}, None, "restarting; 1 wait", "", id="restarting"),
         pytest.param({"bypass": True}, None, "bypassed", "penstock bypass off box", id="bypassed"),
-        pytest.param({"supervised": {"state": "given_up", "restarts": 5, "why": "exit code 1"}}, False, "5 times and was given up (exit code 1)", "penstock logs --server box", id="given up"),
+        pytest.param({"supervised": {"state": "given_up", "restarts": 5, "why": "exit code 1"}}, False, "again and again and was given up (exit code 1)", "penstock logs --server box", id="given up"),
         pytest.param({"supervised": {"state": "running", "restarts": 2}}, None, "restarted 2 times", "penstock logs --server box", id="restarted"),
         pytest.param({"concurrency": {"limit": 2, "queued": 9}}, None, "9 requests wait", "", id="a long queue"),
         pytest.param({"concurrency": {"ghosts": 2}}, None, "2 requests whose clients are gone", "", id="ghosts"),
         pytest.param({"state": "loading"}, None, "is loading", "", id="loading"),
-        pytest.param({"health": {"findings": [{"finding": "slow", "says": "it answers slowly"}]}}, None, "it answers slowly", "", id="health"),
+        pytest.param({"health": {"findings": [{"name": "slow", "detail": "a cheap question took 3.0 s"}]}}, None, "took 3.0 s", "fewer requests", id="health"),
+        pytest.param({"health": {"findings": [{"name": "hung", "detail": "it answers nothing"}]}}, False, "it answers nothing", "start it again", id="a hung server"),
     ],
 )  # fmt: skip
 def test_an_upstream_in_trouble(

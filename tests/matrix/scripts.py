@@ -33,14 +33,14 @@ def script(
     moment: Moment,
     kind: str,
     wire: Wire,
-    gate: asyncio.Event,
+    gate: Callable[[Peer], Awaitable[object]],
     die: Callable[[], Awaitable[None]],
 ) -> Script:
     """
     What the server does with a request that meets *fault* at *moment*.
 
     Args:
-        gate: opened when the fault may strike.
+        gate: waits until the fault may strike.
         die: ends the server.
     """
     before = _before(moment, wire)

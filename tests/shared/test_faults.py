@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import fault_cases
 from penstock import faults
 from penstock.domain.fault import Fault
+from penstock.domain.retry_after import parse_retry_after
 from penstock.domain.upstream import ServerKind
 from penstock.errors import ERROR_TABLE, ErrorCode
 from penstock.servers import SPECS, spec
@@ -146,7 +147,7 @@ def test_errors_inside_streams(raw: Any, code: str) -> None:
 )  # fmt: skip
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     """Seconds or a date (RFC 9110, 10.2.3); what cannot be read is as if it were not there."""
-    assert faults.parse_retry_after(value, NOW) == seconds
+    assert parse_retry_after(value, NOW) == seconds
 
 
 def test_the_overflow_is_told_in_the_words_that_clients_know() -> None:

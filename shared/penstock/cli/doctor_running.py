@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from penstock.cli.findings import Finding
-from penstock.cli.wording import duration, named, short
+from penstock.cli.wording import duration, short
 
 _FEW_REQUESTS = 5
 _THRASHING_SHARE = 0.5
@@ -89,12 +89,10 @@ def _switched(upstream: Mapping[str, Any], name: str, program: str) -> Iterator[
 
 
 def _breaker(upstream: Mapping[str, Any], name: str, program: str) -> Iterator[Finding]:
-    value = upstream.get("breaker")
-    state = named(value)
+    told = upstream.get("breaker") or {}
+    state, why = told.get("state"), told.get("why")
     if state not in ("open", "half_open"):
         return
-    told = value if isinstance(value, Mapping) else {}
-    why = told.get("why") or told.get("reason") or upstream.get("error")
     because = f" because {why}" if why else ""
     again = told.get("retry_after_s")
     when = f"; it is tried again in {duration(again)}" if isinstance(again, int | float) else ""
@@ -111,16 +109,14 @@ def _breaker(upstream: Mapping[str, Any], name: str, program: str) -> Iterator[F
 
 
 def _supervised(upstream: Mapping[str, Any], name: str, program: str) -> Iterator[Finding]:
-    value = upstream.get("supervised")
-    told = value if isinstance(value, Mapping) else {}
-    state, restarts = named(value), told.get("restarts") or 0
-    why = told.get("why") or told.get("error") or told.get("last_exit")
+    told = upstream.get("supervised") or {}
+    state, restarts, why = told.get("state"), told.get("restarts") or 0, told.get("why")
     because = f" ({why})" if why else ""
     if state == "given_up":
         yield Finding(
             name,
             False,
-            f"its server ended {restarts or 'too many'} times and was given up{because}",
+            f"its server died again and again and was given up{because}",
             f"`{program} logs --server {name}` shows what it said; mend that, then `{program} resume`.",
         )
     elif state == "restarting":
@@ -184,15 +180,22 @@ def _thrashing(name: str, recent: list[Mapping[str, Any]]) -> Iterator[Finding]:
 
 
 def _health(upstream: Mapping[str, Any], name: str) -> Iterator[Finding]:
-    value = upstream.get("health")
-    findings = value.get("findings") if isinstance(value, Mapping) else value
-    for one in findings if isinstance(findings, list) else ():
-        if isinstance(one, str):
-            yield Finding(name, None, one)
-        elif isinstance(one, Mapping) and one.get("finding", one.get("name")) != "unreachable":
-            said = one.get("says") or one.get("why") or one.get("finding") or one.get("name")
-            if said:
-                yield Finding(name, None, str(said), one.get("do"))
+    for one in (upstream.get("health") or {}).get("findings") or ():
+        if one["name"] not in ("unreachable", "loading"):  # told already
+            yield Finding(
+                name, _HEALTH_GOOD.get(one["name"]), one["detail"], _HEALTH_ADVICE.get(one["name"])
+            )
+
+
+_HEALTH_GOOD = {"hung": False, "out_of_memory": False, "model_failed": False}
+_HEALTH_ADVICE = {
+    "hung": "End the server and start it again; under `serve --supervise` that is done for you.",
+    "slow": "It has much to do, or the machine has: fewer requests at a time, or a smaller model.",
+    "errors": "Look at the server's own log; the requests that failed are in the status.",
+    "memory": "Close something, unload a model, or run the server with a smaller window or fewer slots.",
+    "out_of_memory": "A smaller window, fewer slots, a smaller model, or a KV cache in fewer bits.",
+    "model_failed": "Look at the server's own log: it could not keep the model running.",
+}
 
 
 def _acts(status: Mapping[str, Any], now_s: float) -> Iterator[Finding]:

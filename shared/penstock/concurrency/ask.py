@@ -65,9 +65,13 @@ class Ticket:
         place: where it is.
         left_s: when its client left the line, 0 while it did not.
         was_kept: it waited for its slot, or for another, rather than take that of another conversation.
+        more_s: how much later its deadline may become because the server was away; stood_s: how long it had been
+            away in all by the time up to which that was made good.
     """
 
-    __slots__ = ("ask", "deadline_s", "entered_s", "granted_s", "left_s", "place", "was_kept")
+    __slots__ = (
+        "ask", "deadline_s", "entered_s", "granted_s", "left_s", "more_s", "place", "stood_s", "was_kept",
+    )  # fmt: skip
 
     def __init__(self, ask: Ask, entered_s: float, deadline_s: float) -> None:
         self.ask = ask
@@ -75,7 +79,7 @@ class Ticket:
         self.deadline_s = deadline_s
         self.granted_s: float | None = None
         self.place = Place.OUTSIDE
-        self.left_s = 0.0
+        self.left_s = self.more_s = self.stood_s = 0.0
         self.was_kept = False
 
     @property

@@ -25,6 +25,8 @@ from penstock.concurrency.warmth import Warmth
 from penstock.errors import ErrorCode
 
 _MOST_ASIDE = 8
+_LEAST_MORE_S = 1.0
+"""While the server is away a deadline moves by no less, or it would have to be moved all the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +200,24 @@ class Line:
             self._front[ticket] = None
         return True
 
-    def expire(self, now_s: float) -> list[Ticket]:
-        """Those whose deadline has passed; they are gone. Then `advance`."""
+    def expire(self, now_s: float, stood_s: float = 0.0) -> list[Ticket]:
+        """
+        Those whose deadline has passed; they are gone. Then `advance`.
+
+        Args:
+            stood_s: how long the server has been away in all: nobody waited behind others meanwhile.
+        """
         expired = []
         while (key := self._deadlines.first_key()) is not None and key <= now_s:
             ticket = self._deadlines.first()
             assert ticket is not None
+            if (late_s := stood_s - ticket.stood_s) > 0 and ticket.more_s > 0:
+                more_s = min(ticket.more_s, max(late_s, _LEAST_MORE_S))
+                ticket.more_s -= more_s
+                ticket.stood_s = stood_s
+                ticket.deadline_s += more_s
+                self._deadlines.push(ticket.deadline_s, ticket)
+                continue
             self._unwait(ticket)
             expired.append(ticket)
         return expired

@@ -37,7 +37,11 @@ class ConcurrencyOptions(Options):
         ge=0,
     )
     queue_deadline_s: float = option(
-        120.0, effect="Longest wait behind other requests.", unit="seconds", gt=0
+        120.0,
+        effect="Longest wait behind other requests.",
+        unit="seconds",
+        reason="The clock stands still while the server loads, is held or is being restarted.",
+        gt=0,
     )
     keep_slot_s: float = option(
         1.5,

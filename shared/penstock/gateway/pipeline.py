@@ -66,7 +66,7 @@ from penstock.gateway.steps.opening import Job
 from penstock.gateway.steps.prepare import Preparation
 from penstock.gateway.steps.relaying import Relaying
 from penstock.gateway.steps.succession import have_proven, means_of
-from penstock.gateway.steps.teach import teach_breaker
+from penstock.gateway.steps.teach import answer_began, teach_breaker
 from penstock.gateway.steps.translate import Work, translation_of, work_of
 from penstock.gateway.steps.tune import Tuned, wants_stream, weight_of
 from penstock.gateway.steps.upstream_headers import headers_for
@@ -283,6 +283,7 @@ class LocalRun:
             relaying = self.relaying = Relaying(self.answer, self.job, keeper, self._task)
             opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
+            self.passed = answer_began(self.runtime, self.state, self.passed)
             # 8. Relay.
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
@@ -413,6 +414,7 @@ class LocalRun:
             self.permit.release()
         self.state, self.permit = state, permit
         self.exchange.upstream = state.name
+        self.exchange.in_flight = 0  # half an answer teaches nothing of how many are too many there
         if self.job is not None:
             self.job.state = state
         if self.relaying is not None:

@@ -189,6 +189,8 @@ def test_who_is_turned_away_has_no_place_and_no_permit() -> None:
         first.release()  # in the same moment
         results = await asyncio.gather(*rest, return_exceptions=True)
         assert [type(result) for result in results] == [TurnedAway] * 3
+        # Whoever does not ask the breaker again can tell it to the client.
+        assert all(isinstance(one, Refused) and one.retry_after_s for one in results)
         assert (one.running, one.waiting, one.free) == (0, 0, 1)
 
     asyncio.run(main())

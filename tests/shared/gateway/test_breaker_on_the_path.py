@@ -10,8 +10,10 @@ import pytest
 
 from loops import until
 from penstock.breaker import BreakerState
+from penstock.concurrency import Ask
 from penstock.domain.upstream import ServerKind, Upstream
-from rawserver import Peer, Script
+from penstock.gateway.upstreams.fleet import UpstreamState
+from rawserver import RESET, Peer, Script
 from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 
 FAILS: Script = [reply({"error": {"message": "boom", "type": "server_error", "code": 500}}, b"500 Internal Server Error")]  # fmt: skip
@@ -287,6 +289,12 @@ def test_a_server_that_died_of_its_load_is_dead() -> None:
             assert box.comes_back
             await llama.leave()
             await here.runtime.keeper.look_anew(box)
+            assert not box.comes_back
+            stood_s = box.absence.total_s()
+            await asyncio.sleep(0.01)
+            assert (
+                box.absence.total_s() == stood_s
+            )  # nor does it excuse that the queue stands still
             for _ in range(3):
                 assert (await here.chat()).json()["error"]["code"] == "upstream_unreachable"
             assert (await here.chat()).json()["error"]["code"] == "breaker_open"
@@ -379,3 +387,130 @@ async def _until_answered(here: Here, comes_again: bool) -> int:
         if not comes_again or answer.status_code == 200:
             return answer.status_code
         await asyncio.sleep(0.02)
+
+
+def test_a_probe_that_is_being_answered_lets_the_others_go() -> None:
+    """An answer may take minutes: its first token shows that the server works, nobody waits for its last."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+        good = stream("hello", "world")
+        slow: Script = [*good[:2], go, *good[2:]]
+        async with ScriptedLlama(FAILS, FAILS, FAILS, slow, good) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                for _ in range(3):
+                    await here.chat()
+                breaker(here).try_soon(0.0)
+                probe = asyncio.create_task(here.chat(stream=True))
+                await until(lambda: breaker(here).state is BreakerState.CLOSED)
+                assert (await here.chat()).status_code == 200
+                assert not probe.done()
+                go.set()
+                assert "world" in (await probe).text
+                assert acts(here) == ["breaker_opened", "breaker_closed"]
+
+    asyncio.run(main())
+
+
+def test_a_probe_that_breaks_off_counts_like_any_other() -> None:
+    """It closed the breaker by its first token; its end is the first failure since."""
+
+    async def main() -> None:
+        broken: Script = [*stream("hello")[:2], RESET]
+        async with ScriptedLlama(FAILS, FAILS, FAILS, broken) as llama:
+            async with gateway_here(llama.url, settings=ONCE) as here:
+                for _ in range(3):
+                    await here.chat()
+                breaker(here).try_soon(0.0)
+                for _ in range(3):
+                    assert breaker(here).state is not BreakerState.OPEN or len(llama.requests) == 3
+                    await here.chat(stream=True)
+                await until(lambda: not here.runtime.in_flight)
+                assert breaker(here).state is BreakerState.OPEN
+                assert len(llama.requests) == 6
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["it lives on", "it has died"])
+def test_a_server_of_ours_that_is_only_suspected_is_judged_when_it_is_known(dies: bool) -> None:
+    """Connections that break hold requests for a moment; a server that lives on has failed all the same."""
+
+    class Suspected:
+        is_given_up = False
+
+        def __init__(self, state: UpstreamState) -> None:
+            self.state = state
+            self.known = asyncio.Event()
+            self.known.set()
+
+        @property
+        def is_suspected(self) -> bool:
+            return not self.known.is_set()
+
+        def suspect(self) -> None:
+            self.known.clear()
+            self.state.holding.begin("restarting")
+
+        async def settled(self) -> None:
+            await self.known.wait()
+
+        def settle(self) -> None:
+            if not dies:
+                self.state.holding.end("restarting")
+            self.known.set()
+
+        def refuse_if_given_up(self) -> None:
+            return None
+
+        def try_again(self) -> None:
+            return None
+
+        def shown(self, _: float) -> dict[str, Any]:
+            return {}
+
+    async def main() -> None:
+        broken: Script = [*stream("hello")[:2], RESET]
+        async with ScriptedLlama(broken) as llama, gateway_here(llama.url, settings=ONCE) as here:
+            state = here.runtime.fleet.get("box")
+            await until(lambda: state.profiles)
+            ours = state.supervised = Suspected(state)
+            for _ in range(3):
+                asked = asyncio.create_task(here.chat(stream=True))
+                await until(lambda: ours.is_suspected and not here.runtime.in_flight)
+                assert breaker(here).state is BreakerState.CLOSED
+                await asked
+                ours.settle()
+                if dies:
+                    await until(lambda: not any(t.get_name() == "breaker lesson" for t in asyncio.all_tasks()))  # fmt: skip
+                    state.holding.end("restarting")
+            await until(lambda: dies or breaker(here).state is BreakerState.OPEN)
+            assert dies is (breaker(here).state is BreakerState.CLOSED)
+
+    asyncio.run(main())
+
+
+def test_who_queues_keeps_the_place_when_it_closes_again() -> None:
+    """A breaker that opened and closed while requests stood in the queue sends nobody to its end."""
+
+    async def main() -> None:
+        async with ScriptedLlama(stream("hello"), slots=1) as llama:
+            async with gateway_here(llama.url) as here:
+                await here.chat()
+                state = here.runtime.fleet.get("box")
+                permit = await state.limiter.acquire(Ask(), deadline_s=5)
+                tasks = []
+                for number in range(3):
+                    if number == 2:
+                        for _ in range(3):
+                            state.breaker.failed(state.breaker.ask(0.0), "boom", 0.0, 0.0)
+                        state.breaker.start_afresh()
+                    said = [{"role": "user", "content": f"number {number}"}]
+                    tasks.append(asyncio.create_task(here.chat(messages=said)))
+                    await until(lambda: state.limiter.waiting == len(tasks))
+                permit.release()
+                assert {(await task).status_code for task in tasks} == {200}
+                told = [request.body.partition(b"number ")[2][:1] for request in llama.requests]
+                assert told == [b"", b"0", b"1", b"2"]
+
+    asyncio.run(main())

@@ -113,6 +113,36 @@ def test_a_hung_server_is_restarted_where_it_is_ours() -> None:
         asyncio.run(main(patch))
 
 
+def test_a_restart_that_takes_long_keeps_no_other_check_waiting() -> None:
+    """A server that loads for half an hour is restarted; the others are looked after meanwhile."""
+
+    async def main() -> None:
+        async with ScriptedLlama() as one, ScriptedLlama() as other:
+            upstreams = (Upstream("one", one.url), Upstream("other", other.url))
+            async with gateway_here(upstreams, settings=QUIET) as here:
+                await until(lambda: all(state.profiles for state in here.runtime.fleet))
+                first, second = here.runtime.fleet
+                asked: list[str] = []
+
+                async def restart(why: str) -> bool:
+                    asked.append(why)
+                    return bool(await asyncio.Event().wait())
+
+                first.restart = restart
+                await one.leave()
+                for _ in range(3):
+                    await look(here)
+                assert len(asked) == 1
+                checked_s = second.vitals.checked_s
+                await look(here)
+                assert second.vitals.checked_s != checked_s
+                assert len(asked) == 1
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("penstock.gateway.upstreams.health._CHECK_WITHIN_S", 0.2)
+        asyncio.run(main())
+
+
 def test_nobody_restarts_what_is_held() -> None:
     """While an upstream is away on purpose nothing is found and nothing done."""
 

@@ -72,3 +72,36 @@ def test_held_requests_are_answered_once_and_queued_ones_stay_out() -> None:
             assert (state.limiter.running, state.limiter.waiting) == (0, 0)
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize("away", ["held", "loading"])
+def test_who_queues_does_not_wait_behind_others_while_the_server_is_away(away: str) -> None:
+    """A load or a restart that takes longer than the queue's deadline refuses nobody."""
+
+    async def scene() -> None:
+        settings = {"concurrency": {"queue_deadline_s": 0.1}}
+        async with (
+            ScriptedLlama(slots=1) as llama,
+            gateway_here(llama.url, settings=settings) as here,
+        ):
+            await here.chat()
+            state = here.runtime.fleet.get("box")
+            permit = await state.limiter.acquire(Ask(), deadline_s=5)
+            llama.ready = state.ready = away != "loading"
+            queued = asyncio.create_task(here.chat())
+            await until(lambda: state.limiter.waiting)
+            if away == "held":
+                state.holding.begin("drained")
+            loop = asyncio.get_running_loop()
+            over_s = loop.time() + 0.3
+            await until(lambda: loop.time() > over_s or queued.done())
+            assert state.limiter.waiting == 1
+            llama.ready = state.ready = True
+            state.holding.end("drained")
+            permit.release()
+            assert (await queued).status_code == 200
+            refused = await state.limiter.acquire(Ask(), deadline_s=5)
+            assert (await here.chat()).json()["error"]["code"] == "queue_deadline"
+            refused.release()
+
+    asyncio.run(scene())

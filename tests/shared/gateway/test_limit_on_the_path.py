@@ -64,6 +64,13 @@ def test_lessons(outcome: Outcome, faults: tuple[Fault | None, ...], lesson: str
     assert _sample(exchange(outcome, *faults), 14.0, 3).lesson == lesson
 
 
+def test_what_another_upstream_did_teaches_nothing_of_this_one() -> None:
+    """A request that came from an upstream that was overloaded is a success where it was answered."""
+    moved = exchange(Outcome.SUCCESS, BUSY, None)
+    moved.attempts[0].upstream = "other"
+    assert _sample(moved, 14.0, 3).lesson == "success"
+
+
 def test_a_sample_is_what_the_server_had_to_do() -> None:
     """Cached tokens cost nothing; a server that counts nothing is believed to have had what we planned."""
     counted = exchange(

@@ -55,6 +55,23 @@ def test_a_failed_request_goes_to_the_other_server(script: Script, streams: bool
     asyncio.run(main())
 
 
+def test_one_that_is_bypassed_takes_no_answer_that_began_with_heartbeats() -> None:
+    """Its bytes could not pass unchanged any more: the request is tried again where it is."""
+
+    async def main() -> None:
+        settings = {"timeouts": {"heartbeat_s": 0.05}}
+        go = asyncio.Event()
+        async with two([go, RESET], stream("again"), settings=settings) as (one, other, here):
+            here.runtime.fleet.get("other").gate.bypassed = True
+            asked = asyncio.create_task(here.chat(stream=True))
+            await until(lambda: any(e.heartbeats for e in here.runtime.in_flight.values()))
+            go.set()
+            assert "again" in (await asked).text
+            assert (len(one.requests), len(other.requests)) == (2, 0)
+
+    asyncio.run(main())
+
+
 def test_no_other_server_once_a_part_was_relayed() -> None:
     """A stream that breaks ends with an error: nothing is begun twice."""
     begun: Script = [stream("x")[0], event(delta("half ")), RESET]

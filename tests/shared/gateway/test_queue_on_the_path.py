@@ -226,11 +226,11 @@ def test_who_gives_up_twice_has_it_still() -> None:
                 await until(lambda: state.ghosts == 1)
                 for _ in range(2):
                     again = asyncio.create_task(here.chat(**says("x")))
-                    await until(lambda: state.limiter.heirs == 1)
+                    await until(lambda: len(state.limiter.heirs) == 1)
                     await hang_up(again)
-                    await until(lambda: state.limiter.heirs == 0)
+                    await until(lambda: len(state.limiter.heirs) == 0)
                 last = asyncio.create_task(here.chat(**says("x")))
-                await until(lambda: state.limiter.heirs == 1)
+                await until(lambda: len(state.limiter.heirs) == 1)
                 assert waiting(here) == 1
                 llama.is_free = True
                 go_on.set()

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from loops import until
+from penstock.domain.upstream import Upstream
+from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.pipeline import LocalRun
 from rawserver import CHUNKED_HEAD, CLOSE, RESET, Received, Step, chunk
 from scripted import Here, ScriptedLlama, delta, event, gateway_here
@@ -308,6 +310,41 @@ def test_it_waits_while_the_server_is_away_and_while_it_loads() -> None:
                 exchange = here.runtime.recorder.recent()[0]
                 assert exchange.heartbeats
                 assert len(exchange.attempts) == 2
+
+    asyncio.run(scene())
+
+
+def test_another_server_goes_on_and_learns_nothing_from_half_an_answer() -> None:
+    """Both permits come back; times that are the first server's do not move the second one's limit."""
+
+    async def scene() -> None:
+        settings = {"resume": {"probe_after_s": 0.01, "wait_s": 0.1}}
+        async with Continuing(after(700)) as box, Continuing() as spare:
+            upstreams = (Upstream("box", box.url), Upstream("spare", spare.url))
+            async with gateway_here(upstreams, settings=settings) as here:
+                await until(lambda: all(state.profiles for state in here.runtime.fleet))
+                first, second = here.runtime.fleet.states.values()
+                second.gate.refusing = "paused"
+                await proven(here, box)
+                taught: list[str] = []
+                for state in (first, second):
+
+                    def noted(exchange: Exchange, *_: Any, **__: Any) -> None:
+                        taught.append(exchange.upstream)
+
+                    state.limit.learn = noted  # type: ignore[method-assign, assignment]
+                asking = asyncio.create_task(here.chat(stream=True))
+                await until(lambda: box.asked)
+                await box.leave()
+                second.gate.refusing = None
+                text, _, done = read((await asking).content)
+                assert (text, done) == (TEXT, True)
+                assert len(spare.asked) == 1
+                await until(lambda: not here.runtime.in_flight)
+                exchange = here.runtime.recorder.recent()[0]
+                assert (exchange.upstream, exchange.resumed) == ("spare", 1)
+                assert [state.limiter.running for state in (first, second)] == [0, 0]
+                assert not taught
 
     asyncio.run(scene())
 

@@ -10,6 +10,7 @@ client `penstock`, and take a permit only when nobody waits for one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import re
@@ -29,7 +30,7 @@ from penstock.dialects.surfaces import OPENAI
 from penstock.domain.fault import Outcome
 from penstock.domain.profile import ModelProfile
 from penstock.domain.upstream import Locality
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, Refused
 from penstock.gateway.edge.exchange import Attempt, Exchange
 from penstock.gateway.relays.choose_relay import make_relay
 from penstock.gateway.steps.limiter import Permit
@@ -226,7 +227,10 @@ async def quiet_permit(state: UpstreamState, model: str) -> Permit | None:
     while loop.time() < give_up_s:
         is_open = state.gate.refusing is None and not state.holding.reasons
         if is_open and state.limiter.free and not state.limiter.waiting:
-            return await state.limiter.acquire(Ask(client="penstock", model=model), deadline_s=1.0)
+            with contextlib.suppress(Refused):  # free for a moment, or kept for somebody
+                return await state.limiter.acquire(
+                    Ask(client="penstock", model=model), deadline_s=1.0
+                )
         await asyncio.sleep(_POLL_S)
     return None
 

@@ -78,6 +78,7 @@ async def admit(
     # a. The gate.
     await pass_gate(exchange, settings, state)
     limiter = _limiter_for(state, exchange)
+    had_its_turn = False
     while True:
         # b. Memory.
         if needed_bytes and memory is not None:
@@ -96,7 +97,7 @@ async def admit(
             exchange.stage = "queued"
             if not needed_bytes:  # what waits for memory waits from there on
                 exchange.queued_s = loop.time()
-            permit = await _permit(incoming, state, limiter, ask, raw, settings)
+            permit = await _permit(incoming, state, limiter, ask, raw, settings, first=had_its_turn)
         except TurnedAway:
             state.breaker.taught_nothing(passed)
             await pass_gate(exchange, settings, state)
@@ -111,14 +112,23 @@ async def admit(
             if exchange.spot is not None:
                 exchange.kept_a_slot |= exchange.spot.was_kept
                 exchange.spot = None
-        if state.breaker.is_current(passed) and not state.holding.reasons:
+        if not state.holding.reasons:
+            if not state.breaker.is_current(passed):
+                # It opened, or closed, while the request stood in the queue.
+                try:
+                    passed = _pass_breaker(state, loop.time())
+                except Refused:
+                    permit.release()
+                    raise
             exchange.admitted_s = loop.time()
             # What runs beside the others teaches nothing about them.
             exchange.in_flight = limiter.in_use if limiter is state.limiter else 0
             return Admission(passed, permit)
+        # The hold began while it stood in the queue: when it ends, it goes before all who wait for a permit.
         permit.release()
         state.breaker.taught_nothing(passed)
-        await pass_gate(exchange, settings, state)  # the hold began while it stood in the queue
+        await pass_gate(exchange, settings, state)
+        had_its_turn = True
 
 
 def _pass_breaker(state: UpstreamState, now_s: float) -> Pass:
@@ -182,6 +192,8 @@ async def _permit(
     ask: Ask,
     raw: bytes,
     settings: Settings,
+    *,
+    first: bool,
 ) -> Permit:
     exchange, deadline_s = incoming.exchange, incoming.queue_deadline_s(settings)
     found = None
@@ -198,12 +210,14 @@ async def _permit(
             raise
     if found is not None:
         exchange.took_over = "place"
+    is_clients = deadline_s < settings.concurrency.queue_deadline_s
     return await limiter.acquire(
         ask,
         deadline_s=deadline_s,
+        away_s=0.0 if is_clients else max(settings.timeouts.load_s, settings.timeouts.hold_s),
         exchange=exchange if raw else None,
         spot=found if isinstance(found, Spot) else None,
-        first=isinstance(found, Haunted),
+        first=first or isinstance(found, Haunted),
     )
 
 

@@ -67,6 +67,7 @@ async def bypass(
         await pass_through(
             incoming, runtime.settings, transport, state, raw, via=runtime.via, again=False
         )
+        why = exchange.warnings[-1] if exchange.error_code else f"it answered {exchange.status}"
     except asyncio.CancelledError:
         # As for all others: the slot is free when the server has really stopped.
         work = expect_ghost(

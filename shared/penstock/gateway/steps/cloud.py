@@ -26,6 +26,7 @@ from penstock.adapters.transport import (
     UpstreamTransport,
 )
 from penstock.domain.fault import Fault, Outcome
+from penstock.domain.retry_after import parse_retry_after
 from penstock.errors import ErrorCode, RequestError, UpstreamFault
 from penstock.gateway.edge.answer import ClientAnswer, end_to_end
 from penstock.gateway.edge.body import ClientGone
@@ -296,5 +297,5 @@ def _cut(exchange: Exchange, answer: ClientAnswer, why: str) -> None:
 def _retry_after(response: UpstreamResponse) -> float | None:
     for name, value in response.headers:
         if name.lower() == b"retry-after":
-            return faults.parse_retry_after(value.decode("latin-1"), time.time())
+            return parse_retry_after(value.decode("latin-1"), time.time())
     return None

@@ -51,12 +51,12 @@ def elsewhere(
         return None
     explicit = incoming.route.upstream
     other = runtime.router.elsewhere(exchange.model, explicit, tried)
-    if other is not None or explicit is not None:
+    if explicit is not None or (other is not None and _can_take(other, incoming, runtime)):
         return other
     for name in tried:
         state = runtime.fleet.states.get(name)
         found = state and runtime.router.fallback(state, exchange.upstream_model, tried)
-        if found and (not answer.committed or _is_local(found, runtime)):
+        if found and _can_take(found, incoming, runtime):
             return found
     return None
 
@@ -83,16 +83,20 @@ def goes_on(
         return True
     explicit, exchange = incoming.route.upstream, incoming.exchange
     seen = [*tried, state.name]
-    if runtime.router.elsewhere(exchange.model, explicit, seen) is not None:
+    other = runtime.router.elsewhere(exchange.model, explicit, seen)
+    if other is not None and _can_take(other, incoming, runtime):
         return False
     # The fallback is for when this one has had its attempts: all but one.
     is_last = len(exchange.attempts) >= runtime.settings.retry.local.attempts - 1
-    return not (
-        is_last
-        and explicit is None
-        and runtime.router.fallback(state, exchange.upstream_model, seen) is not None
-    )
+    if not is_last or explicit is not None:
+        return True
+    named = runtime.router.fallback(state, exchange.upstream_model, seen)
+    return named is None or not _can_take(named, incoming, runtime)
 
 
-def _is_local(found: Resolution, runtime: Runtime) -> bool:
-    return runtime.fleet.get(found.upstream).locality_of(found.model) is Locality.LOCAL
+def _can_take(found: Resolution, incoming: Incoming, runtime: Runtime) -> bool:
+    """An answer that passes unchanged cannot follow upon heartbeats."""
+    if not incoming.answer.committed:
+        return True
+    state = runtime.fleet.get(found.upstream)
+    return state.locality_of(found.model) is Locality.LOCAL and not state.gate.bypassed

@@ -250,6 +250,7 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
             response = job.response = Resumable(response, job, job.means)
         return await open_body(job, response, job_relay)
     except TransportError as exc:
+        job.sending = None
         if exc.kind == "descriptors":
             raise no_descriptors() from exc
         raise AttemptFailed(

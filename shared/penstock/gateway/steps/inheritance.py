@@ -59,7 +59,7 @@ class Haunted:
             TurnedAway: nobody waits for this upstream any more.
         """
         heir = self._heir = asyncio.get_running_loop().create_future()
-        self._limiter.inheriting.add(heir)
+        self._limiter.heirs.add(heir)
         try:
             async with asyncio.timeout(deadline_s):
                 await heir
@@ -77,7 +77,7 @@ class Haunted:
             raise
         finally:
             self._heir = None
-            self._limiter.inheriting.discard(heir)
+            self._limiter.heirs.discard(heir)
 
     def _take(self) -> Permit:
         permit, self._permit = self._permit, None

@@ -9,6 +9,7 @@ gone), and then to whoever asks for the very same again (`inheritance`).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from penstock.concurrency import (
     Ask,
@@ -22,8 +23,16 @@ from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.exchange import Exchange
 
 
-class TurnedAway(Exception):
-    """Nobody waits for this upstream any more."""
+class TurnedAway(Refused):
+    """Nobody waits for this upstream any more. Whoever can ask the breaker is told more by that one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorCode.BREAKER_OPEN,
+            "The upstream failed again and again while the request waited for it.",
+            hint="It is tried again in a moment; `penstock doctor` tells more.",
+            retry_after_s=5.0,
+        )
 
 
 class Permit:
@@ -80,7 +89,8 @@ class Limiter:
         options: bounds of the queue.
 
     Attributes:
-        inheriting: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
+        stood_s: tells how long the server has been away in all (`upstreams.absence`).
+        heirs: of requests that wait for a ghost's permit: they wait as those in the queue do, but for no turn.
     """
 
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
@@ -89,7 +99,8 @@ class Limiter:
         self._timer: asyncio.TimerHandle | None = None
         self._order: dict[Ticket, int] = {}
         self._apart: Limiter | None = None
-        self.inheriting: set[asyncio.Future[None]] = set()
+        self.stood_s: Callable[[], float] = _never
+        self.heirs: set[asyncio.Future[None]] = set()
 
     @property
     def limit(self) -> int:
@@ -113,15 +124,10 @@ class Limiter:
         return self._line.running + (0 if apart is None else apart.running)
 
     @property
-    def heirs(self) -> int:
-        """Requests that wait for a ghost's permit."""
-        return len(self.inheriting)
-
-    @property
     def waiting(self) -> int:
         """Requests that wait for a permit, also for one of the budget apart."""
         apart = self._apart
-        return self._line.waiting + self.heirs + (0 if apart is None else apart.waiting)
+        return self._line.waiting + len(self.heirs) + (0 if apart is None else apart.waiting)
 
     @property
     def asks_for_conversation(self) -> bool:
@@ -150,6 +156,7 @@ class Limiter:
         """A budget of its own, as large as this one, for what the server works on in another runner."""
         if self._apart is None:
             self._apart = Limiter(self.limit, self._line.options)
+            self._apart.stood_s = self.stood_s
         return self._apart
 
     def refuse_if_full(self, size_bytes: int) -> None:
@@ -169,6 +176,7 @@ class Limiter:
         ask: Ask,
         *,
         deadline_s: float,
+        away_s: float = 0.0,
         exchange: Exchange | None = None,
         spot: Spot | None = None,
         first: bool = False,
@@ -177,7 +185,8 @@ class Limiter:
         Wait for a permit.
 
         Args:
-            deadline_s: longest wait, seconds.
+            deadline_s: longest wait behind others, seconds.
+            away_s: how much longer it may wait while the server is away.
             exchange: is told of its place (`spot`), which stays there when it is cancelled: somebody may come
                 back to it.
             spot: one that was left, to come back to.
@@ -202,6 +211,8 @@ class Limiter:
                 return Permit(self, ticket)
             if isinstance(entry, RefusedEntry):
                 raise _refusal(entry)
+        if away_s > 0:
+            ticket.more_s, ticket.stood_s = away_s, self.stood_s()
         waiter = self._waiters[ticket] = loop.create_future()
         if exchange is not None:
             exchange.spot = Spot(self, ticket)
@@ -237,7 +248,7 @@ class Limiter:
 
     def turn_away(self) -> None:
         """All who wait wait no more: what they wait for is known to fail."""
-        for waiter in (*self._waiters.values(), *self.inheriting):
+        for waiter in (*self._waiters.values(), *self.heirs):
             if not waiter.done():
                 waiter.set_exception(TurnedAway())
         if self._apart is not None:
@@ -249,7 +260,9 @@ class Limiter:
 
     def give_back(self, ticket: Ticket) -> None:
         """Called by `Permit.release`."""
-        self._settle(self._line.leave(ticket, _now_s(ticket.granted_s or 0.0)))
+        granted = self._line.leave(ticket, _now_s(ticket.granted_s or 0.0))
+        if granted or self._line.waiting:
+            self._settle(granted)
 
     def resize(self, limit: int) -> None:
         """Another number of permits; those that are out stay out."""
@@ -320,8 +333,12 @@ class Limiter:
         self._timer = None
         # A timer may fire early by its resolution; a little grace keeps it from spinning.
         now_s = asyncio.get_running_loop().time() + 1e-4
-        self._wake(self._line.expire(now_s))
+        self._wake(self._line.expire(now_s, self.stood_s()))
         self._settle(self._line.advance(now_s))
+
+
+def _never() -> float:
+    return 0.0
 
 
 def _refusal(entry: RefusedEntry) -> Refused:

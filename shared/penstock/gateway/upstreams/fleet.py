@@ -28,6 +28,7 @@ from penstock.domain.profile import (
 from penstock.domain.upstream import Evidence, Locality, ServerKind, Upstream, Verdict
 from penstock.gateway.steps.inheritance import Haunted
 from penstock.gateway.steps.limiter import Limiter, Spot
+from penstock.gateway.upstreams.absence import Absence
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
@@ -91,8 +92,15 @@ class Supervised(Protocol):
     def is_given_up(self) -> bool:
         """Whether it is not started again by itself."""
 
+    @property
+    def is_suspected(self) -> bool:
+        """Whether it may have ended, and that is not known yet."""
+
     def suspect(self) -> None:
         """A connection to it broke: requests are held until it is known whether it has ended."""
+
+    async def settled(self) -> None:
+        """Wait until that is known."""
 
     def refuse_if_given_up(self) -> None:
         """Raise the reason why it is not started again, if it is not."""
@@ -118,6 +126,7 @@ class UpstreamState:
         reading: what the server said last.
         limiter: permits of this upstream (local ones; cloud upstreams are not limited).
         holding: why requests wait in front of it, if they do.
+        absence: how long it has been away in all.
         breaker: whether it fails so often that nobody is sent.
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
@@ -139,12 +148,15 @@ class UpstreamState:
         self.version: str | None = None
         self.reachable: bool | None = None
         self.away_since_s: float | None = None
-        self.ready = True
+        self._ready = True
         self.error: str | None = None
         self.reading: ServerReading | None = None
         self.evidence: tuple[Evidence, ...] = ()
         self.limiter = limiter
+        self.absence = Absence()
+        limiter.stood_s = self.absence.total_s
         self.holding = Holding()
+        self.holding.on_change = self._note_absence
         self.breaker = breaker
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
@@ -165,6 +177,19 @@ class UpstreamState:
         self.last_out_of_memory_s: float | None = None
         self.generation = 0
         self._empty_readings = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has loaded, by its own word: False while it loads, and not any more when it died of that."""
+        return self._ready
+
+    @ready.setter
+    def ready(self, is_ready: bool) -> None:
+        self._ready = is_ready
+        self._note_absence()
+
+    def _note_absence(self) -> None:
+        self.absence.note(bool(self.holding.reasons) or not self._ready)
 
     @property
     def is_local(self) -> bool:
@@ -195,8 +220,8 @@ class UpstreamState:
 
     @property
     def comes_back(self) -> bool:
-        """Whether it is away on purpose, or loads: then its failures speak for nothing. One that died of its load is dead."""
-        return bool(self.holding.reasons) or (not self.ready and self.reachable is not False)
+        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
+        return bool(self.holding.reasons) or not self.ready
 
     def suspect(self) -> None:
         """A connection broke: if the server is ours, it may have died."""

@@ -30,6 +30,7 @@ log = logging.getLogger("penstock.health")
 
 _ANSWER_WITHIN_S = 5.0
 _LOAD_WITHIN_S = 30.0
+_CHECK_WITHIN_S = 60.0
 _AGAIN_AFTER_ACT_S = 10.0
 _SHORTEST_PAUSE_S = 1.0
 _SHRUNK_FOR_S = 600.0
@@ -128,7 +129,10 @@ class HealthMonitor:
             running = asyncio.create_task(self._check(state), name=f"health of {state.name}")
             self._checks[state] = running
             running.add_done_callback(lambda _: self._checks.pop(state, None))
-        await asyncio.shield(running)
+        # A restart may take as long as a load: nobody waits so long for it, and the others are looked after.
+        await asyncio.wait({running}, timeout=_CHECK_WITHIN_S)
+        if running.done() and not running.cancelled():
+            running.result()
 
     async def stop(self) -> None:
         """End checks that run."""

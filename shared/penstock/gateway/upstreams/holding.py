@@ -8,6 +8,7 @@ and requests go on when the last reason has gone. What a reason means is known b
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Literal
 
 from penstock.errors import ErrorCode, Refused
@@ -22,21 +23,27 @@ _TOLD: dict[Reason, str] = {
 _RETRY_AFTER_S = 15.0
 
 
+def _nobody() -> None:
+    """Is told when nobody wants to know."""
+
+
 class Holding:
     """
     Whether requests for one upstream are held, and why.
 
     Attributes:
         waiting: requests that are held now.
+        on_change: called when reasons came or went.
     """
 
-    __slots__ = ("_free", "_reasons", "waiting")
+    __slots__ = ("_free", "_reasons", "on_change", "waiting")
 
     def __init__(self) -> None:
         self._reasons: dict[Reason, None] = {}
         self._free = asyncio.Event()
         self._free.set()
         self.waiting = 0
+        self.on_change: Callable[[], None] = _nobody
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
@@ -48,6 +55,7 @@ class Holding:
         is_news = reason not in self._reasons
         self._reasons[reason] = None
         self._free.clear()
+        self.on_change()
         return is_news
 
     def end(self, reason: Reason) -> bool:
@@ -56,6 +64,7 @@ class Holding:
         self._reasons.pop(reason, None)
         if not self._reasons:
             self._free.set()
+        self.on_change()
         return was_one
 
     async def wait(self, upstream: str, within_s: float) -> None:

@@ -133,10 +133,10 @@ class Supervisor:
         if self._task is None:
             return
         self._set("stopped")
-        for task in (self._task, self._suspecting):
-            if task is not None:
-                task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._suspecting) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         if self._process is not None:
             await self._process.stop()
         if self._log is not None:
@@ -206,6 +206,16 @@ class Supervisor:
             self._suspecting = asyncio.get_running_loop().create_task(
                 self._find_out(), name=f"is the server of {self.server.name} dead?"
             )
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether it may have ended, and that is not known yet."""
+        return self._suspecting is not None
+
+    async def settled(self) -> None:
+        """Wait until that is known."""
+        if self._suspecting is not None:
+            await asyncio.wait({self._suspecting})
 
     def refuse_if_given_up(self) -> None:
         """
