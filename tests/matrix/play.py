@@ -14,23 +14,21 @@ import contextlib
 import errno
 import io
 import itertools
-import os
 import re
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from loops import until
-from matrix.fronts import FRONTS, Front, Got, ask
+from matrix.cells import KINDS, Cell, Sent, cells
+from matrix.compare import compare_answer, compare_record
+from matrix.fronts import ask
 from matrix.owed import (
     ATTEMPTS,
     FAILURES,
-    SHORTER,
     Fault,
-    Mode,
     Moment,
     Owed,
     Scene,
@@ -40,88 +38,17 @@ from matrix.owed import (
     refused,
 )
 from matrix.scripts import good, script
-from matrix.wires import SENTENCE, Ollama, Stranger, Wire, wire_of
+from matrix.wires import SENTENCE
+from matrix.world import FullDisk, descriptors, plugged, tasks_now
 from penstock.domain.upstream import ServerKind, Upstream
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.settings import Settings
 from rawserver import CLOSE, RESET, Peer, Step
-from scripted import Here, ScriptedLlama, gateway_here
+from scripted import Here, gateway_here
 
-KINDS = ("llamacpp", "ollama")
-MODES: tuple[Mode, ...] = ("plain", "stream")
 _AWAY_S = 0.1
 _WITHIN_S = 20.0
-
-
-@dataclass
-class Sent:
-    """One request of a client: what it got, and what it is owed."""
-
-    name: str
-    task: asyncio.Task[Got]
-    owed: Owed
-    begun: asyncio.Event
-
-
-@dataclass
-class Cell:
-    """One dialect and mode in front of one server of one kind, in one run."""
-
-    front: str
-    mode: Mode
-    kind: str
-    server: ScriptedLlama
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    sent: list[Sent] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """Of the cell, its upstream and its model."""
-        return f"{self.front}-{self.mode}-{self.kind}"
-
-    @property
-    def verbatim(self) -> bool:
-        """The server's stream is the client's."""
-        is_same = self.front == "completions" or (self.front == "chat" and self.kind == "llamacpp")
-        return is_same and self.mode == "stream"
-
-    @property
-    def client(self) -> Front:
-        """How it asks."""
-        return FRONTS[self.front]
-
-    @property
-    def wire(self) -> Wire:
-        """How its server streams."""
-        return wire_of(self.kind, self.front)
-
-
-class FullDisk(io.StringIO):
-    """Standard error, on a disk without space."""
-
-    def write(self, _: str) -> int:
-        """Fails."""
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def cells(scene: Scene, kinds: Sequence[str]) -> list[Cell]:
-    """
-    All of a run. Where something else goes on, each dialect meets one kind of server, in turns: what differs between
-    the kinds is looked at alone. Plain requests get no heartbeats.
-    """
-    made = []
-    servers = {"llamacpp": ScriptedLlama, "ollama": Ollama}
-    for place, (front, mode) in enumerate(itertools.product(FRONTS, MODES)):
-        if scene == "heartbeat" and mode == "plain":
-            continue
-        turn = (place + place // len(MODES)) % len(kinds)
-        for kind in kinds if scene == "alone" else kinds[turn : turn + 1]:
-            server = servers.get(kind, Stranger)()
-            cell = Cell(front, mode, kind, server)
-            server.model = cell.name
-            made.append(cell)
-    return made
 
 
 class Run:
@@ -154,7 +81,7 @@ class Run:
 
     async def play(self) -> list[str]:
         """All of it. Returns what was not as owed, one sentence each."""
-        descriptors = _descriptors()
+        open_before = descriptors()
         asyncio.get_running_loop().set_exception_handler(
             lambda _, told: self.problems.append(f"nobody saw: {told.get('exception') or told}")
         )
@@ -172,7 +99,7 @@ class Run:
             states = list(here.runtime.fleet)
             await until(lambda: all(state.first_look.is_set() for state in states), _WITHIN_S)
             await self._to_the_moment(here)
-            tasks = _tasks()
+            tasks = tasks_now()
             await self._together(self._send(cell, here) for cell in self.cells)
             await self._scene(here)
             for cell in self.cells:
@@ -190,7 +117,7 @@ class Run:
             self._log(here, log.getvalue())
         await asyncio.gather(*self._dying, return_exceptions=True)
         await asyncio.sleep(0)
-        if (left := _descriptors() - descriptors) > 0:
+        if (left := descriptors() - open_before) > 0:
             self.problems.append(f"{left} descriptors are left open")
         return self.problems
 
@@ -312,7 +239,7 @@ class Run:
                     continue
                 await cell.server.leave()
                 if self.fault.id == "no-handshake":
-                    self._plugs[cell.name] = _plugged(cell.server.port)
+                    self._plugs[cell.name] = plugged(cell.server.port)
             await asyncio.sleep(0)
 
     async def _first_of_two(self, cell: Cell, here: Here) -> None:
@@ -415,10 +342,10 @@ class Run:
         try:
             async with asyncio.timeout(_WITHIN_S):
                 got = await sent.task
-            _compare_answer(got, sent.owed, cell)
+            compare_answer(got, sent.owed, cell)
             exchange = here.runtime.recorder.find(got.headers["penstock-request-id"])
             assert exchange is not None, "it is not recorded"
-            _compare_record(exchange, sent.owed)
+            compare_record(exchange, sent.owed)
             if sent.owed.sent[1] and len(cell.sent) == 1:
                 low, high = sent.owed.sent
                 seen = len(cell.server.requests)
@@ -443,7 +370,7 @@ class Run:
                 "ghosts": sum(state.ghosts for state in now),
                 "held": sum(state.holding.waiting for state in now),
                 "busy connections": transport.open_connections() - transport.idle_connections(),
-                "tasks": [str(task) for task in _tasks() - tasks],
+                "tasks": [str(task) for task in tasks_now() - tasks],
             }
 
         try:
@@ -507,87 +434,5 @@ _ZERO_AT_REST = (
 )
 
 
-def _compare_answer(got: Got, due: Owed, cell: Cell) -> None:
-    assert not got.broke, f"the transfer broke: {got.broke}"
-    if due.is_whole:
-        assert got.error is None, f"an error instead of the answer: {got.error}"
-        assert (got.status, got.text, got.is_complete) == (200, SENTENCE, True), got
-        return
-    error = got.error
-    assert error is not None, f"no error: {got}"
-    assert error["code"] in due.codes, f"{error['code']}, not {due.codes}: {error['message']}"
-    assert not got.is_complete, "an error and a proper end"
-    assert got.is_event is due.as_event, f"as an event: {got.is_event}"
-    status = error["status"] if due.as_event else got.status
-    # Codex gives up on 429 and tries again on 503.
-    is_codex = cell.front == "responses" and due.codes == ("queue_full",)
-    due_status = 503 if is_codex else due.status
-    assert status == due_status, f"status {status}, not {due_status}"
-    if due.as_event:
-        assert got.status == 200
-        assert SENTENCE.startswith(got.text), f"text that the server never said: {got.text!r}"
-    sources = ("penstock",) if due.is_refusal else ("upstream",)
-    if SHORTER in due.codes:
-        sources = ("penstock", "upstream")
-    assert error["source"] in sources, f"source {error['source']}, not {sources}"
-    if due.is_refusal:
-        assert got.headers["x-should-retry"] == "true"
-    else:
-        low, high = due.attempts
-        # Our own word, that it cannot be made shorter, counts none.
-        tries = error.get("attempts", low if error["source"] == "penstock" else 0)
-        assert error["upstream"] == cell.name
-        assert low <= tries <= high, f"{tries} attempts, not {low} to {high}"
-        if not due.as_event:
-            assert got.headers.get("x-should-retry") == "false", "the client is not told to give up"
-            assert int(got.headers["penstock-attempts"]) >= tries, "two numbers of attempts"
-    if not due.as_event and due.retry_after:
-        assert 1 <= int(got.headers.get("retry-after", "0")) <= 60, "no fitting Retry-After"
-
-
-def _compare_record(exchange: Exchange, due: Owed) -> None:
-    assert exchange.outcome is not None
-    assert exchange.outcome.value == due.outcome, f"recorded as {exchange.outcome.value}"
-    is_told = (exchange.error_code in due.codes) if due.codes else not exchange.error_code
-    assert is_told, f"recorded with {exchange.error_code!r}"
-    low, high = due.attempts
-    tries = len(exchange.attempts)
-    assert low <= tries <= high, f"{tries} attempts are recorded, not {low} to {high}"
-    assert not exchange.client_gone
-    assert exchange.stage == "done"
-    assert exchange.duration_s is not None
-    assert 0 <= exchange.duration_s < 60
-
-
 def _has_failed(exchange: Exchange) -> bool:
     return bool(exchange.attempts) and exchange.attempts[0].ended_s is not None
-
-
-def _plugged(port: int) -> list[socket.socket]:
-    """A port whose queue of connections is full: the system answers no further one."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", port))
-    listener.listen(0)
-    made = [listener]
-    for _ in range(2):
-        one = socket.socket()
-        one.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            one.connect(("127.0.0.1", port))
-        made.append(one)
-    return made
-
-
-def _tasks() -> set[asyncio.Task[Any]]:
-    """All but those that serve connections to scripted servers: these live as long as the connection."""
-    return {
-        task
-        for task in asyncio.all_tasks()
-        if not str(getattr(task.get_coro(), "__qualname__", "")).startswith("RawServer.")
-    }
-
-
-def _descriptors() -> int:
-    place = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
-    return len(os.listdir(place))

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import fault_cases
+from matrix.cells import KINDS, MODES
 from matrix.owed import BY_ID, FAULTS, Fault, Moment, Scene, Times, owed, said
-from matrix.play import KINDS, MODES, Run
+from matrix.play import Run
 
 MOMENTS_OF: dict[Scene, tuple[Moment, ...]] = {
     "heartbeat": ("headers", "first_token"),
