@@ -155,40 +155,77 @@ class _Connection(asyncio.Protocol):
             self._idle(self)
 
 
-async def send(port: int, asked: Sequence[Asked]) -> list[Saw]:
-    """Send all of *asked* to *port* on loopback, each at its time."""
-    loop = asyncio.get_running_loop()
-    idle: list[_Connection] = []
-    saws = [Saw() for _ in asked]
-    head = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n"
-    )
+_HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    b"content-length: %d\r\n\r\n"
+)
 
-    async def one(request: bytes, due_s: float, saw: Saw) -> None:
+
+class _Pool:
+    """Connections to one port, kept alive."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._idle: list[_Connection] = []
+
+    async def ask(self, item: Asked, due_s: float, saw: Saw) -> None:
+        """Ask on a connection that is free, or on a new one."""
+        loop = asyncio.get_running_loop()
         saw.late_s = max(0.0, loop.time() - due_s)
-        while idle:
-            connection = idle.pop()
-            if not connection.transport.is_closing():
-                break
-        else:
-            try:
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(idle.append), "127.0.0.1", port
-                )
-            except OSError:
-                saw.end_s = loop.time() - due_s
+        request = _HEAD % len(item.body) + item.body
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.transport.is_closing():
+                continue
+            await connection.ask(request, due_s, saw)
+            if saw.status or (saw.end_s or 0.0) >= PATIENCE_S:
                 return
+            # It was being closed just when it was used again; every HTTP client tries once more then.
+        try:
+            _, connection = await loop.create_connection(
+                lambda: _Connection(self._idle.append), "127.0.0.1", self._port
+            )
+        except OSError:
+            saw.end_s = loop.time() - due_s
+            return
         await connection.ask(request, due_s, saw)
 
+    def close(self) -> None:
+        """Close what is idle."""
+        for connection in self._idle:
+            connection.transport.close()
+
+
+async def send(port: int, asked: Sequence[Asked]) -> list[Saw]:
+    """Send all of *asked* to *port* on loopback, each at its time."""
+    loop, pool = asyncio.get_running_loop(), _Pool(port)
+    saws = [Saw() for _ in asked]
     start_s = loop.time() + 0.2
     tasks = []
     for item, saw in zip(asked, saws, strict=True):
         due_s = start_s + item.at_s
         await asyncio.sleep(max(0.0, due_s - loop.time()))
-        request = head % len(item.body) + item.body
-        tasks.append(asyncio.ensure_future(one(request, due_s, saw)))
+        tasks.append(asyncio.ensure_future(pool.ask(item, due_s, saw)))
     await asyncio.gather(*tasks)
-    for connection in idle:
-        connection.transport.close()
+    pool.close()
     return saws
+
+
+async def answers_per_s(port: int, asked: Sequence[Asked], at_once: int, for_s: float) -> float:
+    """What comes back when *at_once* clients ask again and again: the server's capacity."""
+    loop, pool = asyncio.get_running_loop(), _Pool(port)
+    items, answers = iter(asked), 0
+    start_s = loop.time()
+
+    async def client() -> None:
+        nonlocal answers
+        for item in items:
+            if loop.time() - start_s >= for_s:
+                return
+            saw = Saw()
+            await pool.ask(item, loop.time(), saw)
+            answers += saw.complete
+
+    await asyncio.gather(*(client() for _ in range(at_once)))
+    pool.close()
+    return answers / (loop.time() - start_s)

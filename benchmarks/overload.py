@@ -36,7 +36,7 @@ from pathlib import Path
 import httpx
 
 from measure import GATEWAY_CORE, LOAD_CORE, free_port, nginx_command, pinned, say
-from open_loop import Asked, Saw, plan, send
+from open_loop import Asked, Saw, answers_per_s, plan, send
 from serving import llamacpp
 from slotted_server import prefill_s, service_s
 
@@ -347,10 +347,8 @@ def real(for_s: float) -> dict[tuple[str, float], Figures]:
         with llamacpp("full", WINDOW, folder) as server:
             port = int(server.url.rsplit(":", 1)[1])
             ways = ways_to(server.url, folder, False)
-            # What it can do: so many answers came when it was asked for far more.
-            asked = plan(100.0, WARM_S + 6.0, SEED, prompts=_REAL_PROMPTS)
-            saws = asyncio.run(send(port, asked))
-            per_s = max(1.0, figures(asked, saws, WARM_S + 6.0, known=False).answers_s)
+            asked = plan(200.0, 30.0, SEED, prompts=_REAL_PROMPTS)
+            per_s = asyncio.run(answers_per_s(port, asked, 2 * SLOTS, 8.0))
             say(f"the real llama.cpp answers {per_s:.1f} requests a second")
             until_empty(port)
 

@@ -158,11 +158,7 @@ def errors_page() -> str:
         again = _RETRIES[row.retry] if row.blame == "upstream" else ""
         status = "its own" if code.value == "upstream_bad_request" else str(row.status)
         lines.append(f"| `{code.value}` | {status} | {who[row.blame]} | {row.meaning} | {again} |")
-    lines += [
-        "",
-        "`breaker_open`, `memory_short` and `hold_expired` are reserved: nothing sends them yet.",
-        "",
-    ]
+    lines.append("")
     return "\n".join(lines)
 
 

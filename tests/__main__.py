@@ -1,6 +1,7 @@
 """
 `python3 tests` checks everything, from nothing but Python and pip: format, lint, types, import contracts,
-then the tests. `python3 tests ARGUMENTS ...` hands the arguments to pytest and runs the tests only.
+then the tests, in two processes, since most of them wait for real servers most of the time. `python3 tests ARGUMENTS ...`
+hands the arguments to pytest and runs the tests only.
 """
 
 import runpy
@@ -41,7 +42,9 @@ def main(arguments: list[str]) -> int:
             if done.returncode:
                 failed.append(name)
                 print(done.stdout, done.stderr, sep="\n", flush=True)
-    tests = subprocess.call([str(python), "-m", "pytest", *arguments], cwd=ROOT)
+    # A file's tests share its servers: they stay together.
+    how = arguments or ["-n", "2", "--dist", "loadfile"]
+    tests = subprocess.call([str(python), "-m", "pytest", *how], cwd=ROOT)
     if failed:
         print(f"penstock: failed before the tests: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else tests

@@ -71,7 +71,7 @@ class StrictReader:
         for value, comments in events_of(stream):
             assert not self.is_stopped, "an event after message_stop"
             assert self.error is None, "an event after the error"
-            assert not comments or value["type"] == "message_stop"
+            assert not comments or value["type"] in ("message_stop", "ping")
             self.comments += comments
             if value["type"] == "ping":
                 assert value == {"type": "ping"}

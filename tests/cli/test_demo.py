@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 
 
 def test_every_scene_is_better_through_the_gateway(tmp_path: Path) -> None:
-    """Nine scenes on real llama.cpp servers, each measured both ways, none worse through the gateway."""
+    """Ten scenes on real llama.cpp servers, each measured both ways, none worse through the gateway."""
     env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PENSTOCK_LOG__LEVEL": "info"}
     done = subprocess.run(
         [sys.executable, "-m", "penstock", "demo", "--json"],
@@ -22,5 +22,5 @@ def test_every_scene_is_better_through_the_gateway(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     scenes = json.loads(done.stdout)["scenes"]
-    assert len(scenes) == 9
+    assert len(scenes) == 10
     assert [scene["what"] for scene in scenes if not scene["better"]] == []

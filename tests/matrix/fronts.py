@@ -104,7 +104,7 @@ def _responses(data: bytes) -> Got:
         text += reader.text
     return Got(
         text=text,
-        is_complete=closing.get("status") == "completed",
+        is_complete=_is_whole(closing),
         is_event=failed is not None,
         error=None if failed is None else failed["penstock"],
     )
@@ -145,8 +145,14 @@ def _flat(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _is_whole(response: Any) -> bool:
+    """An answer that is as long as it may be is whole as well."""
+    ended = response.get("incomplete_details") or {}
+    return response.get("status") == "completed" or ended.get("reason") == "max_output_tokens"
+
+
 def _responses_text(value: Any) -> str:
-    assert value["status"] == "completed"
+    assert _is_whole(value)
     return "".join(responses_stream.text_of(item) for item in value["output"])
 
 

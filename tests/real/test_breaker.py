@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateways import RunningGateway, free_port, until
-from parts import model
+from parts import Kind, model
 from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
 
 pytestmark = pytest.mark.real
@@ -18,10 +18,10 @@ pytestmark = pytest.mark.real
 QUICK = {"retry": {"local": {"first_delay_s": 0.05, "longest_delay_s": 0.2}}}
 
 
-def serve(port: int) -> EmbeddedServer:
+def serve(port: int, alias: str = "tiny", kind: Kind = "tiny") -> EmbeddedServer:
     """A real llama.cpp with two slots."""
     options = LlamaServerOptions(
-        str(model()), port=port, ctx_size=4096, parallel=2, threads=1, alias="tiny"
+        str(model(kind)), port=port, ctx_size=4096, parallel=2, threads=1, alias=alias
     )
     return EmbeddedServer(options).wait_ready()
 
@@ -117,3 +117,81 @@ def test_one_of_two_servers_dies_under_load(tmp_path: Path, ports: list[int]) ->
             done.set()
             for server in servers:
                 server.stop()
+
+
+def test_the_fallback_answers_while_a_server_is_away(tmp_path: Path, ports: list[int]) -> None:
+    """Before it was ever seen, after it died, and while its breaker is open: with the model that the other one has."""
+    settings = {
+        **QUICK,
+        "upstreams": [
+            {"name": "box", "url": f"http://127.0.0.1:{ports[0]}", "fallback": "spare"},
+            {"name": "spare", "url": f"http://127.0.0.1:{ports[1]}"},
+        ],
+        "breaker": {"first_delay_s": 60},
+        "profiles": {"refresh_s": 1},
+    }
+    spare = serve(ports[1], "other")
+    box = None
+
+    def ask() -> httpx.Response:
+        return gateway.chat(model="tiny", max_tokens=4)
+
+    with RunningGateway(tmp_path / "gateway", settings) as gateway:
+        try:
+            until(lambda: gateway.upstream(1)["models"], 15, "the spare one")
+            answer = ask()
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["penstock-upstream"] == "spare"
+            assert "box does not answer" in answer.headers["penstock-warning"]
+            box = serve(ports[0])
+            until(lambda: ask().headers["penstock-upstream"] == "box", 15, "an answer of its own")
+            box.kill()
+            answers = [ask() for _ in range(5)]
+            assert {answer.headers["penstock-upstream"] for answer in answers} == {"spare"}
+            assert all(int(answer.headers["penstock-attempts"]) <= 3 for answer in answers)
+            # It was given up after three; from then on nothing is tried there.
+            assert gateway.upstream()["breaker"]["state"] == "open"
+            assert answers[-1].headers["penstock-attempts"] == "1"
+        finally:
+            spare.stop()
+            if box is not None:
+                box.stop()
+
+
+def test_requests_that_run_and_wait_when_a_server_dies_go_to_the_other_one(
+    tmp_path: Path, ports: list[int]
+) -> None:
+    """Twelve plain requests on two slots, the server is killed: all are answered by the other one, none is lost."""
+    settings = {
+        **QUICK,
+        "upstreams": [
+            {"name": f"box{n}", "url": f"http://127.0.0.1:{port}"} for n, port in enumerate(ports)
+        ],
+    }
+    first, other = serve(ports[0], kind="slow"), None
+    answers: list[httpx.Response] = []
+
+    def client(number: int) -> None:
+        answers.append(gateway.chat(f"tell me {number}", model="tiny", max_tokens=200))
+
+    with RunningGateway(tmp_path / "gateway", settings) as gateway:
+        try:
+            until(lambda: gateway.upstream(0)["models"], 15, "the first one")
+            threads = [threading.Thread(target=client, args=(n,)) for n in range(12)]
+            for thread in threads:
+                thread.start()
+            until(lambda: gateway.upstream(0)["concurrency"]["queued"] == 10, 15, "a queue")
+            other = serve(ports[1])
+            until(lambda: gateway.upstream(1)["models"], 15, "the other one")
+            first.kill()
+            for thread in threads:
+                thread.join()
+            assert [answer.status_code for answer in answers] == [200] * 12
+            assert {"box1"} <= {answer.headers["penstock-upstream"] for answer in answers}
+            assert all(int(answer.headers["penstock-attempts"]) <= 3 for answer in answers)
+            for state in gateway.status()["upstreams"]:
+                assert state["concurrency"]["in_flight"] == state["concurrency"]["queued"] == 0
+        finally:
+            first.stop()
+            if other is not None:
+                other.stop()

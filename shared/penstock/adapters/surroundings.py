@@ -43,8 +43,10 @@ def read_clocks(monotonic_s: float) -> Clocks:
     Args:
         monotonic_s: of the event loop.
     """
-    boot = getattr(time, "CLOCK_BOOTTIME", None)  # Linux
-    return Clocks(monotonic_s, time.time(), None if boot is None else time.clock_gettime(boot))
+    boot_s = None
+    if sys.platform == "linux":
+        boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return Clocks(monotonic_s, time.time(), boot_s)
 
 
 def raise_descriptor_limit() -> int | None:
@@ -52,31 +54,32 @@ def raise_descriptor_limit() -> int | None:
     Take as many descriptors as this user may have, as servers do: the soft limit of 256 or 1,024 is for
     programs that use `select`. Returns the limit in force; None where there is none (Windows).
     """
-    if sys.platform == "win32":
-        return None
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        for limit in (wanted, min(wanted, 10_240)):  # macOS: OPEN_MAX
-            with contextlib.suppress(OSError, ValueError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-                return limit
-    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    if sys.platform != "win32":
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _MOST_DESCRIPTORS
+        if hard != resource.RLIM_INFINITY:
+            wanted = min(hard, wanted)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            for limit in (wanted, min(wanted, 10_240)):  # macOS: OPEN_MAX
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                    return limit
+        return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    return None
 
 
 def descriptors() -> Descriptors | None:
     """Descriptors of this process; None where it cannot be told."""
-    if sys.platform == "win32":
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-    for place in _LISTS:
-        try:
-            return Descriptors(len(os.listdir(place)) - 1, limit)  # one is the listing's own
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return Descriptors(limit, limit)  # there is none left to look with
+    if sys.platform != "win32":
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+        for place in _LISTS:
+            try:
+                return Descriptors(len(os.listdir(place)) - 1, limit)  # one is the listing's own
+            except FileNotFoundError:
+                continue
+            except OSError:
+                return Descriptors(limit, limit)  # there is none left to look with
     return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from penstock.cli import demo_load, demo_scenes
+from penstock.cli import demo_deaths, demo_load, demo_scenes
 from penstock.cli.demo_scenes import TURNS
 from penstock.cli.demo_stage import Scene, raised
 from penstock.cli.output import fail, json_option, note, print_json, program, table, working
@@ -41,20 +41,22 @@ def demo(as_json: bool) -> int:
             ("Sending a conversation that does not fit", demo_scenes.too_long),
             ("Sending it in four dialects", demo_scenes.dialects),
             ("Asking twelve at once", demo_load.many),
-            ("Restarting the server under a request", demo_load.restart),
+            ("Restarting the server under a request", demo_deaths.restart),
         ):
             with working(title):
                 scenes.append(scene(stage))
         with working("Starting a slower model, to be caught in the act"):
             stage = stack.enter_context(raised(Path(folder) / "slow", slow))
         for title, scene in (
-            ("Asking something short behind five long prompts", demo_load.laggard),
+            ("Asking something short behind six long prompts", demo_load.laggard),
             ("Hanging up in the middle of a plain request", demo_load.hang_up),
         ):
             with working(title):
                 scenes.append(scene(stage))
+        with working("Reading nothing of a stream"):
+            scenes.append(demo_load.stopped_reading(stage, Path(folder) / "silent"))
         with working("Killing a server in the middle of its answer"):
-            scenes.append(demo_load.killed(Path(folder) / "killed"))
+            scenes.append(demo_deaths.killed(Path(folder) / "killed"))
     if as_json:
         print_json({"scenes": [asdict(scene) for scene in scenes]})
     else:

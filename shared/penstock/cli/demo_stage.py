@@ -48,6 +48,16 @@ class Stage:
         slots = self.http.get(f"{self.server.url}/slots").json()
         return sum(1 for slot in slots if slot["is_processing"])
 
+    def queued(self) -> int:
+        """Requests that wait in the gateway's queue."""
+        status = self.http.get(f"{self.gateway}/penstock/status").json()
+        return int(status["upstreams"][0]["concurrency"]["queued"])
+
+    def attempted(self) -> int:
+        """Attempts that the gateway has made for requests that are in work."""
+        status = self.http.get(f"{self.gateway}/penstock/status").json()
+        return sum(len(one["attempts"]) for one in status["requests"]["in_flight"])
+
     def chat(self, base: str, text: str = "hello", **fields: Any) -> httpx.Response:
         """One chat completion."""
         body = {"model": "demo", "messages": [{"role": "user", "content": text}], **fields}
@@ -126,6 +136,12 @@ def until(condition: Callable[[], bool], within_s: float) -> float:
     while not condition() and time.monotonic() - started < within_s:
         time.sleep(0.01)
     return time.monotonic() - started
+
+
+def must(condition: Callable[[], bool], within_s: float, otherwise: str) -> None:
+    """Wait for what the scene cannot go on without; the command ends, saying *otherwise*, when it does not come."""
+    if until(condition, within_s) >= within_s and not condition():
+        fail(otherwise)
 
 
 def free_port() -> int:

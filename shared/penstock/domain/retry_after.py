@@ -1,4 +1,4 @@
-"""The header `Retry-After`, as servers send it."""
+"""The header `Retry-After`."""
 
 from __future__ import annotations
 

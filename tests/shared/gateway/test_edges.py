@@ -263,6 +263,8 @@ A, B, C = (
         pytest.param("m:7b", [local("a", "m:7b", healthy=False), B], {}, ("b", "m:7b", "exact"), id="the healthy one"),
         pytest.param("m:7b", [local("a", "m:7b", free_slots=0, wait_s=9.0), B], {}, ("b", "m:7b", "exact"), id="the one with a free slot"),
         pytest.param("m:7b", [local("a", "m:7b", free_slots=0, wait_s=9.0), local("b", "m:7b", free_slots=0, wait_s=2.0)], {}, ("b", "m:7b", "exact"), id="the shorter wait"),
+        pytest.param("m:7b", [local("a", "m:7b", free_slots=1, wait_s=20.0), local("b", "m:7b", free_slots=0, wait_s=2.0)], {}, ("b", "m:7b", "exact"), id="a slot that is free for the failures there attracts nobody"),
+        pytest.param("m:7b", [local("a", "m:7b", free_slots=0), local("b", "m:7b", free_slots=2)], {}, ("b", "m:7b", "exact"), id="a free slot where no wait is known"),
     ],
 )  # fmt: skip
 def test_where_a_name_leads(

@@ -213,21 +213,29 @@ def test_a_fallback_stands_in_for_one_that_was_never_there() -> None:
     asyncio.run(main())
 
 
-def test_heartbeats_stay_valid_when_another_server_goes_on() -> None:
+@pytest.mark.parametrize(
+    ("path", "once"),
+    [
+        pytest.param("/v1/chat/completions", ["data: [DONE]"], id="OpenAI"),
+        pytest.param("/v1/messages", ["event: message_start", "event: message_stop"], id="Anthropic"),
+    ],
+)  # fmt: skip
+def test_heartbeats_stay_valid_when_another_server_goes_on(path: str, once: list[str]) -> None:
     """The stream that they began is the one in which the other server's answer comes."""
 
     async def main() -> None:
         go = asyncio.Event()
         settings = {"timeouts": {"heartbeat_s": 0.05}}
         async with two([go, RESET], settings=settings) as (one, other, here):
-            call = asyncio.create_task(here.chat(stream=True))
+            body = {"model": "m", "stream": True, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}  # fmt: skip
+            call = asyncio.create_task(here.http.post(path, json=body))
             await until(lambda: [e.heartbeats for e in here.runtime.in_flight.values()] > [1])
             go.set()
             answer = await call
             assert answer.status_code == 200
             assert "hello" in answer.text
             assert "error" not in answer.text
-            assert answer.text.count("data: [DONE]") == 1
+            assert [answer.text.count(line) for line in once] == [1] * len(once)
             assert (len(one.requests), len(other.requests)) == (1, 1)
 
     asyncio.run(main())

@@ -60,11 +60,10 @@ class Router:
                 if len(self._fleet) == 1 and absent:
                     # It is not there now, but there is nobody else; the retry policy waits for it.
                     return names.Resolution(absent[0].name, model, (), "only upstream")
-                for state in absent:
-                    if self._fallback_of(
-                        state
-                    ):  # it may have the model, and another one answers for it
-                        return names.Resolution(state.name, model, (), "absent")
+                # One that is away may have the model, and another one answers for it.
+                away = next((s for s in absent if self._fallback_of(s)), None)
+                if away is not None:
+                    return names.Resolution(away.name, model, (), "absent")
                 raise exc from None
 
     def model_now(
