@@ -259,7 +259,7 @@ class LocalRun:
                 self.incoming,
                 self.runtime.settings,
                 state,
-                ask=self._ask(),
+                ask=self.ask(),
                 raw=work.raw,
                 memory=self.runtime.memory,
                 needed_bytes=self.ready.needed_bytes,
@@ -375,7 +375,8 @@ class LocalRun:
             begin=self.answer.begin_writing,
         )
 
-    def _ask(self) -> Ask:
+    def ask(self) -> Ask:
+        """What it asks of admission."""
         return ask_of(
             self.incoming,
             self.runtime.settings,
@@ -398,7 +399,7 @@ class LocalRun:
         self.watch.run("none")
         limiter = self.state.limiter
         self.permit = await limiter.acquire(
-            self._ask()._replace(weight=limiter.limit),
+            self.ask()._replace(weight=limiter.limit),
             first=True,
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )
