@@ -275,6 +275,7 @@ class LocalRun:
                 adapt=self.ready.adapt,
                 goes_on=self._goes_on,
                 left_alone=self._left_alone,
+                began=self._began,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -283,7 +284,7 @@ class LocalRun:
             relaying = self.relaying = Relaying(self.answer, self.job, keeper, self._task)
             opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
-            self.passed = answer_began(self.runtime, self.state, self.passed)
+            self._began()
             # 8. Relay.
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
@@ -318,6 +319,10 @@ class LocalRun:
                 self.job.relay = None
             self.work = self.job = self.relaying = None
             self.ready.forget()
+
+    def _began(self) -> None:
+        """The upstream answers: nobody waits for the end of an answer to know that it works again."""
+        self.passed = answer_began(self.runtime, self.state, self.passed)
 
     def _goes_on(self, fault: Fault) -> bool:
         """Whether it is tried here again."""
