@@ -43,8 +43,8 @@ def commented(draw: st.DrawFn) -> tuple[dict[str, Any], str]:
 
 
 def bare_comments(text: str) -> list[str]:
-    """The comments of a text, in order."""
-    return re.findall(r"//[^\n]*|/\*.*?\*/", re.sub(r'"(?:[^"\\]|\\.)*"', '""', text), re.DOTALL)
+    """The comments of a text, in order, without their line ends."""
+    return re.findall(r"//[^\r\n]*|/\*.*?\*/", re.sub(r'"(?:[^"\\]|\\.)*"', '""', text), re.DOTALL)
 
 
 @given(commented())
