@@ -41,12 +41,15 @@ from serving import llamacpp
 from slotted_server import prefill_s, service_s
 
 HERE = Path(__file__).resolve().parent
-SLOTS, WINDOW, QUEUE = 4, 2048, 100
+SLOTS, QUEUE = 4, 100
+WINDOW, REAL_WINDOW = 8192, 2048
+"""Large enough for every prompt by anybody's estimate: nothing is to be cut here."""
 FIXED = 4 * SLOTS
 LOADS = (0.5, 1.0, 2.0, 4.0)
 WARM_S = 6.0
 SEED = 7
-_BUSY_MS = 5.0
+_BUSY_MS, _TRIES = 5.0, 3
+"""What was measured while the load itself was late (p99) is measured again, and the calmest counts."""
 _REAL_PROMPTS = (20, 120)
 """In words; the tiny model takes nearly each byte for a token."""
 AIMS = {"goodput": 0.95, "first": 1.2, "refused_ms": 5.0, "failed": 0}
@@ -245,7 +248,7 @@ def run(
     Args:
         plan_at: makes a plan of (times the capacity, seconds, seed).
     """
-    found = {}
+    found: dict[tuple[str, float], Figures] = {}
     for way, start in ways.items():
         with start() as port:
             # Each is warm when it is measured; Penstock has looked once whether fewer at a time are better.
@@ -253,10 +256,15 @@ def run(
             for load in loads:
                 asked = plan_at(load, for_s, SEED)
                 say(f"{way}, {load:g} x capacity: {len(asked)} requests ...")
-                until_empty(server)
-                saws = asyncio.run(send(port, asked))
-                seen = found[way, load] = figures(asked, saws, for_s, known=known)
-                if seen.late_ms > _BUSY_MS:
+                for _ in range(_TRIES):
+                    until_empty(server)
+                    saws = asyncio.run(send(port, asked))
+                    seen = figures(asked, saws, for_s, known=known)
+                    before = found.get((way, load))
+                    if before is None or seen.late_ms < before.late_ms:
+                        found[way, load] = seen
+                    if seen.late_ms <= _BUSY_MS:
+                        break
                     say(f"the machine is busy: requests were sent {seen.late_ms:.0f} ms late (p99)")
     return found
 
@@ -344,7 +352,7 @@ def real(for_s: float) -> dict[tuple[str, float], Figures]:
     """Before a real llama.cpp on a tiny model: it shares the machine with everything else."""
     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
         folder = Path(name)
-        with llamacpp("full", WINDOW, folder) as server:
+        with llamacpp("full", REAL_WINDOW, folder) as server:
             port = int(server.url.rsplit(":", 1)[1])
             ways = ways_to(server.url, folder, False)
             asked = plan(200.0, 30.0, SEED, prompts=_REAL_PROMPTS)

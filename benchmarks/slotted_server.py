@@ -168,13 +168,10 @@ class Connection(asyncio.Protocol):
                 if number:
                     at += TOKEN_S
                     await asyncio.sleep(max(0.0, at - loop.time()))
-                self.event(
-                    {
-                        "choices": [
-                            {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
-                        ]
-                    }
-                )
+                # No answer repeats itself: a gateway may end one that does.
+                word = f"{(tokens * 31 + number) * 2654435761 % 99991} "
+                delta = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+                self.event({"choices": [delta]})
             at += TOKEN_S
             await asyncio.sleep(max(0.0, at - loop.time()))
         finally:
