@@ -19,6 +19,7 @@ from penstock.cli.output import (
     print_json,
     table,
 )
+from penstock.cli.wording import state_of, troubles_of
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -67,8 +68,9 @@ def status(port: int | None, watch: bool, as_json: bool) -> int:
 
 
 def _show(value: dict[str, Any]) -> None:
+    overall = value["overall"] if value["state"] == "ok" else value["state"]
     click.echo(
-        f"Penstock {value['version']} at {click.style(value['url'], bold=True)}: {value['state']}, "
+        f"Penstock {value['version']} at {click.style(value['url'], bold=True)}: {overall}, "
         f"up {value['uptime_s']:.0f} s, process {value['pid']}"
     )
     for notice in value["notices"].values():
@@ -79,7 +81,7 @@ def _show(value: dict[str, Any]) -> None:
             (
                 upstream["name"] if number == 0 else "",
                 (upstream["kind"] or upstream["verdict"]) if number == 0 else "",
-                upstream["state"] if number == 0 else "",
+                state_of(upstream) if number == 0 else "",
                 upstream["concurrency"]["in_flight"] if number == 0 else "",
                 upstream["concurrency"]["queued"] if number == 0 else "",
                 upstream["concurrency"]["limit"] if number == 0 else "",
@@ -94,8 +96,8 @@ def _show(value: dict[str, Any]) -> None:
     for upstream in value["upstreams"]:
         if told := switched(upstream):
             click.echo(f"  {upstream['name']}: {told}")
-        if upstream["error"]:
-            click.echo(f"  {upstream['name']}: {upstream['error']}")
+        for told in troubles_of(upstream):
+            click.echo(f"  {upstream['name']}: {told}")
     recent = value["requests"]["recent"][:8]
     if recent:
         click.echo()

@@ -33,3 +33,27 @@ def duration(seconds: Any) -> str:
     if whole < 86_400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
     return f"{whole // 86_400} d {whole % 86_400 // 3600} h"
+
+
+def state_of(upstream: Mapping[str, Any]) -> str:
+    """An upstream's state in words, with its breaker and its supervision where these are not as usual."""
+    words = [str(upstream.get("state", ""))]
+    breaker, supervised = named(upstream.get("breaker")), named(upstream.get("supervised"))
+    if breaker in ("open", "half_open"):
+        words.append(f"breaker {breaker.replace('_', '-')}")
+    if supervised in ("given_up", "restarting", "starting"):
+        words.append(supervised.replace("_", " "))
+    return ", ".join(words)
+
+
+def troubles_of(upstream: Mapping[str, Any]) -> list[str]:
+    """Why it is in that state, a sentence each."""
+    breaker, supervised = upstream.get("breaker") or {}, upstream.get("supervised") or {}
+    found = []
+    if named(breaker) in ("open", "half_open"):
+        found.append(f"left alone for now: {breaker.get('why')}")
+    if named(supervised) == "given_up":
+        found.append(f"given up: {supervised.get('why')} Its log: {supervised.get('log_file')}")
+    elif upstream.get("error"):
+        found.append(str(upstream["error"]))
+    return found

@@ -259,7 +259,7 @@ class LocalRun:
                 self.incoming,
                 self.runtime.settings,
                 state,
-                ask=self._ask(),
+                ask=self.ask(),
                 raw=work.raw,
                 memory=self.runtime.memory,
                 needed_bytes=self.ready.needed_bytes,
@@ -275,6 +275,7 @@ class LocalRun:
                 adapt=self.ready.adapt,
                 goes_on=self._goes_on,
                 left_alone=self._left_alone,
+                began=self._began,
                 own_key=state.upstream.api_key is not None,
                 watch=self.watch,
                 settings=self.runtime.settings,
@@ -283,7 +284,7 @@ class LocalRun:
             relaying = self.relaying = Relaying(self.answer, self.job, keeper, self._task)
             opened = await open_answer(self.job, self.transport, keeper)
             self.ready.opened()
-            self.passed = answer_began(self.runtime, self.state, self.passed)
+            self._began()
             # 8. Relay.
             await relaying.run(opened, work)
             exchange.outcome = Outcome.SUCCESS
@@ -318,6 +319,10 @@ class LocalRun:
                 self.job.relay = None
             self.work = self.job = self.relaying = None
             self.ready.forget()
+
+    def _began(self) -> None:
+        """The upstream answers: nobody waits for the end of an answer to know that it works again."""
+        self.passed = answer_began(self.runtime, self.state, self.passed)
 
     def _goes_on(self, fault: Fault) -> bool:
         """Whether it is tried here again."""
@@ -375,7 +380,8 @@ class LocalRun:
             begin=self.answer.begin_writing,
         )
 
-    def _ask(self) -> Ask:
+    def ask(self) -> Ask:
+        """What it asks of admission."""
         return ask_of(
             self.incoming,
             self.runtime.settings,
@@ -398,7 +404,7 @@ class LocalRun:
         self.watch.run("none")
         limiter = self.state.limiter
         self.permit = await limiter.acquire(
-            self._ask()._replace(weight=limiter.limit),
+            self.ask()._replace(weight=limiter.limit),
             first=True,
             deadline_s=self.incoming.queue_deadline_s(self.runtime.settings),
         )

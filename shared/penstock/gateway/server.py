@@ -48,6 +48,9 @@ log = logging.getLogger("penstock.gateway")
 EXIT_FINE, EXIT_PORT_TAKEN, EXIT_INTERRUPTED = 0, 3, 130
 _IDLE_CLIENT_S = 75
 _WATCH_EVERY_S = 1.0
+_DRAIN_POLL_S = 0.05
+_AFTER_DRAIN_S = 1
+"""For what outlived the drain to be told so."""
 
 
 _NOT_OF_THE_FILE = ("discovered", "embedded", "supervised")
@@ -93,6 +96,8 @@ class GatewayServer:
         self._servers = servers
         self._own: OwnServers | None = None
         self._interrupted = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Future[None] | None = None
         self._descriptors: int | None = None
         self._server: uvicorn.Server | None = None
         self.runtime: Runtime | None = None
@@ -131,10 +136,32 @@ class GatewayServer:
 
     def request_stop(self) -> None:
         """Drain, then exit."""
+        runtime = self.runtime
+        if runtime is None or self._loop is None:
+            if self._server is not None:
+                self._server.should_exit = True
+        elif not runtime.draining:
+            log.info("stopping; %d requests are let end", len(runtime.in_flight))
+            runtime.draining = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        """Go on listening while requests run: who comes now is told when to come again, and status tells it."""
+        assert self.runtime is not None
+        if self.runtime.in_flight:
+            self._draining = asyncio.ensure_future(self._exit_when_drained(self.runtime))
+        else:
+            self._exit()
+
+    async def _exit_when_drained(self, runtime: Runtime) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._started_with.timeouts.drain_s):
+                while runtime.in_flight:  # noqa: ASYNC110 (requests know of no such event)
+                    await asyncio.sleep(_DRAIN_POLL_S)
+        self._exit()
+
+    def _exit(self) -> None:
         if self.runtime is not None:
-            if not self.runtime.draining:
-                log.info("stopping; %d requests are let end", len(self.runtime.in_flight))
-            self.runtime.draining = True
             self.runtime.recorder.end_streams()
         if self._server is not None:
             self._server.should_exit = True
@@ -227,6 +254,7 @@ class GatewayServer:
             told = f"Its runtime file cannot be written ({exc.strerror}): other commands do not find this gateway."
             runtime.notices["runtime_file"] = told
             log.warning(told)
+        self._loop = asyncio.get_running_loop()
         try:
             await runtime.start()
             own = self._own = OwnServers(runtime, self._servers, settings.listen.port)
@@ -273,7 +301,7 @@ class GatewayServer:
             server_header=False,
             date_header=False,
             timeout_keep_alive=_IDLE_CLIENT_S,
-            timeout_graceful_shutdown=max(1, round(self._loaded.settings.timeouts.drain_s)),
+            timeout_graceful_shutdown=_AFTER_DRAIN_S,
             backlog=BACKLOG,
             ssl_certfile=listen.tls_certificate,
             ssl_keyfile=listen.tls_key,
@@ -336,8 +364,10 @@ class GatewayServer:
             self.reload()
 
     def _end_by_signal(self, number: int) -> None:
-        if self._server is not None and self._server.should_exit:
-            self._server.force_exit = True  # a second Ctrl-C does not wait
+        if self._server is not None and self.runtime is not None and self.runtime.draining:
+            self._server.should_exit = self._server.force_exit = (
+                True  # a second Ctrl-C does not wait
+            )
         self._interrupted = number == signal.SIGINT
         self.request_stop()
 

@@ -289,6 +289,12 @@ def test_a_server_that_died_of_its_load_is_dead() -> None:
             assert box.comes_back
             await llama.leave()
             await here.runtime.keeper.look_anew(box)
+            assert not box.comes_back
+            stood_s = box.absence.total_s()
+            await asyncio.sleep(0.01)
+            assert (
+                box.absence.total_s() == stood_s
+            )  # nor does it excuse that the queue stands still
             for _ in range(3):
                 assert (await here.chat()).json()["error"]["code"] == "upstream_unreachable"
             assert (await here.chat()).json()["error"]["code"] == "breaker_open"

@@ -74,7 +74,7 @@ def test_held_requests_are_answered_once_and_queued_ones_stay_out() -> None:
     asyncio.run(scene())
 
 
-@pytest.mark.parametrize("away", ["held", "loading"])
+@pytest.mark.parametrize("away", ["held", "loading", "loading for a request"])
 def test_who_queues_does_not_wait_behind_others_while_the_server_is_away(away: str) -> None:
     """A load or a restart that takes longer than the queue's deadline refuses nobody."""
 
@@ -92,12 +92,16 @@ def test_who_queues_does_not_wait_behind_others_while_the_server_is_away(away: s
             await until(lambda: state.limiter.waiting)
             if away == "held":
                 state.holding.begin("drained")
+            if away == "loading for a request":  # and says that it is ready, as Ollama does
+                state.note_load(1)
             loop = asyncio.get_running_loop()
             over_s = loop.time() + 0.3
             await until(lambda: loop.time() > over_s or queued.done())
             assert state.limiter.waiting == 1
             llama.ready = state.ready = True
             state.holding.end("drained")
+            if away == "loading for a request":
+                state.note_load(-1)
             permit.release()
             assert (await queued).status_code == 200
             refused = await state.limiter.acquire(Ask(), deadline_s=5)

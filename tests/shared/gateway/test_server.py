@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -27,6 +28,17 @@ def test_a_file_that_is_no_socket_is_not_replaced_by_one(tmp_path: Path) -> None
     assert notes.read_text() == "precious"
 
 
+async def told_to_come_again(gateway: RunningGateway, body: dict[str, Any]) -> httpx.Response:
+    """What a client gets over a connection of its own once the gateway has heard that it is to stop."""
+    async with asyncio.timeout(10), httpx.AsyncClient(trust_env=False) as client:
+        while True:
+            answer = await client.post(f"{gateway.url}/v1/chat/completions", json=body)
+            if answer.status_code == 503:
+                assert answer.json()["error"]["code"] == "draining"
+                assert int(answer.headers["retry-after"]) >= 1
+                return answer
+
+
 def test_what_outlives_the_drain_is_told_so_and_has_its_line(tmp_path: Path) -> None:
     """A stream that is cut off ends with an error event; a changed limit that is not in force is told."""
 
@@ -34,7 +46,7 @@ def test_what_outlives_the_drain_is_told_so_and_has_its_line(tmp_path: Path) -> 
         async with ScriptedLlama([CHUNKED_HEAD, event(delta("a")), GONE]) as llama:
             settings = {
                 "upstreams": [{"name": "box", "url": llama.url}],
-                "timeouts": {"drain_s": 1},
+                "timeouts": {"drain_s": 3},
             }
             gateway = await asyncio.to_thread(RunningGateway, tmp_path, settings)
             try:
@@ -58,6 +70,10 @@ def test_what_outlives_the_drain_is_told_so_and_has_its_line(tmp_path: Path) -> 
                                 notices = status.json()["notices"]
                         assert notices["start"].startswith("listen.max_header_bytes: ")
                         gateway.process.send_signal(signal.SIGTERM)
+                        late = await told_to_come_again(gateway, body)
+                        assert late.headers["x-should-retry"] == "true"
+                        status = await client.get("/penstock/status")
+                        assert status.json()["state"] == "draining"
                         rest = [line async for line in lines if line]
                 assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "draining"
                 assert await asyncio.to_thread(gateway.process.wait, 20) == 0

@@ -125,7 +125,8 @@ def announcement_headers(exchange: Exchange) -> Headers:
         headers.append((b"request-id", request_id))
     if exchange.upstream:
         headers.append((b"penstock-upstream", _name_text(exchange.upstream)))
-        headers.append((b"penstock-attempts", b"%d" % max(1, len(exchange.attempts))))
+        if exchange.attempts:
+            headers.append((b"penstock-attempts", b"%d" % len(exchange.attempts)))
     if exchange.window is not None:
         headers.append((b"penstock-window", b"%d" % exchange.window))
     if exchange.queued_s is not None and exchange.waited_s >= 0.001:

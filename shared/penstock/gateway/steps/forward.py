@@ -237,7 +237,11 @@ async def _attempt(job: Job, transport: UpstreamTransport, readiness: Readiness)
         if state.spec.behaviour.close_cancels_load and not _is_loaded(exchange):
             # Closing would throw the load away; what becomes of it is decided when the client leaves.
             job.sending = asyncio.ensure_future(sending)
-            response: UpstreamResponse = await asyncio.shield(job.sending)
+            state.note_load(1)
+            try:
+                response: UpstreamResponse = await asyncio.shield(job.sending)
+            finally:
+                state.note_load(-1)
             job.sending = None
         else:
             response = await sending

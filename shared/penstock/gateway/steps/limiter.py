@@ -230,7 +230,8 @@ class Limiter:
             raise Refused(
                 ErrorCode.QUEUE_DEADLINE,
                 f"The request waited {deadline_s:g} s behind others, as long as it may.",
-                hint="concurrency.queue_deadline_s is the limit.",
+                hint="The limit is concurrency.queue_deadline_s, or what the client itself said "
+                "(penstock-deadline, its read time-out).",
                 retry_after_s=max(1.0, line.expected_wait_s(loop.time())),
             )
         return Permit(self, ticket)

@@ -100,6 +100,7 @@ class Job:
         goes_on: told of a fault after which the request would be tried again here: False when it is not to be,
             because another upstream can take it, or this one is left alone by now.
         left_alone: whether this upstream is left alone by now: asked after each wait.
+        began: told of the first token, also of an answer that is collected.
         own_key: the credential sent is the configured one, not the client's.
         path: where it goes, without the upstream's prefix.
         sending: the request on its way to a server that throws its load away when the connection closes;
@@ -114,6 +115,7 @@ class Job:
     adapt: Callable[[Fault], bool]
     goes_on: Callable[[Fault], bool]
     left_alone: Callable[[], bool]
+    began: Callable[[], None]
     own_key: bool
     watch: Watch
     settings: Settings
@@ -165,6 +167,7 @@ async def open_body(
             if exchange.first_token_s is None:
                 exchange.first_token_s = asyncio.get_running_loop().time()
                 exchange.stage = "streaming"
+                job.began()
             if watch.clock != "stall":
                 watch.run("stall")
             if not says_nothing(data):

@@ -47,6 +47,9 @@ class Run(Protocol):
     def tuned(self) -> Tuned:
         """The request as it is sent."""
 
+    def ask(self) -> Ask:
+        """What it asks of admission."""
+
     def move_to(self, state: UpstreamState, passed: Pass, permit: Permit) -> None:
         """Another upstream goes on with the request."""
 
@@ -127,7 +130,7 @@ async def _other(run: Run, model: str, key: Identity) -> UpstreamState | None:
             and _is(state, model, key)
         ):
             try:
-                permit = await state.limiter.acquire(Ask(model=model), deadline_s=1.0)
+                permit = await state.limiter.acquire(run.ask(), deadline_s=1.0)
             except Refused:
                 continue
             passed = state.breaker.ask(now_s)

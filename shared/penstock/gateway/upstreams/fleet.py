@@ -149,6 +149,7 @@ class UpstreamState:
         self.reachable: bool | None = None
         self.away_since_s: float | None = None
         self._ready = True
+        self._loads = 0
         self.error: str | None = None
         self.reading: ServerReading | None = None
         self.evidence: tuple[Evidence, ...] = ()
@@ -180,7 +181,7 @@ class UpstreamState:
 
     @property
     def ready(self) -> bool:
-        """Whether it has loaded, by its own word."""
+        """Whether it has loaded, by its own word: False while it loads, and not any more when it died of that."""
         return self._ready
 
     @ready.setter
@@ -188,8 +189,14 @@ class UpstreamState:
         self._ready = is_ready
         self._note_absence()
 
+    def note_load(self, by: int) -> None:
+        """A request is sent for which the model has to be loaded first (1), or its answer begins, or never will (-1)."""
+        self._loads += by
+        self._note_absence()
+
     def _note_absence(self) -> None:
-        self.absence.note(bool(self.holding.reasons) or not self._ready)
+        is_loading = not self._ready or self._loads > 0
+        self.absence.note(bool(self.holding.reasons) or is_loading)
 
     @property
     def is_local(self) -> bool:
@@ -220,8 +227,8 @@ class UpstreamState:
 
     @property
     def comes_back(self) -> bool:
-        """Whether it is away on purpose, or loads: then its failures speak for nothing. One that died of its load is dead."""
-        return bool(self.holding.reasons) or (not self.ready and self.reachable is not False)
+        """Whether it is away on purpose, or loads: then its failures speak for nothing."""
+        return bool(self.holding.reasons) or not self.ready
 
     def suspect(self) -> None:
         """A connection broke: if the server is ours, it may have died."""

@@ -178,6 +178,10 @@ def _sample(exchange: Exchange, now_s: float, in_use: int) -> Sample:
     )
 
 
+_OF_ITSELF = frozenset({ErrorCode.UPSTREAM_ERROR, ErrorCode.BAD_ANSWER})
+"""Failures that fewer requests at a time would not cure: the server is broken, not choking."""
+
+
 def _lesson(exchange: Exchange) -> Lesson:
     """
     What a request teaches about how many are too many. A server that nobody could connect to was not working on
@@ -190,7 +194,8 @@ def _lesson(exchange: Exchange) -> Lesson:
         if fault is not None and (fault.code in _TOO_MUCH or fault.shared_kv):
             return "too_much"
     if exchange.outcome is Outcome.DROPPED:
-        return "ignored" if fault is not None and fault.phase == "connect" else "dropped"
+        of_load = fault is not None and fault.phase != "connect" and fault.code not in _OF_ITSELF
+        return "dropped" if of_load else "ignored"
     if exchange.outcome is Outcome.SUCCESS and len(attempts) == 1:
         return "success"
     return "ignored"

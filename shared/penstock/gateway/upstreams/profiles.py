@@ -250,8 +250,10 @@ class ProfileKeeper:
             state.away_since_s = None
             if was[0] is False:
                 state.breaker.try_soon(now_s)
-        elif state.away_since_s is None:
-            state.away_since_s = now_s
+        else:
+            state.ready = True  # what died of its load loads no more
+            if state.away_since_s is None:
+                state.away_since_s = now_s
         changed = False
         if look.refused:
             state.forget_loaded()

@@ -45,7 +45,10 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         "started_by": runtime.started_by,
         "uptime_s": round(now_s - runtime.started_s, 1),
         "state": "draining" if runtime.draining else "ok",
-        "overall": overall(_state(state) for state in runtime.fleet),
+        "overall": overall(
+            "unreachable" if state.breaker.is_open(now_s) else _state(state)
+            for state in runtime.fleet
+        ),
         "switched": {
             "paused": share(board.pause, names),
             "drained": share(board.drain, names),
