@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import fastapi.dependencies.models
+
 import fault_cases
 from matrix.cells import KINDS, MODES
 from matrix.owed import BY_ID, FAULTS, Fault, Moment, Scene, Times, owed, said
@@ -84,10 +86,18 @@ def play(key: Key) -> list[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             problems = asyncio.run(bounded())
+            _forget_apps()
             gc.collect()
     finally:
         sys.unraisablehook = before
     return problems + unseen
+
+
+def _forget_apps() -> None:
+    """FastAPI remembers the routes of every app that there ever was, and with them our gateways."""
+    for value in vars(fastapi.dependencies.models).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
 
 
 def begin() -> None:

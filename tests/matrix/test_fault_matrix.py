@@ -30,9 +30,7 @@ def played(request: pytest.FixtureRequest) -> Iterator[Play]:
     ]
     workers = max(1, min((os.cpu_count() or 1) + 1, len(wanted), 8))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=begin, max_tasks_per_child=60
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin) as pool:
         running: dict[Key, Future[list[str]]] = {key: pool.submit(play, key) for key in wanted}
         try:
             yield lambda key: running[key].result()
