@@ -11,9 +11,9 @@ from penstock.cli.demo_stage import ASCII, Scene, Stage, must, running_gateway, 
 
 _CLIENTS = 12
 _LONG = 6
-_PATIENCE_S = 5.0
+_PATIENCE_S = 6.0
 _STALL_S = 1.0
-_WORDY: dict[str, Any] = {"stream": True, "logprobs": True, "top_logprobs": 100}
+_WORDY: dict[str, Any] = {"stream": True, "logprobs": True, "top_logprobs": 300}
 """An answer that soon fills all that is between the server and a client."""
 
 
