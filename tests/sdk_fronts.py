@@ -147,6 +147,7 @@ def _settings(upstreams: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
     return {
         "listen": {"client_keys": [{"name": "tests", "key": KEY}]},
         "upstreams": upstreams,
+        "breaker": {"enabled": False},  # servers that are down are asked again and again here
         "retry": {"local": {"attempts": 2, "first_delay_s": 0.05}},
         **more,
     }
