@@ -63,7 +63,7 @@ async def count_texts(
     Args:
         url: of the upstream, normalised.
         model: its id at the server.
-        client: a way to ask the server, or an httpx client of its, see `penstock.adapters.probe.make_client`.
+        client: a way to ask the server, or an httpx client of its, see `penstock.adapters.control_client.make_client`.
         within_s: for all of them together.
 
     Returns:

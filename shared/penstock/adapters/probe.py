@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -17,10 +16,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from penstock.adapters.control_client import make_client
 from penstock.detection import fingerprint_probes, is_penstock, judge, recognise, relay_evidence
 from penstock.detection.fingerprint import Recognition
 from penstock.domain.profile import ServerReading
-from penstock.domain.upstream import ServerKind, Upstream, Verdict
+from penstock.domain.upstream import ServerKind, Verdict
 from penstock.servers import spec as spec_of
 from penstock.servers.base import Answer, Answers, Probe, ServerSpec
 
@@ -54,19 +54,6 @@ class Look:
     error: str | None = None
     is_penstock: bool = False
     refused: bool = False
-
-
-def make_client(upstream: Upstream | None = None) -> httpx.AsyncClient:
-    """A client for probes: of one upstream with its TLS or socket, or of all plain ones."""
-    if upstream is None:
-        return httpx.AsyncClient(follow_redirects=False, trust_env=False)
-    if upstream.url.startswith("unix:"):
-        transport = httpx.AsyncHTTPTransport(uds=upstream.url.removeprefix("unix://"))
-        return httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)
-    verify: ssl.SSLContext | bool = upstream.verify
-    if upstream.verify and upstream.ca_file:
-        verify = ssl.create_default_context(cafile=upstream.ca_file)
-    return httpx.AsyncClient(verify=verify, follow_redirects=False, trust_env=False)
 
 
 async def look(

@@ -77,7 +77,7 @@ class OverHttpx:
     """
     Args:
         url: of the upstream, normalised.
-        client: see `penstock.adapters.probe.make_client`.
+        client: see `penstock.adapters.control_client.make_client`.
     """
 
     __slots__ = ("_base", "_client")

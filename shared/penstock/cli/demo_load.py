@@ -12,6 +12,8 @@ from penstock.cli.demo_stage import ASCII, Scene, Stage, must, running_gateway, 
 _CLIENTS = 12
 _LONG = 6
 _PATIENCE_S = 6.0
+_IDLE_WITHIN_S = 120.0
+"""A server that computes for nobody comes to its end on a slow machine too."""
 _STALL_S = 1.0
 _WORDY: dict[str, Any] = {"stream": True, "logprobs": True, "top_logprobs": 300}
 """An answer that soon fills all that is between the server and a client."""
@@ -134,7 +136,7 @@ def _computes(seconds: float) -> str:
 
 def _busy(stage: Stage, base: str, *, leaves: bool = False, **fields: Any) -> float:
     """How long a slot works on for a client that does not read, and that *leaves* once it works."""
-    must(lambda: stage.busy() == 0, 30.0, "The server did not become idle.")
+    must(lambda: stage.busy() == 0, _IDLE_WITHIN_S, "The server did not become idle.")
     body = {
         "model": "demo", "max_tokens": 1500, "ignore_eos": True,
         "messages": [{"role": "user", "content": "tell me a long story"}], **fields,

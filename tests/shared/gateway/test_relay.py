@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loops import Run, on_both_loops, until
 from penstock.dialects.collect import ChatCollector
 from penstock.dialects.surfaces import OLLAMA, OPENAI, Surface, surface_of
 from penstock.domain.upstream import ServerKind
@@ -211,6 +212,24 @@ def test_heartbeats_come_in_silence_only() -> None:
     assert calls == []
     time.run_to(45.0)
     assert [round(at, 3) for _, at in calls] == [29.0, 44.0]
+
+
+@on_both_loops
+def test_a_timer_that_fires_early_is_set_again(run: Run) -> None:
+    """What is due within a millisecond, uvloop calls at once, by a handle that knows no time."""
+
+    async def main() -> None:
+        beats: list[int] = []
+        watch = Watch(
+            asyncio.get_running_loop(), {}, heartbeat_s=0.0004,
+            on_expired=lambda _: None, on_silence=lambda: beats.append(1),
+        )  # fmt: skip
+        try:
+            await until(lambda: len(beats) > 20)
+        finally:
+            watch.stop()
+
+    run(main())
 
 
 def test_a_stall_is_noticed_when_it_is_one() -> None:

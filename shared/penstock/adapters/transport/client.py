@@ -160,7 +160,9 @@ class Transport:
             raise TransportError("timeout", "connect", detail=words) from exc
         except (OSError, UnicodeError) as exc:
             raise _translate(exc, origin) from exc
-        if connection.is_open:  # it may be lost again already; then sending will say so
+        if self._closed:  # while it was made: nobody would close it any more
+            connection.drop()
+        elif connection.is_open:  # it may be lost again already; then sending will say so
             self._open.add(connection)
         return connection
 

@@ -64,8 +64,7 @@ async def _open_tcp(
             made, host, port, ssl=tls, server_hostname=host if tls else None
         )
         return protocol
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    sock = await _race(loop, interleave(found))
+    sock = await connected_socket(loop, host, port)
     try:
         _, protocol = await loop.create_connection(
             made, sock=sock, ssl=tls, server_hostname=host if tls else None
@@ -74,6 +73,17 @@ async def _open_tcp(
         sock.close()
         raise
     return protocol
+
+
+async def connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """
+    A socket that is connected to *host*, a name. Cancelling leaves nothing open.
+
+    Raises:
+        OSError: also as `socket.gaierror`.
+    """
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return await _race(loop, interleave(found))
 
 
 def interleave(found: Sequence[Address]) -> list[Address]:

@@ -96,7 +96,9 @@ class Limiter:
     def __init__(self, limit: int, options: ConcurrencyOptions) -> None:
         self._line = Line(limit, options)
         self._waiters: dict[Ticket, asyncio.Future[None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        # When it goes off is kept here: uvloop gives a plain handle, without `when`, for what is due at once.
+        self._timer: asyncio.Handle | None = None
+        self._timer_due_s = 0.0
         self._order: dict[Ticket, int] = {}
         self._apart: Limiter | None = None
         self.stood_s: Callable[[], float] = _never
@@ -324,10 +326,11 @@ class Limiter:
             return
         due_s = self._line.next_due_s(loop.time())
         timer = self._timer
-        if due_s is None or (timer is not None and timer.when() <= due_s):
+        if due_s is None or (timer is not None and self._timer_due_s <= due_s):
             return
         if timer is not None:
             timer.cancel()
+        self._timer_due_s = due_s
         self._timer = loop.call_at(due_s, self._fire)
 
     def _fire(self) -> None:

@@ -36,6 +36,7 @@ class Watch:
     """
 
     __slots__ = (
+        "_due_s",
         "_handle",
         "_heartbeat_s",
         "_limits_s",
@@ -61,14 +62,16 @@ class Watch:
         self._heartbeat_s = heartbeat_s
         self._on_expired = on_expired
         self._on_silence = on_silence
-        self._handle: asyncio.TimerHandle | None = None
+        # When the timer fires is kept here: uvloop gives a plain handle, without `when`, for what is due at once.
+        self._handle: asyncio.Handle | None = None
+        self._due_s = 0.0
         now = loop.time()
         self.clock: Clock = "none"
         self.expired: Clock | None = None
         self.touched_s = now
         self.written_s = now
         if heartbeat_s is not None:
-            self._handle = loop.call_at(now + heartbeat_s, self._fire)
+            self._set(now + heartbeat_s)
 
     def run(self, clock: Clock) -> None:
         """Let the limit of *clock* run from now on, in place of the one before."""
@@ -79,10 +82,10 @@ class Watch:
         due = self.touched_s + self._limits_s[clock]
         # A timer that is set already never comes too late for a heartbeat.
         handle = self._handle
-        if handle is None or handle.when() > due:
+        if handle is None or self._due_s > due:
             if handle is not None:
                 handle.cancel()
-            self._handle = self._loop.call_at(due, self._fire)
+            self._set(due)
 
     def now_s(self) -> float:
         """The time of the loop."""
@@ -105,6 +108,10 @@ class Watch:
             self._handle.cancel()
             self._handle = None
 
+    def _set(self, due_s: float) -> None:
+        self._due_s = due_s
+        self._handle = self._loop.call_at(due_s, self._fire)
+
     def _due(self) -> float | None:
         due = None
         if self.clock != "none":
@@ -115,8 +122,8 @@ class Watch:
         return due
 
     def _fire(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None and stood_still(self._loop.time() - handle.when()):
+        self._handle = None
+        if stood_still(self._loop.time() - self._due_s):
             # The process did not run (sleep, SIGSTOP): nobody was slow, and the upstream gets its time again.
             self.touched_s = self._loop.time()
         # A timer may fire early by its resolution; a microsecond of grace keeps it from spinning.
@@ -130,4 +137,4 @@ class Watch:
             self._on_silence()
         due = self._due()
         if due is not None and self._handle is None:
-            self._handle = self._loop.call_at(due, self._fire)
+            self._set(due)

@@ -57,7 +57,7 @@ class ProfileKeeper:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wake: dict[str, asyncio.Event] = {}
         self._looks: dict[UpstreamState, asyncio.Task[bool]] = {}
-        self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
+        self._client = probe.make_client()
         self._clients: dict[Upstream, httpx.AsyncClient] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -110,7 +110,7 @@ class ProfileKeeper:
     def start_afresh(self) -> None:
         """The machine slept, or time jumped: connections may be dead, and what is known is old."""
         old = [self._client, *self._clients.values()]
-        self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
+        self._client = probe.make_client()
         self._clients = {}
         for client in old:
             closing = asyncio.get_running_loop().create_task(client.aclose())

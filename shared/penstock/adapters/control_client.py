@@ -1,0 +1,151 @@
+"""
+The HTTP client of the control plane: probes, counts, health. An `httpx` client whose connections can be cancelled.
+
+httpcore opens connections by anyio, and `anyio.connect_tcp` loses a connection that was made in the moment in which
+its task is cancelled (its task group ends by the cancellation, and nobody closes the stream): a look that is given up
+just then leaves a descriptor open for good. asyncio's own streams close what they made, so these are used here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import httpcore
+import httpx
+
+from penstock.adapters.transport.opening import connected_socket, is_address
+from penstock.domain.upstream import Upstream
+
+_MOST_CONNECTIONS = 100
+_MOST_IDLE = 20
+_IDLE_S = 5.0
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """One connection, by asyncio's streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """See httpcore."""
+        async with _translated(httpcore.ReadTimeout, httpcore.ReadError, timeout):
+            return await self._reader.read(max_bytes)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See httpcore."""
+        async with _translated(httpcore.WriteTimeout, httpcore.WriteError, timeout):
+            self._writer.write(buffer)
+            await self._writer.drain()
+
+    async def aclose(self) -> None:
+        """At once: there is nothing that the other side still has to get."""
+        self._writer.transport.abort()
+        await asyncio.sleep(0)  # the socket is closed in the next round of the loop
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """See httpcore."""
+        try:
+            async with _translated(httpcore.ConnectTimeout, httpcore.ConnectError, timeout):
+                await self._writer.start_tls(ssl_context, server_hostname=server_hostname)
+        except BaseException:
+            self._writer.transport.abort()
+            raise
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """See httpcore: it asks whether an idle connection was closed by the other side, and for TLS."""
+        if info == "is_readable":
+            return self._reader.at_eof() or self._writer.is_closing()
+        return self._writer.get_extra_info(info)
+
+
+class _Network(httpcore.AsyncNetworkBackend):
+    """Opens connections."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """See httpcore; neither an own address nor options are used here."""
+        async with _translated(httpcore.ConnectTimeout, httpcore.ConnectError, timeout):
+            return await _open(host, port)
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """See httpcore."""
+        async with _translated(httpcore.ConnectTimeout, httpcore.ConnectError, timeout):
+            return _Stream(*await asyncio.open_unix_connection(path))
+
+    async def sleep(self, seconds: float) -> None:
+        """See httpcore."""
+        await asyncio.sleep(seconds)
+
+
+async def _open(host: str, port: int) -> _Stream:
+    if is_address(host):
+        return _Stream(*await asyncio.open_connection(host, port))
+    sock = await connected_socket(asyncio.get_running_loop(), host, port)
+    try:
+        return _Stream(*await asyncio.open_connection(sock=sock))
+    except BaseException:
+        sock.close()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _translated(
+    late: type[Exception], broken: type[Exception], timeout_s: float | None
+) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as exc:
+        raise late(str(exc)) from exc
+    except (OSError, ssl.SSLError) as exc:
+        raise broken(str(exc)) from exc
+
+
+class _Transport(httpx.AsyncHTTPTransport):
+    """httpx's own, with another way to open connections."""
+
+    def __init__(self, verify: ssl.SSLContext | bool, unix_path: str | None) -> None:
+        super().__init__(verify=verify)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=httpx.create_ssl_context(verify=verify),
+            max_connections=_MOST_CONNECTIONS,
+            max_keepalive_connections=_MOST_IDLE,
+            keepalive_expiry=_IDLE_S,
+            uds=unix_path,
+            network_backend=_Network(),
+        )
+
+
+def make_client(upstream: Upstream | None = None) -> httpx.AsyncClient:
+    """A client for probes: of one upstream with its TLS or socket, or of all plain ones."""
+    unix_path: str | None = None
+    verify: ssl.SSLContext | bool = True
+    if upstream is not None and upstream.url.startswith("unix:"):
+        unix_path = upstream.url.removeprefix("unix://")
+    elif upstream is not None:
+        verify = upstream.verify
+        if upstream.verify and upstream.ca_file:
+            verify = ssl.create_default_context(cafile=upstream.ca_file)
+    return httpx.AsyncClient(
+        transport=_Transport(verify, unix_path), follow_redirects=False, trust_env=False
+    )
