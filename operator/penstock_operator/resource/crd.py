@@ -40,9 +40,11 @@ RULES = (
         "an External server is not ours: accelerator, cache and tuning have no place beside it",
     ),
     (
-        "!has(self.runtime) || !has(self.runtime.type) || self.runtime.type in ['Auto', 'External'] || "
-        "!has(self.model) || !has(self.model.uri) || "
-        "self.model.uri.startsWith('ollama://') == (self.runtime.type == 'Ollama')",
+        (
+            "!has(self.runtime) || !has(self.runtime.type) || self.runtime.type in ['Auto', 'External'] || "
+            "!has(self.model) || !has(self.model.uri) || "
+            "self.model.uri.startsWith('ollama://') == (self.runtime.type == 'Ollama')"
+        ),
         "ollama:// and the runtime Ollama go together",
     ),
 )
