@@ -37,11 +37,15 @@ def test_an_example_becomes_restricted_pods(path):
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_an_operator_upgrade_restarts_no_gpu_server_that_fetches_nothing():
-    spec = {"model": {"uri": "pvc://c/a.gguf"}, "accelerator": {"type": "NVIDIA"}}
-    newer = children(spec, replace(SEEN, operator_image="penstock:2"))
-    assert newer["Deployment", "m-server"] == children(spec)["Deployment", "m-server"]
-    assert newer["Deployment", "m"] != children(spec)["Deployment", "m"]
+def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    upgraded = replace(SEEN, operator_image="penstock:2", children=before)
+    assert children(spec, upgraded)["Deployment", "m-server"] == before["Deployment", "m-server"]
+    assert children(spec, upgraded)["Deployment", "m"] != before["Deployment", "m"]
+    changed = children({**spec, "tuning": {"contextLength": 4096}}, upgraded)
+    container = changed["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "penstock:2"
 
 
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():

@@ -61,7 +61,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {}},
     ]
     mounts: list[dict[str, Any]] = [
-        {"name": "config", "mountPath": "/etc/penstock", "readOnly": True},
+        {"name": "config", "mountPath": "/etc/penstock/config", "readOnly": True},
         {"name": "admin", "mountPath": "/etc/penstock/admin", "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
@@ -75,7 +75,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         mounts.append({"name": "upstream", "mountPath": "/etc/penstock/upstream", "readOnly": True})
     container = {
         "name": "gateway", "image": asked.image or seen.operator_image,
-        "command": ["penstock", "serve", "--config", "/etc/penstock/penstock.yaml"],
+        "command": ["penstock", "serve", "--config", "/etc/penstock/config/penstock.yaml"],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
         "ports": [{"name": "http", "containerPort": 8080}], "resources": resources(asked.resources),
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},

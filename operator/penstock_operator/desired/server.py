@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from penstock_operator.desired.common import (
@@ -12,7 +13,7 @@ from penstock_operator.desired.common import (
     resources,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, environment, weights
-from penstock_operator.resource.names import SERVER, children, selector
+from penstock_operator.resource.names import SERVER, TEMPLATE_HASH, children, selector
 from penstock_operator.resource.spec import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
@@ -28,7 +29,24 @@ _PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; e
 
 
 def server(model: LocalModel, seen: Seen) -> list[Manifest]:
-    """Deployment and headless Service."""
+    """
+    Deployment and headless Service.
+
+    A server that runs keeps the release of our image that it has, as long as nothing else about its pod changes:
+    an operator upgrade restarts no model pod.
+    """
+    running = seen.child("Deployment", children(model.name).server) or {}
+    template = running.get("spec", {}).get("template", {})
+    digest = template.get("metadata", {}).get("annotations", {}).get(TEMPLATE_HASH)
+    pod = template.get("spec", {})
+    for container in [*pod.get("initContainers", ()), *pod.get("containers", ())]:
+        made = _made(model, replace(seen, operator_image=container["image"]))
+        if made[0]["spec"]["template"]["metadata"]["annotations"][TEMPLATE_HASH] == digest:
+            return made
+    return _made(model, seen)
+
+
+def _made(model: LocalModel, seen: Seen) -> list[Manifest]:
     spec, name = model.spec, children(model.name).server
     found = weights(model, seen)
     container = {
