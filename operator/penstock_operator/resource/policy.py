@@ -63,8 +63,8 @@ def _snake(value: Any, model: type[BaseModel], path: str) -> Any:
         to_camel(name): name for name in model.model_fields if f"{path}.{name}" not in LEFT_OUT
     }
     found: dict[str, Any] = {}
-    for name, inner_value in value.items():
-        own = known.get(name, name)  # an unknown name is refused by the settings' own check
+    for name, inner_value in ((str(key), one) for key, one in value.items()):
+        own: str = known.get(name) or name  # an unknown name is refused by the settings' own check
         if name not in known and name in {to_camel(one) for one in model.model_fields}:
             raise ValueError(f"{to_camel(path)}.{name} is not set here: the operator decides it")
         inner = part(model, own) if own in model.model_fields else None
