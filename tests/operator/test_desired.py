@@ -72,6 +72,7 @@ def test_settings_reach_the_gateway_in_its_own_words():
     ("spec", "told"),
     [
         pytest.param({"model": {"uri": "s3://a"}}, "spec.model.uri", id="unknown scheme"),
+        pytest.param({"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}}, "gpuLayers", id="a switch the engine lacks"),
         pytest.param({}, "spec.model.uri", id="nothing to serve"),
         pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell", id="no engine"),
         pytest.param({"model": {"uri": "hf://a/b.gguf"}, "gateway": {"settings": {"limits": {"window": 1}}}}, "the operator decides", id="window"),
@@ -80,6 +81,14 @@ def test_settings_reach_the_gateway_in_its_own_words():
 def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):
     with pytest.raises(InvalidSpec, match=told):
         model(spec)
+
+
+def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
+    asked = {"uri": "hf://a/b", "caConfigMapRef": {"name": "ca"}}
+    made = children({"model": asked, "accelerator": {"type": "NVIDIA"}})
+    server = made["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/penstock/ca/ca.crt"} in server["env"]
+    assert "/etc/penstock/ca" in [one["mountPath"] for one in server["volumeMounts"]]
 
 
 def test_the_definition_is_structural():

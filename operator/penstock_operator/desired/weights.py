@@ -64,10 +64,11 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
     volumes: list[dict[str, Any]] = [
         {"name": "weights", "persistentVolumeClaim": {"claimName": name}}
     ]
-    if model.runtime == "Ollama" or (model.runtime == "VLLM" and scheme == "hf"):
-        return Weights(rest, volumes, mounts, [])  # these engines fetch and keep weights themselves
     if asked.ca_config_map_ref is not None:
         volumes.append({"name": "ca", "configMap": {"name": asked.ca_config_map_ref.name}})
+        mounts.append({"name": "ca", "mountPath": "/etc/penstock/ca", "readOnly": True})
+    if model.runtime == "Ollama" or (model.runtime == "VLLM" and scheme == "hf"):
+        return Weights(rest, volumes, mounts, [])  # these engines fetch and keep weights themselves
     uris = [f"{asked.uri}/{one}" for one in asked.files] or [asked.uri or ""]
     image = model.spec.gateway.image or seen.operator_image
     fetchers = [_fetcher(model, image, uri, place) for place, uri in enumerate(uris)]

@@ -450,3 +450,13 @@ def _check(model: LocalModel) -> None:
         )
     if (spec.model.uri or "").startswith("ollama://") != (model.runtime == "Ollama"):
         raise InvalidSpec("spec.model.uri", "ollama:// and the runtime Ollama go together")
+    if model.runtime == "VLLM" and spec.tuning.kv_cache_type == "q4_0":
+        raise InvalidSpec("spec.tuning.kvCacheType", "VLLM has f16 and q8_0 only")
+    if model.runtime != "LlamaCpp" and spec.tuning.gpu_layers is not None:
+        raise InvalidSpec("spec.tuning.gpuLayers", "only LlamaCpp can split a model; leave it out")
+    asked = spec.model
+    fetched_by_us = (asked.uri or "").startswith("https://") or model.runtime == "LlamaCpp"
+    if asked.sha256 is not None and not fetched_by_us:
+        raise InvalidSpec(
+            "spec.model.sha256", "the engine fetches these weights itself; leave it out"
+        )
