@@ -19,6 +19,7 @@ from penstock.gateway.conversations.counts import shows_vocabulary
 from penstock.gateway.views.metrics import METRICS
 from penstock.servers import SPECS
 from penstock.settings import Settings, json_schema
+from penstock_operator.resource.crd import crd
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- made by docs/generate.py -->\n\n"
@@ -33,7 +34,35 @@ def pages() -> dict[str, str]:
         "errors.md": errors_page(),
         "model-servers.md": servers_page(),
         "command-line.md": commands_page(),
+        "localmodel.md": localmodel_page(),
     }
+
+
+def localmodel_page() -> str:
+    """Every field of the resource LocalModel."""
+    lines = [
+        "# LocalModel", "", NOTE.strip(), "",
+        "What `kubectl explain lm.spec` says, on one page. `spec.gateway.settings` takes the groups of",
+        "[settings.md](settings.md) that are policy, in camelCase.", "",
+    ]  # fmt: skip
+    whole = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    for part in ("spec", "status"):
+        lines += [f"## {part}", "", "| field | type | meaning |", "|---|---|---|"]
+        lines += [*_fields(whole[part], ""), ""]
+    return "\n".join(lines)
+
+
+def _fields(schema: dict[str, Any], path: str) -> list[str]:
+    rows = []
+    for name, inner in schema.get("properties", {}).items():
+        full = f"{path}{name}"
+        kind = inner.get("type", "quantity" if "x-kubernetes-int-or-string" in inner else "any")
+        shown = ", ".join(f"`{one}`" for one in inner.get("enum", ())) or kind
+        rows.append(f"| `{full}` | {shown} | {inner.get('description', '')} |")
+        if full != "gateway.settings":
+            rows += _fields(inner, f"{full}.")
+            rows += _fields(inner.get("items", {}), f"{full}[].")
+    return rows
 
 
 def settings_page() -> str:

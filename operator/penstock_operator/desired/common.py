@@ -1,0 +1,90 @@
+"""What all children share: metadata, restricted security, the hash of a pod template. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from penstock_operator.resource.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
+from penstock_operator.resource.spec import LocalModel, Resources
+from penstock_operator.seen import Manifest
+
+POD_SECURITY = {
+    "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,
+    "fsGroupChangePolicy": "OnRootMismatch", "seccompProfile": {"type": "RuntimeDefault"},
+}  # fmt: skip
+CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def child(
+    model: LocalModel,
+    api: str,
+    kind: str,
+    name: str,
+    component: str,
+    *,
+    owned: bool = True,
+    **body: Any,
+) -> Manifest:
+    """A child with our labels, which goes when the LocalModel goes if it is *owned*."""
+    about: dict[str, Any] = {
+        "name": name, "namespace": model.namespace, "labels": labels(model.name, component),
+    }  # fmt: skip
+    if owned:
+        about["ownerReferences"] = [
+            {
+                "apiVersion": API_VERSION, "kind": KIND, "name": model.name, "uid": model.uid,
+                "controller": True, "blockOwnerDeletion": False,
+            }
+        ]  # fmt: skip
+    return {"apiVersion": api, "kind": kind, "metadata": about, **body}
+
+
+def template(model: LocalModel, component: str, pod: Mapping[str, Any]) -> dict[str, Any]:
+    """A pod template whose hash changes when, and only when, the pod itself would."""
+    more = model.spec.pod_metadata
+    digest = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:16]
+    return {
+        "metadata": {
+            "labels": labels(model.name, component, more.labels),
+            "annotations": {**more.annotations, TEMPLATE_HASH: digest},
+        },
+        "spec": dict(pod),
+    }
+
+
+def deployment(
+    model: LocalModel,
+    name: str,
+    component: str,
+    pod: Mapping[str, Any],
+    *,
+    replicas: int | None,
+    strategy: Mapping[str, Any],
+) -> Manifest:
+    """A Deployment; without *replicas* their number is somebody else's."""
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": selector(model.name, component)},
+        "strategy": dict(strategy),
+        "template": template(model, component, pod),
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return child(model, "apps/v1", "Deployment", name, component, spec=spec)
+
+
+def resources(asked: Resources, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """As in a container; *more* are limits of GPUs."""
+    limits = {**{name: str(value) for name, value in asked.limits.items()}, **(more or {})}
+    found: dict[str, Any] = {}
+    if asked.requests:
+        found["requests"] = {name: str(value) for name, value in asked.requests.items()}
+    if limits:
+        found["limits"] = limits
+    return found

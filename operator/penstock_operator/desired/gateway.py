@@ -1,0 +1,118 @@
+"""The gateway: its configuration (reloaded without a restart), admin token, Deployment, Service, disruption budget. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from penstock_operator.desired.common import (
+    CONTAINER_SECURITY,
+    POD_SECURITY,
+    child,
+    deployment,
+    resources,
+)  # fmt: skip
+from penstock_operator.resource.names import GATEWAY, children, selector
+from penstock_operator.resource.spec import LocalModel
+from penstock_operator.seen import Manifest, Seen
+
+_KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}
+
+
+def configuration(model: LocalModel) -> dict[str, Any]:
+    """The gateway's file: caps and policy, never the window or slots."""
+    spec, name, space = model.spec, model.name, model.namespace
+    replicas = spec.gateway.replicas or 1
+    keys = spec.gateway.keys_secret_ref
+    listen: dict[str, Any] = {
+        "host": "0.0.0.0", "port": 8080, "metrics_open": True, "allow_anonymous": keys is None,  # noqa: S104
+        "admin_token_file": "/etc/penstock/admin/token", "accept_after_stop_s": 5,
+        "allowed_hosts": [name, f"{name}.{space}", f"{name}.{space}.svc", f"{name}.{space}.svc.cluster.local", *(spec.expose.http_route.hostnames if spec.expose.http_route else ())],
+    }  # fmt: skip
+    if keys is not None:
+        listen["client_keys_dir"] = "/etc/penstock/keys"
+    found = {**model.policy, "version": 1, "listen": listen}
+    if spec.runtime.external is not None:
+        upstream: dict[str, Any] = {
+            "name": "server",
+            "url": spec.runtime.external.url,
+            "local": True,
+        }
+        if spec.runtime.external.api_key_secret_ref is not None:
+            upstream["api_key_file"] = "/etc/penstock/upstream/key"
+    else:
+        upstream = {
+            "name": "server", "url": f"http://{children(name).server}.{space}.svc.cluster.local:8080", "local": True,
+            "endpoints": "dns", "gateway_replicas": replicas, "exclusive": replicas == 1, "kind": _KINDS[model.runtime or "LlamaCpp"],
+        }  # fmt: skip
+        tag = (spec.model.uri or "").partition("://")[2]
+        if model.runtime == "Ollama" and model.served_name != tag:
+            found["routing"] = {"aliases": {model.served_name: tag}}
+    return {**found, "upstreams": [upstream]}
+
+
+def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
+    """All of the gateway's children."""
+    spec, ours = model.spec, children(model.name)
+    asked = spec.gateway
+    volumes: list[dict[str, Any]] = [
+        {"name": "config", "configMap": {"name": ours.config}},
+        {"name": "admin", "secret": {"secretName": ours.admin}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[dict[str, Any]] = [
+        {"name": "config", "mountPath": "/etc/penstock/config", "readOnly": True},
+        {"name": "admin", "mountPath": "/etc/penstock/admin", "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    if asked.keys_secret_ref is not None:
+        volumes.append({"name": "keys", "secret": {"secretName": asked.keys_secret_ref.name}})
+        mounts.append({"name": "keys", "mountPath": "/etc/penstock/keys", "readOnly": True})
+    key = spec.runtime.external.api_key_secret_ref if spec.runtime.external else None
+    if key is not None:
+        items = [{"key": key.key, "path": "key"}]
+        volumes.append({"name": "upstream", "secret": {"secretName": key.name, "items": items}})
+        mounts.append({"name": "upstream", "mountPath": "/etc/penstock/upstream", "readOnly": True})
+    container = {
+        "name": "gateway", "image": asked.image or seen.operator_image,
+        "command": ["penstock", "serve", "--config", "/etc/penstock/config/penstock.yaml"],
+        "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
+        "ports": [{"name": "http", "containerPort": 8080}], "resources": resources(asked.resources),
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
+        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
+        "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
+    }  # fmt: skip
+    pod = {
+        "automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD_SECURITY,
+        "terminationGracePeriodSeconds": spec.rollout.idle_timeout_seconds + 60,
+        "containers": [container], "volumes": volumes,
+    }  # fmt: skip
+    service = {
+        "type": spec.expose.service.type, "selector": selector(model.name, GATEWAY),
+        "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
+    }  # fmt: skip
+    exposed = child(model, "v1", "Service", ours.gateway, GATEWAY, spec=service)
+    if spec.expose.service.annotations:
+        exposed["metadata"]["annotations"] = dict(spec.expose.service.annotations)
+    text = json.dumps(configuration(model), indent=2) + "\n"
+    found = [
+        child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text}),
+        deployment(
+            model, ours.gateway, GATEWAY, pod,
+            replicas=0 if spec.suspend else asked.replicas,
+            strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        ),
+        exposed,
+    ]  # fmt: skip
+    if seen.admin_token:
+        found.append(
+            child(
+                model, "v1", "Secret", ours.admin, GATEWAY, stringData={"token": seen.admin_token}
+            )
+        )
+    if (asked.replicas or 1) > 1:
+        budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(model.name, GATEWAY)}}
+        found.append(
+            child(model, "policy/v1", "PodDisruptionBudget", ours.gateway, GATEWAY, spec=budget)
+        )
+    return found

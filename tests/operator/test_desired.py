@@ -1,0 +1,97 @@
+"""Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from penstock_operator.desired import desired
+from penstock_operator.desired.gateway import configuration
+from penstock_operator.resource.crd import crd
+from penstock_operator.resource.spec import InvalidSpec, parse
+from penstock_operator.seen import Seen
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
+SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", "1", admin_token="t")
+
+
+def model(spec: dict, name: str = "m"):
+    return parse({"metadata": {"name": name, "namespace": "n", "uid": "u"}, "spec": spec})
+
+
+def children(spec: dict, seen: Seen = SEEN) -> dict:
+    return {(one["kind"], one["metadata"]["name"]): one for one in desired(model(spec), seen)}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_becomes_restricted_pods(path):
+    body = yaml.safe_load(path.read_text())
+    made = desired(parse(body), SEEN)
+    pods = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
+    assert len(pods) == (1 if path.stem == "external" else 2)
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    upgraded = replace(SEEN, operator_image="penstock:2", children=before)
+    assert children(spec, upgraded)["Deployment", "m-server"] == before["Deployment", "m-server"]
+    assert children(spec, upgraded)["Deployment", "m"] != before["Deployment", "m"]
+    changed = children({**spec, "tuning": {"contextLength": 4096}}, upgraded)
+    container = changed["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    assert container["image"] == "penstock:2"
+
+
+def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
+    made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
+    pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert "rm -rf" not in " ".join(pull["command"])
+
+
+def test_replicas_of_gateways_are_left_to_an_autoscaler():
+    assert (
+        "replicas" not in children({"model": {"uri": "hf://a/b.gguf"}})["Deployment", "m"]["spec"]
+    )
+
+
+def test_settings_reach_the_gateway_in_its_own_words():
+    spec = {
+        "model": {"uri": "hf://a/b.gguf"},
+        "gateway": {"settings": {"timeouts": {"stallS": 60}}},
+    }
+    assert configuration(model(spec))["timeouts"] == {"stall_s": 60}
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        pytest.param({"model": {"uri": "s3://a"}}, "spec.model.uri", id="unknown scheme"),
+        pytest.param({"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}}, "gpuLayers", id="a switch the engine lacks"),
+        pytest.param({}, "spec.model.uri", id="nothing to serve"),
+        pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell", id="no engine"),
+        pytest.param({"model": {"uri": "hf://a/b.gguf"}, "gateway": {"settings": {"limits": {"window": 1}}}}, "the operator decides", id="window"),
+    ],
+)  # fmt: skip
+def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):
+    with pytest.raises(InvalidSpec, match=told):
+        model(spec)
+
+
+def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
+    asked = {"uri": "hf://a/b", "caConfigMapRef": {"name": "ca"}}
+    made = children({"model": asked, "accelerator": {"type": "NVIDIA"}})
+    server = made["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "SSL_CERT_FILE", "value": "/etc/penstock/ca/ca.crt"} in server["env"]
+    assert "/etc/penstock/ca" in [one["mountPath"] for one in server["volumeMounts"]]
+
+
+def test_the_definition_is_structural():
+    text = yaml.safe_dump(crd())
+    assert "$ref" not in text
+    assert "anyOf" not in text
