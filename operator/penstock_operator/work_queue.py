@@ -112,7 +112,7 @@ class WorkQueue(Generic[K]):
         failure: Exception | None = None
         try:
             done = await self._work(key)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this key alone
             failure = exc
             delay_s = self._backlog.failed(key, self._clock(), self._chance())
             _log.warning("%s: %s: %s; tried again in %.1f s", key, type(exc).__name__, exc, delay_s)
