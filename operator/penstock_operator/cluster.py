@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
@@ -240,10 +241,17 @@ class Cluster:
         if query:
             url += f"?{urlencode(query)}"
         self.calls += 1
-        response = await self._api.call_api(
-            method, url, headers, body, _request_timeout=self._timeout_s
-        )
-        raw = await response.read()
+        try:
+            response = await self._api.call_api(
+                method, url, headers, body, _request_timeout=self._timeout_s
+            )
+            raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise ApiRefused(
+                f"The API server did not answer {method} {path}: {exc or type(exc).__name__}",
+                0,
+                "Unreachable",
+            ) from exc
         try:
             value = json.loads(raw) if raw else {}
         except ValueError:
