@@ -8,7 +8,6 @@ is lost with the process, and then each child is applied once more, which change
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ class Reconciler:
         for kind, reason, note in conditions.transitions(status, before):
             try:
                 await self._cluster.create("Event", self._event(body, kind, reason, note))
-            except (ApiRefused, asyncio.TimeoutError) as exc:
+            except ApiRefused as exc:
                 _log.warning("An Event could not be written: %s", exc)
 
     def _event(self, body: Manifest, kind: str, reason: str, note: str) -> Manifest:
