@@ -59,6 +59,11 @@ def registry(
                 "app.kubernetes.io/managed-by=penstock"
             )
 
+    @kopf.on.login(registry=handlers)
+    async def login(**about: Any) -> kopf.ConnectionInfo | None:
+        # A private registry has no login of its own; the order is that of `Cluster.connect`.
+        return kopf.login_with_service_account(**about) or kopf.login_with_kubeconfig(**about)
+
     async def heard(event: Any, **_: Any) -> None:
         body = event["object"]
         key = cache.heard(body, deleted=event["type"] == "DELETED")
