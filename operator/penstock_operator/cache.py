@@ -47,11 +47,17 @@ class Cache:
         key = Key(namespace, str(owner))
         if deleted:
             mine = self._children.get(key, {})
-            mine.pop((kind, name), None)
+            there = mine.get((kind, name))
+            # The news of a deletion may come after that of its successor of the same name.
+            if there is not None and there["metadata"].get("uid") == metadata.get("uid"):
+                del mine[kind, name]
             if not mine:
                 self._children.pop(key, None)
         else:
-            self._children.setdefault(key, {})[kind, name] = slim(body)
+            mine = self._children.setdefault(key, {})
+            there = mine.get((kind, name))
+            if there is None or _version(body) >= _version(there):
+                mine[kind, name] = slim(body)
         return key
 
     def model(self, key: Key) -> Manifest | None:
@@ -69,6 +75,12 @@ class Cache:
     def keys(self) -> Iterator[Key]:
         """All LocalModels."""
         yield from tuple(self._models)
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    """Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35)."""
+    said = str(body["metadata"].get("resourceVersion", ""))
+    return int(said) if said.isdecimal() else 0
 
 
 def slim(body: Mapping[str, Any]) -> Manifest:
