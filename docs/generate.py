@@ -19,7 +19,7 @@ from penstock.gateway.conversations.counts import shows_vocabulary
 from penstock.gateway.views.metrics import METRICS
 from penstock.servers import SPECS
 from penstock.settings import Settings, json_schema
-from penstock_operator.resource.crd import crd
+from penstock_operator.localmodel.crd import crd
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- made by docs/generate.py -->\n\n"

@@ -8,8 +8,8 @@ import yaml
 
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
-from penstock_operator.resource.crd import crd
-from penstock_operator.resource.spec import InvalidSpec, parse
+from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.spec import InvalidSpec, parse
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from penstock_operator.desired.common import child
-from penstock_operator.resource.names import GATEWAY, SERVER, children, selector
-from penstock_operator.resource.spec import LocalModel
+from penstock_operator.localmodel.names import GATEWAY, SERVER, children, selector
+from penstock_operator.localmodel.spec import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 

@@ -12,8 +12,8 @@ from penstock_operator.desired.common import (
     deployment,
     resources,
 )  # fmt: skip
-from penstock_operator.resource.names import GATEWAY, children, selector
-from penstock_operator.resource.spec import LocalModel
+from penstock_operator.localmodel.names import GATEWAY, children, selector
+from penstock_operator.localmodel.spec import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 _KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from penstock_operator.desired.common import CONTAINER_SECURITY, child
-from penstock_operator.resource.names import WEIGHTS, children
-from penstock_operator.resource.spec import LocalModel
+from penstock_operator.localmodel.names import WEIGHTS, children
+from penstock_operator.localmodel.spec import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 FOLDER = "/models"

@@ -15,10 +15,10 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.alias_generators import to_camel
 
 from penstock.settings import Settings
-from penstock_operator.resource import names
-from penstock_operator.resource.policy import GROUPS, LEFT_OUT
-from penstock_operator.resource.spec import LocalModelSpec
-from penstock_operator.resource.status import LocalModelStatus
+from penstock_operator.localmodel import names
+from penstock_operator.localmodel.policy import GROUPS, LEFT_OUT
+from penstock_operator.localmodel.spec import LocalModelSpec
+from penstock_operator.localmodel.status import LocalModelStatus
 
 _KEPT = (
     "type", "description", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems",

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from penstock.domain.options import Options, option
-from penstock_operator.resource.names import MOST_NAME_LENGTH
-from penstock_operator.resource.policy import Policy, as_policy
+from penstock_operator.localmodel.names import MOST_NAME_LENGTH
+from penstock_operator.localmodel.policy import Policy, as_policy
 
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi)?$"
 Quantity = Annotated[

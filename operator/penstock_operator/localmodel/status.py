@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from penstock.domain.options import option
-from penstock_operator.resource.spec import Part, Passed
+from penstock_operator.localmodel.spec import Part, Passed
 
 
 class Condition(Part):
