@@ -88,6 +88,7 @@ def _sha(data: bytes) -> str:
 
 
 def test_a_broken_download_goes_on_where_it_broke_off(shop: Shop, tmp_path: Path) -> None:
+    """Each further attempt asks for what is missing only."""
     shop.cut_after = [300_000, 200_000]
     found = _get(shop, tmp_path / "m.gguf")
     assert found.sha256 == _sha(ONE)
@@ -97,6 +98,7 @@ def test_a_broken_download_goes_on_where_it_broke_off(shop: Shop, tmp_path: Path
 
 
 def test_parts_of_two_editions_never_mix(shop: Shop, tmp_path: Path) -> None:
+    """A file that changed in between is fetched anew, whole."""
     shop.cut_after = [300_000]
     with pytest.raises(FetchFailed) as caught:
         _get(shop, tmp_path / "m.gguf", tries=1)
@@ -106,6 +108,7 @@ def test_parts_of_two_editions_never_mix(shop: Shop, tmp_path: Path) -> None:
 
 
 def test_a_good_copy_is_not_touched_by_a_bad_one(shop: Shop, tmp_path: Path) -> None:
+    """What has the wrong SHA-256 is thrown away before it replaces anything."""
     to = tmp_path / "m.gguf"
     to.write_bytes(b"good")
     with pytest.raises(FetchFailed) as caught:
@@ -116,12 +119,14 @@ def test_a_good_copy_is_not_touched_by_a_bad_one(shop: Shop, tmp_path: Path) -> 
 
 
 def test_what_is_there_is_not_fetched_again(shop: Shop, tmp_path: Path) -> None:
+    """A second call asks the server nothing."""
     _get(shop, tmp_path / "m.gguf")
     _get(shop, tmp_path / "m.gguf", sha256=_sha(ONE))
     assert len(shop.seen) == 1
 
 
 def test_two_fetchers_on_one_volume_fetch_once(shop: Shop, tmp_path: Path) -> None:
+    """The second waits for the first and finds the file."""
     both = [threading.Thread(target=_get, args=(shop, tmp_path / "m.gguf")) for _ in range(2)]
     for one in both:
         one.start()
@@ -132,6 +137,7 @@ def test_two_fetchers_on_one_volume_fetch_once(shop: Shop, tmp_path: Path) -> No
 
 
 def test_the_hubs_own_word_is_checked(shop: Shop, tmp_path: Path) -> None:
+    """The SHA-256 that the Hub tells counts when none was given."""
     shop.linked = "1" * 64
     with pytest.raises(FetchFailed, match="SHA-256"):
         _get(shop, tmp_path / "m.gguf")
@@ -144,6 +150,7 @@ def test_the_hubs_own_word_is_checked(shop: Shop, tmp_path: Path) -> None:
 def test_refusals_have_reasons(
     shop: Shop, tmp_path: Path, status: int, reason: str, asked: int
 ) -> None:
+    """Only what may pass is tried again."""
     shop.status = status
     with pytest.raises(FetchFailed) as caught:
         _get(shop, tmp_path / "m.gguf")
@@ -154,6 +161,8 @@ def test_refusals_have_reasons(
 def test_a_full_disk_is_told_before_it_begins(
     shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing is written when the file would not fit."""
+
     class Usage:
         free = 1000
 
@@ -165,6 +174,7 @@ def test_a_full_disk_is_told_before_it_begins(
 
 
 def test_addresses() -> None:
+    """A mirror takes the place of the Hub, and what cannot be meant is refused."""
     mirror = "https://mirror.example/"
     assert address_of("hf://a/b/c/d.gguf@v1", mirror) == (
         "https://mirror.example/a/b/resolve/v1/c/d.gguf"
@@ -175,6 +185,7 @@ def test_addresses() -> None:
 
 
 def test_the_command_says_how_it_ended(shop: Shop, tmp_path: Path) -> None:
+    """Exit code, termination message, progress file and credential."""
     told, token, status = tmp_path / "end", tmp_path / "token", tmp_path / "status.json"
     token.write_text("secret\n")
     to = tmp_path / "volume" / "m.gguf"

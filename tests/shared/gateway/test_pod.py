@@ -39,6 +39,7 @@ def _until(what: Callable[[], bool], within_s: float = 10.0) -> None:
 
 
 def test_keys_and_token_follow_their_mounts_and_the_end_is_orderly(tmp_path: Path) -> None:
+    """Swapped mounts take effect without a restart; after SIGTERM clients are served a while."""
     keys, token = tmp_path / "keys", tmp_path / "admin"
     _mount(keys, "..1", {"alice": "first\n", "bob": "second\n"})
     _mount(token, "..1", {"token": "admin-one"})
@@ -89,4 +90,5 @@ def test_keys_and_token_follow_their_mounts_and_the_end_is_orderly(tmp_path: Pat
     ("slots", "gateways", "share"), [(4, 1, 4), (4, 2, 2), (5, 2, 2), (1, 3, 1), (2, 3, 1)]
 )
 def test_the_share_of_the_slots(slots: int, gateways: int, share: int) -> None:
+    """Rounded down, never none."""
     assert share_of(slots, gateways) == share
