@@ -64,6 +64,11 @@ def is_recent(out_of_memory_s: float | None, now_s: float) -> bool:
     return out_of_memory_s is not None and now_s - out_of_memory_s < _OUT_OF_MEMORY_COUNTS_S
 
 
+def share_of(slots: int, gateways: int) -> int:
+    """Requests that one of *gateways* sends at a time to a server with *slots*: never none (contracts 13)."""
+    return max(1, slots // gateways)
+
+
 def start_concurrency(
     *, available_bytes: int | None, slots: int | None, setting: int | None
 ) -> int:

@@ -92,6 +92,13 @@ class UpstreamOptions(Credential):
     max_concurrency: int | None = option(
         None, effect="Requests at a time, in place of what is found out.", ge=1, le=1024
     )
+    gateway_replicas: int = option(
+        1,
+        effect="Gateways that share this server; each takes its share of the slots, at least one.",
+        reason="Together they send no more than the server works on. With several, none chooses slots.",
+        ge=1,
+        le=1024,
+    )
     exclusive: bool = option(
         False,
         effect="This gateway is the server's only client, so it may say which slot a conversation gets.",
@@ -150,6 +157,24 @@ class ListenOptions(Options):
     )
     client_keys: list[ClientKey] = option(
         factory=list, effect="Keys of clients; with none, any key is accepted."
+    )
+    client_keys_dir: str | None = option(
+        None,
+        effect="Folder in which each file holds the key of the client that it is named after.",
+        reason="A mounted Secret: keys come, change and go without a restart.",
+    )
+    admin_token_file: str | None = option(
+        None,
+        effect="File that holds the admin token; read again when it changes.",
+        reason="A new token at each start otherwise.",
+    )
+    accept_after_stop_s: float = option(
+        0.0,
+        effect="Time after SIGTERM in which requests are still taken while `/readyz` says 503.",
+        unit="seconds",
+        reason="In a cluster the news that a pod ends reaches its clients later than the pod.",
+        ge=0,
+        le=600,
     )
     allow_anonymous: bool = option(
         False,

@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from penstock.adapters.folders import config_file
+from penstock.adapters.key_files import key_files
 from penstock.detection import normalise_url
 from penstock.domain.upstream import Upstream
 from penstock.errors import SettingsError
@@ -55,6 +56,7 @@ class LoadedSettings:
         settings: in force.
         upstreams: configured and given by flag, with their secrets.
         client_keys: name -> key.
+        admin_token: of the file that the settings name, None for none.
         env: what `LOCAL_MODEL_*` say.
         origins: path -> place, for each value that is no default (`("listen", "port")` ->
             `penstock.yaml line 3`).
@@ -69,6 +71,7 @@ class LoadedSettings:
     origins: Mapping[_PathKey, str]
     path: Path | None
     warnings: tuple[str, ...] = ()
+    admin_token: str | None = field(default=None, repr=False)
 
 
 def load(
@@ -119,10 +122,14 @@ def load(
         urls = [(url, "environment") for url in named if url]
     upstreams = _upstreams(settings, urls, environ, origins, problems)
     keys = _client_keys(settings, environ, origins, problems)
+    token_file = settings.listen.admin_token_file
+    token = _secret(None, None, token_file, environ, "listen.admin_token_file", problems)
+    if token_file is not None and token is None and not problems:
+        problems.append(f"listen.admin_token_file: {token_file} is empty")
     if problems:
         raise SettingsError(problems)
     env, warnings = LocalModelEnvironment.parse(environ)
-    return LoadedSettings(settings, upstreams, keys, env, origins, path, warnings)
+    return LoadedSettings(settings, upstreams, keys, env, origins, path, warnings, token)
 
 
 def _read_file(path: Path, lines: dict[_PathKey, str], problems: list[str]) -> dict[str, Any]:
@@ -316,7 +323,8 @@ def _upstreams(
                 verify=options.verify,
                 proxy=_proxy(options.proxy, clean, options.local, environ),
                 models=tuple(options.models),
-                exclusive=options.exclusive,
+                exclusive=options.exclusive and options.gateway_replicas == 1,
+                gateway_replicas=options.gateway_replicas,
             )
         )
     return tuple(found)
@@ -367,6 +375,14 @@ def _client_keys(
             problems.append(f"{at}.name: the name {entry.name} is given twice")
         elif key:
             keys[entry.name] = key
+    folder = settings.listen.client_keys_dir
+    for name, file in key_files(folder, problems).items():
+        at = f"listen.client_keys_dir: {name}"
+        key = _secret(None, None, str(file), environ, at, problems)
+        if name in keys:
+            problems.append(f"{at}: listen.client_keys has a client of this name too")
+        elif key:
+            keys[name] = key
     return keys
 
 

@@ -30,6 +30,7 @@ _COMMANDS = {
     "config": ("settings", "Show the settings in force and where each comes from."),
     "connect": ("connect", "Set up a coding agent or chat app for the gateway."),
     "demo": ("demo", "See the difference on a real llama.cpp, without any download."),
+    "fetch": ("fetch", "Fetch the file of a model."),
     "llama-server": ("llama", "Run the embedded llama.cpp."),
     "completion": ("shell", "Print the shell completion script."),
     "version": ("shell", "Print the version."),

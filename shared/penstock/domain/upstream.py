@@ -91,6 +91,7 @@ class Upstream:
         proxy: HTTP proxy URL, None for the environment's (cloud only; local ones never use a proxy).
         models: ids served there by declaration (needed for cloud upstreams, which are never probed).
         exclusive: this gateway is its only client, so it may choose slots.
+        gateway_replicas: gateways that share its slots, this one among them.
         found_by: `configured`, `flag`, `environment`, `discovered`, `embedded`, `supervised`,
             `state`.
     """
@@ -105,4 +106,5 @@ class Upstream:
     proxy: str | None = None
     models: tuple[str, ...] = ()
     exclusive: bool = False
+    gateway_replicas: int = 1
     found_by: str = "configured"

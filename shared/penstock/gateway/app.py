@@ -215,7 +215,8 @@ class Gateway:
             kind = b"text/plain; version=0.0.4; charset=utf-8"
             await answer.whole(200, _own(kind), self.runtime.recorder.metrics.render())
             return
-        ready = path != "/readyz" or not self.runtime.draining
+        gone = self.runtime.leaving or self.runtime.draining
+        ready = path != "/readyz" or not gone
         body = {"status": "ok" if ready else "draining"}
         await answer.whole(200 if ready else 503, _own(b"application/json"), orjson.dumps(body))
 

@@ -67,6 +67,7 @@ class Runtime:
         self.instance = secrets.token_hex(4)
         self.via = f"1.1 penstock-{self.instance}".encode("ascii")
         self.admin_token = secrets.token_urlsafe(32)
+        self.leaving = False
         self.draining = False
         self.notices: dict[str, str] = {}
         self.in_flight: dict[str, Exchange] = {}
@@ -150,7 +151,7 @@ class Runtime:
             state.limit.set_base(
                 self.settings.concurrency,
                 given=self._given_limit(state.upstream),
-                slots=state.slots,
+                slots=state.slots_for_us,
                 left_bytes=partial(self.memory.left_for, state.upstream),
             )
         before, self.fleet.states = self.fleet.states, states

@@ -25,15 +25,17 @@ import uvicorn
 
 from penstock import __version__
 from penstock.adapters import runtime_file
+from penstock.adapters.key_files import FolderWatch
 from penstock.adapters.settings_file import FileWatch, LoadedSettings
 from penstock.adapters.surroundings import raise_descriptor_limit
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
 from penstock.errors import SettingsError
 from penstock.gateway.app import Gateway
-from penstock.gateway.edge.access import AccessRules, check_bind, is_loopback
+from penstock.gateway.edge.access import check_bind
 from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
 from penstock.gateway.edge.protocol import WireLimits, with_limits
+from penstock.gateway.live_rules import LiveRules
 from penstock.gateway.own_servers import OwnServers
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.supervisor import ServerToRun
@@ -140,14 +142,24 @@ class GatewayServer:
         if runtime is None or self._loop is None:
             if self._server is not None:
                 self._server.should_exit = True
-        elif not runtime.draining:
+        elif not runtime.leaving:
             log.info("stopping; %d requests are let end", len(runtime.in_flight))
-            runtime.draining = True
-            self._loop.call_soon_threadsafe(self._drain)
+            runtime.leaving = True
+            still_s = self._loaded.settings.listen.accept_after_stop_s
+            runtime.draining = still_s == 0
+            self._loop.call_soon_threadsafe(self._leave, still_s)
+
+    def _leave(self, still_s: float) -> None:
+        """Clients that have not heard of it yet are served a little longer."""
+        if still_s:
+            asyncio.get_running_loop().call_later(still_s, self._drain)
+        else:
+            self._drain()
 
     def _drain(self) -> None:
         """Go on listening while requests run: who comes now is told when to come again, and status tells it."""
         assert self.runtime is not None
+        self.runtime.draining = True
         if self.runtime.in_flight:
             self._draining = asyncio.ensure_future(self._exit_when_drained(self.runtime))
         else:
@@ -228,6 +240,7 @@ class GatewayServer:
         if runtime.board.notice is not None:
             log.warning("%s", runtime.board.notice)
             runtime.notices["state"] = runtime.board.notice
+        runtime.admin_token = loaded.admin_token or runtime.admin_token
         runtime.settings_path, runtime.origins = loaded.path, loaded.origins
         for warning in loaded.warnings:
             log.warning(warning)
@@ -323,13 +336,13 @@ class GatewayServer:
             self._on_listening(self.runtime.url)
 
     async def _watch_settings(self) -> None:
-        path = self._loaded.path
-        if path is None or self._load_again is None:
+        watches = _watches(self._loaded)
+        if not watches or self._load_again is None:
             return
-        watch = FileWatch(path)
         while True:
             await asyncio.sleep(_WATCH_EVERY_S)
-            if watch.changed():
+            changed = [watch for watch in watches if watch.changed()]  # each of them looks
+            if changed:
                 try:
                     self._reload_quietly()
                 except Exception:
@@ -364,7 +377,7 @@ class GatewayServer:
             self.reload()
 
     def _end_by_signal(self, number: int) -> None:
-        if self._server is not None and self.runtime is not None and self.runtime.draining:
+        if self._server is not None and self.runtime is not None and self.runtime.leaving:
             self._server.should_exit = self._server.force_exit = (
                 True  # a second Ctrl-C does not wait
             )
@@ -372,37 +385,20 @@ class GatewayServer:
         self.request_stop()
 
 
+def _watches(loaded: LoadedSettings) -> list[FileWatch | FolderWatch]:
+    """What a reload follows: the settings file, and the secrets that it names by file."""
+    listen = loaded.settings.listen
+    files = [loaded.path, listen.admin_token_file and Path(listen.admin_token_file).expanduser()]
+    watches: list[FileWatch | FolderWatch] = [FileWatch(Path(file)) for file in files if file]
+    if listen.client_keys_dir:
+        watches.append(FolderWatch(Path(listen.client_keys_dir).expanduser()))
+    return watches
+
+
 def _enumerated(names: list[str], most: int = 12) -> str:
     """Names in a sentence, not too many of them."""
     more = [f"{len(names) - most} more"] if len(names) > most else []
     return ", ".join([*names[:most], *more])
-
-
-class LiveRules:
-    """The access rules in force; a reload replaces them in the gateway."""
-
-    def __init__(self, runtime: Runtime, loaded: LoadedSettings, bound_host: str) -> None:
-        self._runtime = runtime
-        self._bound_host = bound_host
-        self.gateway: Gateway | None = None
-        self.current = self._make(loaded)
-
-    def update(self, loaded: LoadedSettings) -> None:
-        """New settings are in force."""
-        self.current = self._make(loaded)
-        if self.gateway is not None:
-            self.gateway.rules = self.current
-
-    def _make(self, loaded: LoadedSettings) -> AccessRules:
-        listen = loaded.settings.listen
-        return AccessRules(
-            client_keys=loaded.client_keys,
-            admin_token=self._runtime.admin_token,
-            allowed_hosts=tuple(listen.allowed_hosts),
-            origins=tuple(listen.origins),
-            only_loopback=is_loopback(self._bound_host),
-            metrics_open=listen.metrics_open,
-        )
 
 
 class _LazyAdmin:

@@ -34,6 +34,7 @@ from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
 from penstock.gateway.upstreams.room import Room
 from penstock.gateway.upstreams.vitals import Vitals
+from penstock.resources import share_of
 from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
@@ -214,6 +215,12 @@ class UpstreamState:
         told = [m.slots for m in self.reading.models if m.slots] if self.reading is not None else []
         return max(told, default=None)
 
+    @property
+    def slots_for_us(self) -> int | None:
+        """This gateway's share of the slots; None when the server does not say how many it has."""
+        slots = self.slots
+        return None if slots is None else share_of(slots, self.upstream.gateway_replicas)
+
     def takes_requests(self, now_s: float) -> bool:
         """Whether a request that is sent there now can be expected to be answered."""
         return (
@@ -299,7 +306,7 @@ class UpstreamState:
         }
         self.looked_at = now_s
         self.room.learn(reading, self.spec.behaviour, settings.concurrency)
-        self.limit.slots_told(self.slots)
+        self.limit.slots_told(self.slots_for_us)
         changed = before != {m: (p.window.tokens, p.reading) for m, p in self.profiles.items()}
         self.generation += changed
         return changed
