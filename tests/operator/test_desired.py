@@ -9,7 +9,7 @@ import yaml
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
 from penstock_operator.localmodel.crd import crd
-from penstock_operator.localmodel.spec import InvalidSpec, parse
+from penstock_operator.localmodel.parsing import InvalidSpec, parse
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
@@ -26,6 +26,7 @@ def children(spec: dict, seen: Seen = SEEN) -> dict:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_becomes_restricted_pods(path):
+    """An example becomes restricted pods."""
     body = yaml.safe_load(path.read_text())
     made = desired(parse(body), SEEN)
     pods = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
@@ -38,6 +39,7 @@ def test_an_example_becomes_restricted_pods(path):
 
 
 def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
+    """An operator upgrade restarts no server and rolls gateways."""
     spec = {"model": {"uri": "hf://a/b.gguf"}}
     before = children(spec)
     upgraded = replace(SEEN, operator_image="penstock:2", children=before)
@@ -49,18 +51,21 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
 
 
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
+    """A hostile name is a value and never part of a script."""
     made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
     pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
     assert "rm -rf" not in " ".join(pull["command"])
 
 
 def test_replicas_of_gateways_are_left_to_an_autoscaler():
+    """Replicas of gateways are left to an autoscaler."""
     assert (
         "replicas" not in children({"model": {"uri": "hf://a/b.gguf"}})["Deployment", "m"]["spec"]
     )
 
 
 def test_settings_reach_the_gateway_in_its_own_words():
+    """Settings reach the gateway in its own words."""
     spec = {
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
@@ -79,11 +84,13 @@ def test_settings_reach_the_gateway_in_its_own_words():
     ],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):
+    """A spec that cannot be used says where and why."""
     with pytest.raises(InvalidSpec, match=told):
         model(spec)
 
 
 def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
+    """An engine that fetches itself finds the certificate authority."""
     asked = {"uri": "hf://a/b", "caConfigMapRef": {"name": "ca"}}
     made = children({"model": asked, "accelerator": {"type": "NVIDIA"}})
     server = made["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
@@ -92,6 +99,7 @@ def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
 
 
 def test_the_definition_is_structural():
+    """The definition is structural."""
     text = yaml.safe_dump(crd())
     assert "$ref" not in text
     assert "anyOf" not in text

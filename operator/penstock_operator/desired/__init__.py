@@ -6,7 +6,7 @@ from penstock_operator.desired.access import access
 from penstock_operator.desired.gateway import gateway
 from penstock_operator.desired.server import server
 from penstock_operator.desired.weights import claim, has_claim
-from penstock_operator.localmodel.spec import LocalModel
+from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from penstock_operator.desired.common import child
 from penstock_operator.localmodel.names import GATEWAY, SERVER, children, selector
-from penstock_operator.localmodel.spec import LocalModel
+from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from penstock_operator.localmodel.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
-from penstock_operator.localmodel.spec import LocalModel, Resources
+from penstock_operator.localmodel.parsing import LocalModel
+from penstock_operator.localmodel.spec import Resources
 from penstock_operator.seen import Manifest
 
 POD_SECURITY = {

@@ -13,7 +13,7 @@ from penstock_operator.desired.common import (
     resources,
 )  # fmt: skip
 from penstock_operator.localmodel.names import GATEWAY, children, selector
-from penstock_operator.localmodel.spec import LocalModel
+from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 _KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}

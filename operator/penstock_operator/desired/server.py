@@ -14,7 +14,7 @@ from penstock_operator.desired.common import (
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, environment, weights
 from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
-from penstock_operator.localmodel.spec import LocalModel
+from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 PORT = 8080

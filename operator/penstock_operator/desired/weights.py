@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from penstock_operator.desired.common import CONTAINER_SECURITY, child
 from penstock_operator.localmodel.names import WEIGHTS, children
-from penstock_operator.localmodel.spec import LocalModel
+from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 FOLDER = "/models"
