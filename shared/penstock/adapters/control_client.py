@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -89,6 +90,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore.AsyncNetworkStream:
         """See httpcore."""
+        if sys.platform == "win32":
+            raise httpcore.ConnectError("there are no Unix sockets on Windows")
         async with _translated(httpcore.ConnectTimeout, httpcore.ConnectError, timeout):
             return _Stream(*await asyncio.open_unix_connection(path))
 
