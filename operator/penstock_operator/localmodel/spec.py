@@ -144,7 +144,7 @@ class Tuning(Part):
 
     context_length: int | None = option(
         None,
-        effect="Tokens of prompt and answer of one request. Default: as much as fits.",
+        effect="Tokens of prompt and answer of one request. Default: what the engine fits; 8192 for LlamaCpp on CPU.",
         ge=256,
         le=10_000_000,
     )
@@ -330,7 +330,7 @@ class LocalModelSpec(Part):
     accelerator: Accelerator = option(factory=Accelerator, effect="The GPU of a server.")
     resources: Resources = option(
         factory=Resources,
-        effect="Resources of a server; its memory is estimated where none is given.",
+        effect="Resources of a server, as in a pod.",
     )
     cache: Cache = option(factory=Cache, effect="Where fetched weights are kept.")
     replicas: int = option(
