@@ -34,7 +34,7 @@ import platformdirs
 import pytest
 
 from penstock.adapters import tiny_model
-from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions
+from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions, ServerDied
 
 CACHE = Path(
     os.environ.get("PENSTOCK_TEST_PARTS") or platformdirs.user_cache_path("penstock-test-parts")
@@ -149,6 +149,18 @@ def _forget_old(folder: Path, most: int) -> None:
 # llama.cpp
 
 
+def _on_its_port(options: LlamaServerOptions) -> EmbeddedServer:
+    """A server on a port that was free a moment ago: some client's own end of a connection may have it just now."""
+    deadline = time.monotonic() + 30.0
+    while True:
+        try:
+            return EmbeddedServer(options).wait_ready(60.0)
+        except ServerDied:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
 class LlamaCpp:
     """
     A running llama.cpp.
@@ -186,7 +198,7 @@ class LlamaCpp:
         port = self.port
         self._server.stop()
         options = replace(self._server.options, port=port, **changes)
-        self._server = EmbeddedServer(options).wait_ready(60.0)
+        self._server = _on_its_port(options)
         self.model = Path(options.model)
 
     def kill(self) -> None:
@@ -196,7 +208,7 @@ class LlamaCpp:
     def start_again(self, **changes: Any) -> None:
         """Start it on the same port after `kill`."""
         options = replace(self._server.options, port=self.port, **changes)
-        self._server = EmbeddedServer(options).wait_ready(60.0)
+        self._server = _on_its_port(options)
 
     def stop(self) -> None:
         """End it."""

@@ -434,14 +434,19 @@ def test_hanging_up(sdk: Sdk, front: Front, stream: bool, stage: str) -> None:
 def test_a_server_that_dies_in_the_middle(sdk: Sdk, front: Front) -> None:
     """Half an answer is never taken for a whole one: an exception, or on Responses `response.failed`."""
     until(lambda: front.busy() == 0 and front.in_flight() == 0, 60.0, "a free slot")
-    pieces = sdk.pieces(Ask("slow", sdk.user("Hello"), stream=True, limit=4000))
-    next(pieces)
-    try:
-        front.end_slow()
-        with pytest.raises((*sdk.errors, BrokenOff)) as raised:
+    raised: Exception | None = None
+    for _ in range(5):  # the model says what comes: at times its end, in the moment of its death
+        pieces = sdk.pieces(Ask("slow", sdk.user("Hello"), stream=True, limit=4000))
+        next(pieces)
+        try:
+            front.end_slow()
             for _ in pieces:
                 pass
-        assert isinstance(raised.value, BrokenOff) == (sdk.name == Responses.name)
-        assert "box" in str(raised.value)
-    finally:
-        front.revive_slow()
+        except (*sdk.errors, BrokenOff) as exc:
+            raised = exc
+            break
+        finally:
+            front.revive_slow()
+    assert raised is not None
+    assert isinstance(raised, BrokenOff) == (sdk.name == Responses.name)
+    assert "box" in str(raised)
