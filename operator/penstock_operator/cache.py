@@ -84,7 +84,7 @@ class Cache:
             ]
         return {str(one["metadata"].get("uid")): {**one, "kind": kind} for one in found}
 
-    def keys(self) -> Iterator[Key]:
+    def models(self) -> Iterator[Key]:
         """All LocalModels."""
         yield from tuple(self._models)
 

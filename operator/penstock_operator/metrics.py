@@ -66,7 +66,7 @@ class _Models(Collector):
 
     def collect(self) -> Iterator[Metric]:
         phases: Tally[str] = Tally()
-        for key in self._cache.keys():
+        for key in self._cache.models():
             body = self._cache.model(key) or {}
             phases[str((body.get("status") or {}).get("phase") or "Pending")] += 1
         family = GaugeMetricFamily(
