@@ -203,8 +203,7 @@ async def _kopf(
         standalone=True,
         stop_flag=stop,
     )
-    if not stop.is_set():
-        raise CannotRun("The watches have ended.")
+    stop.set()  # kopf takes the signals for itself and returns at one; at a failure it raises
 
 
 async def _until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
