@@ -42,7 +42,7 @@ def localmodel_page() -> str:
     """Every field of the resource LocalModel."""
     lines = [
         "# LocalModel", "", NOTE.strip(), "",
-        "The resource of the operator, which cannot be installed yet. What `kubectl explain lm.spec` says, on one page. `spec.gateway.settings` takes the groups of",
+        "The resource of `penstock operator`. What `kubectl explain lm.spec` says, on one page. `spec.gateway.settings` takes the groups of",
         "[settings.md](settings.md) that are policy, in camelCase.", "",
     ]  # fmt: skip
     whole = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]

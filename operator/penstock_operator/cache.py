@@ -36,9 +36,11 @@ class Cache:
         namespace = str(metadata.get("namespace", ""))
         if kind == "LocalModel":
             key = Key(namespace, name)
+            model = self._models.get(key)
             if deleted:
-                self._models.pop(key, None)
-            else:
+                if model is not None and model["metadata"].get("uid") == metadata.get("uid"):
+                    del self._models[key]
+            elif model is None or _version(body) >= _version(model):
                 self._models[key] = slim(body)
             return key
         owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
@@ -72,7 +74,17 @@ class Cache:
         """Its pods."""
         return tuple(one for at, one in self._children.get(key, {}).items() if at[0] == "Pod")
 
-    def keys(self) -> Iterator[Key]:
+    def known(self, kind: str) -> dict[str, Manifest]:
+        """Everything of that kind, by uid."""
+        if kind == "LocalModel":
+            found = list(self._models.values())
+        else:
+            found = [
+                one for mine in self._children.values() for at, one in mine.items() if at[0] == kind
+            ]
+        return {str(one["metadata"].get("uid")): {**one, "kind": kind} for one in found}
+
+    def models(self) -> Iterator[Key]:
         """All LocalModels."""
         yield from tuple(self._models)
 

@@ -35,9 +35,20 @@ class Backoff:
 
 
 def registry(
-    cache: Cache, add: Callable[[Key], None], *, one_namespace: bool
+    cache: Cache,
+    add: Callable[[Key], None],
+    *,
+    one_namespace: bool,
+    listed: Callable[[str], None] = lambda kind: None,
+    in_cluster: bool = True,
 ) -> kopf.OperatorRegistry:
-    """Handlers of one operator, in a registry of its own: kopf's default one is shared by the process."""
+    """
+    Handlers of one operator, in a registry of its own: kopf's default one is shared by the process.
+
+    Args:
+        listed: is told the kind whenever a watch begins with a listing.
+        in_cluster: log in by the pod's service account, where there is one.
+    """
     handlers = kopf.OperatorRegistry()
 
     @kopf.on.startup(registry=handlers)
@@ -62,10 +73,13 @@ def registry(
     @kopf.on.login(registry=handlers)
     async def login(**about: Any) -> kopf.ConnectionInfo | None:
         # A private registry has no login of its own; the order is that of `Cluster.connect`.
-        return kopf.login_with_service_account(**about) or kopf.login_with_kubeconfig(**about)
+        found = kopf.login_with_service_account(**about) if in_cluster else None
+        return found or kopf.login_with_kubeconfig(**about)
 
     async def heard(event: Any, **_: Any) -> None:
         body = event["object"]
+        if event["type"] is None:
+            listed(str(body.get("kind", "")))
         key = cache.heard(body, deleted=event["type"] == "DELETED")
         if key is not None:
             add(key)
@@ -75,13 +89,6 @@ def registry(
         kopf.on.event(
             resource.group, resource.version, resource.plural, registry=handlers, id=f"heard {kind}"
         )(heard)
-
-    @kopf.on.probe(registry=handlers, id="watchers")
-    async def watchers(**_: Any) -> int:
-        live = watchers_live()
-        if live < len(WATCHED):
-            raise kopf.PermanentError(f"Only {live} of {len(WATCHED)} watches live.")
-        return live
 
     return handlers
 

@@ -23,6 +23,7 @@ from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
 _SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
+_QUIET_S = 900.0  # the same Event of the same model is not written again
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
 
 
@@ -46,6 +47,7 @@ class Reconciler:
         ask: asks the model's gateway pods for their status.
         token: the admin token of a model, from its key and uid.
         apis: the optional kinds that the API server serves now.
+        stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reconciler:
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
@@ -70,6 +73,8 @@ class Reconciler:
         self._ask = ask
         self._apis = apis
         self._now = now
+        self._stale = stale
+        self._told: dict[tuple[str, str, str], datetime] = {}
         self._applied: dict[tuple[Key, str, str], tuple[str, str]] = {}
 
     async def __call__(self, key: Key) -> Done:
@@ -111,7 +116,12 @@ class Reconciler:
         if self._applied.get((key, kind, name)) == (wanted, standing):
             return
         version = str(there["metadata"]["resourceVersion"]) if there else None
-        written = await self._cluster.apply(manifest, version=version)
+        try:
+            written = await self._cluster.apply(manifest, version=version)
+        except ApiRefused as exc:
+            if exc.status in (404, 409):
+                self._stale(kind)
+            raise
         after = "" if secret else fingerprint(written)
         self._applied[key, kind, name] = (wanted, after)
         if not secret:
@@ -135,16 +145,35 @@ class Reconciler:
         if not conditions.differs(status, before):
             return
         metadata = body["metadata"]
-        written = await self._cluster.patch_status(
-            "LocalModel", metadata["namespace"], metadata["name"],
-            conditions.patch(status, before), str(metadata["resourceVersion"]),
-        )  # fmt: skip
+        try:
+            written = await self._cluster.patch_status(
+                "LocalModel", metadata["namespace"], metadata["name"],
+                conditions.patch(status, before), str(metadata["resourceVersion"]),
+            )  # fmt: skip
+        except ApiRefused as exc:
+            if exc.status in (404, 409):
+                self._stale("LocalModel")
+            raise
         self._cache.heard({**written, "kind": "LocalModel"})
         for kind, reason, note in conditions.transitions(status, before):
+            if self._told_lately(str(metadata["uid"]), reason, note):
+                continue
             try:
                 await self._cluster.create("Event", self._event(body, kind, reason, note))
             except ApiRefused as exc:
                 _log.warning("An Event could not be written: %s", exc)
+
+    def _told_lately(self, uid: str, reason: str, note: str) -> bool:
+        """A container that is tried again and again turns the same way each time; once in a while is enough."""
+        now = self._now()
+        for at in [
+            at for at, when in self._told.items() if (now - when).total_seconds() > _QUIET_S
+        ]:
+            del self._told[at]
+        if (uid, reason, note) in self._told:
+            return True
+        self._told[uid, reason, note] = now
+        return False
 
     def _event(self, body: Manifest, kind: str, reason: str, note: str) -> Manifest:
         metadata = body["metadata"]

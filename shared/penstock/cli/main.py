@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
 
 import click
 
@@ -37,16 +38,26 @@ _COMMANDS = {
 }
 
 
+# Commands of other packages (the operator, the tray) are found by this group; nothing here imports them.
+ENTRY_POINTS = "penstock.commands"
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {one.name: one for one in entry_points(group=ENTRY_POINTS) if one.name not in _COMMANDS}
+
+
 class _Lazy(click.Group):
     """Knows its commands by name and imports them one by one."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return [*_COMMANDS, *sorted(_added())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = _COMMANDS.get(cmd_name)
         if found is None:
-            return None
+            added = _added().get(cmd_name)
+            loaded = added.load() if added is not None else None
+            return loaded if isinstance(loaded, click.Command) else None
         module = import_module(f"penstock.cli.{found[0]}")
         command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
@@ -54,7 +65,12 @@ class _Lazy(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+            rows = [(name, text) for name, (_, text) in _COMMANDS.items()]
+            for name in sorted(_added()):
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    rows.append((name, command.get_short_help_str(80)))
+            formatter.write_dl(rows)
 
 
 @click.group(

@@ -1,0 +1,47 @@
+"""From what the API server sent of a LocalModel to what `reconcile` works with."""
+
+from __future__ import annotations
+
+from penstock_operator.conditions import Asked
+from penstock_operator.desired import desired
+from penstock_operator.desired.weights import weights
+from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
+from penstock_operator.reconcile import Read
+from penstock_operator.seen import Manifest, Seen
+
+
+def read(body: Manifest) -> Read:
+    """A spec that cannot be used has no children, and its status says why."""
+    try:
+        model = parse(body)
+    except InvalidSpec as exc:
+        about = body["metadata"]
+        return Read(
+            Asked(
+                str(about["namespace"]),
+                str(about["name"]),
+                int(about.get("generation", 0)),
+                refused=str(exc),
+            ),
+            None,
+        )
+    return Read(_asked(model), lambda seen: desired(model, seen))
+
+
+def _asked(model: LocalModel) -> Asked:
+    spec = model.spec
+    fetched = not model.external and (
+        model.runtime == "Ollama" or bool(weights(model, Seen("", "", "")).fetchers)
+    )
+    return Asked(
+        model.namespace,
+        model.name,
+        model.generation,
+        served_name=model.served_name,
+        runtime=model.runtime or "",
+        external=model.external,
+        cached=fetched,
+        suspended=spec.suspend,
+        gateway_replicas=spec.gateway.replicas or 1,
+        server_replicas=spec.replicas,
+    )

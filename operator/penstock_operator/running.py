@@ -1,0 +1,234 @@
+"""
+The operator as a process: its parts put together, run until a signal or until one of them fails.
+
+Order matters at the start: rights are asked for first (a missing one is named, not retried for ever), then `/healthz`
+answers, then everything is listed once, and only then is anything watched or written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kopf
+
+from penstock import __version__
+from penstock.errors import PenstockError
+from penstock_operator import health, tokens
+from penstock_operator.asking import ask
+from penstock_operator.cache import Cache
+from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.handlers import WATCHED, registry, watchers_live
+from penstock_operator.leader import Leader
+from penstock_operator.metrics import Metrics
+from penstock_operator.preflight import missing
+from penstock_operator.reading import read
+from penstock_operator.reconcile import Reconciler
+from penstock_operator.seen import Key
+from penstock_operator.sweep import Sweep
+from penstock_operator.work_queue import WorkQueue
+
+_log = logging.getLogger(__name__)
+_OPTIONAL = ("HTTPRoute", "ServiceMonitor")
+_APIS_S = 60.0
+
+
+class CannotRun(PenstockError):
+    """The cluster does not allow or have what the operator needs; the message says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """
+    Attributes:
+        kubeconfig: None for the pod's own account, else the user's.
+        namespaces: that are watched; empty for all.
+        lease: the name of the Lease by which one replica leads; it lies in *lease_namespace*.
+    """
+
+    kubeconfig: str | None
+    namespaces: tuple[str, ...]
+    master_key: Path
+    host: str
+    port: int
+    image: str
+    lease: str
+    lease_namespace: str
+
+
+class OptionalApis:
+    """Which optional kinds the API server serves; asked again once in a while, since they may come later."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._found: frozenset[str] = frozenset()
+        self._asked_at: float | None = None
+        self._lock = asyncio.Lock()
+
+    async def __call__(self) -> frozenset[str]:
+        async with self._lock:
+            if self._asked_at is None or time.monotonic() - self._asked_at > _APIS_S:
+                found = [one for one in _OPTIONAL if await self._cluster.serves(one)]
+                self._found, self._asked_at = frozenset(found), time.monotonic()
+            return self._found
+
+
+async def run(choices: Choices) -> None:
+    """Until SIGTERM or SIGINT."""
+    try:
+        master = tokens.master_key(choices.master_key.read_bytes())
+    except OSError as exc:
+        raise tokens.NoMasterKey(
+            f"The master key {choices.master_key} cannot be read ({exc.strerror}): give --master-key "
+            "a file; `openssl rand -hex 32` makes one."
+        ) from exc
+    if choices.kubeconfig is not None:
+        os.environ["KUBECONFIG"] = choices.kubeconfig  # kopf logs in by it
+    cluster = await Cluster.connect(choices.kubeconfig)
+    try:
+        await _allowed(cluster, choices)
+        await _run(cluster, choices, master)
+    finally:
+        await cluster.close()
+
+
+async def _allowed(cluster: Cluster, choices: Choices) -> None:
+    if not await cluster.serves("LocalModel"):
+        raise CannotRun(
+            "The API server does not know LocalModel: install its definition first (the chart does)."
+        )
+    problems = await missing(cluster, choices.namespaces or (None,), choices.lease_namespace)
+    if problems:
+        raise CannotRun("\n  ".join(["Rights are missing:", *problems]))
+
+
+async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
+    namespaces: Sequence[str | None] = choices.namespaces or (None,)
+    cache, metrics = Cache(), Metrics()
+    leader = Leader(
+        cluster,
+        namespace=choices.lease_namespace,
+        identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}",
+        name=choices.lease,
+    )
+    cluster.may_write = leader.leads
+
+    def key_changed(key: Key) -> None:
+        work.add(key)
+
+    sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
+    reconciler = Reconciler(
+        cluster,
+        cache,
+        read,
+        image=choices.image,
+        version=__version__,
+        token=lambda key, uid: tokens.token(master, key, uid),
+        ask=ask,
+        apis=OptionalApis(cluster),
+        stale=sweep.owed,
+    )
+    work: WorkQueue[Key] = WorkQueue(reconciler, may_work=leader.leads, finished=metrics.finished)
+    ready = False
+
+    def listed(kind: str) -> None:
+        metrics.listed(kind)
+        if ready:
+            sweep.owed(kind)
+
+    metrics.models(cache)
+    metrics.reads("queue_depth", "LocalModels that wait to be looked at.", lambda: work.depth)
+    metrics.reads("api_calls", "Calls to the API server since the start.", lambda: cluster.calls)
+    metrics.reads("leads", "1 while this replica leads.", lambda: float(leader.leads()))
+    metrics.reads("watches", "Watches that live.", watchers_live)
+    server = await health.serve(
+        choices.host,
+        choices.port,
+        liveness=health.Liveness(watchers_live, len(WATCHED) * len(namespaces)),
+        ready=lambda: ready,
+        registry=metrics.registry,
+    )
+    _log.info("Metrics and probes answer on %s:%s.", choices.host, choices.port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sent, stop.set)
+    try:
+        await _first_listing(sweep, stop)
+        ready = True
+        if not stop.is_set():
+            await _until(stop, _kopf(choices, cache, key_changed, listed, stop), leader.run(),
+                         work.run(), sweep.run(), _lag(metrics))  # fmt: skip
+    finally:
+        await server.cleanup()
+
+
+async def _first_listing(sweep: Sweep, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            return await sweep.first()
+        except ApiRefused as exc:
+            _log.warning("The cluster could not be listed yet: %s", exc)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 2.0)
+
+
+async def _kopf(
+    choices: Choices,
+    cache: Cache,
+    add: Callable[[Key], None],
+    listed: Callable[[str], None],
+    stop: asyncio.Event,
+) -> None:
+    await kopf.operator(
+        registry=registry(
+            cache,
+            add,
+            one_namespace=bool(choices.namespaces),
+            listed=listed,
+            in_cluster=choices.kubeconfig is None,
+        ),
+        clusterwide=not choices.namespaces,
+        namespaces=choices.namespaces,
+        standalone=True,
+        stop_flag=stop,
+    )
+    stop.set()  # kopf takes the signals for itself and returns at one; at a failure it raises
+
+
+async def _until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
+    """Run *parts* until *stop*; one that fails ends them all."""
+    tasks = [asyncio.ensure_future(one) for one in parts]
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        failed = [one for one in tasks if one.done() and not one.cancelled() and one.exception()]
+        for one in failed:
+            error = one.exception()
+            assert error is not None
+            raise error
+        # The watches end by *stop* themselves; the others are cancelled, and the leader gives its Lease back.
+        stop.set()
+        await asyncio.wait(tasks[:1], timeout=20.0)
+    finally:
+        stopped.cancel()
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _lag(metrics: Metrics) -> None:
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(1.0)
+        metrics.lag.set(max(0.0, time.monotonic() - before - 1.0))

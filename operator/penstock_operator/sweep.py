@@ -1,0 +1,105 @@
+"""
+Finds what went away while nobody watched.
+
+A watch that was cut off long enough begins again with a listing, and what is missing from that listing is told to
+nobody: kopf has no event for it. So when a watch lists again, when a write meets an object that is not there, and at
+long intervals, the kind is listed here and the cache loses what is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from penstock_operator.cache import Cache
+from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.seen import Key
+
+_log = logging.getLogger(__name__)
+_SETTLES_S = 2.0  # a listing comes as many events; they are one reason to look
+_EVERY_S = 900.0
+
+
+class Sweep:
+    """
+    Args:
+        kinds: that are watched.
+        namespaces: that are watched; `[None]` for all.
+        add: is told each LocalModel that something changed for.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        kinds: Sequence[str],
+        namespaces: Sequence[str | None],
+        add: Callable[[Key], None],
+        *,
+        settles_s: float = _SETTLES_S,
+        every_s: float = _EVERY_S,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._kinds = tuple(kinds)
+        self._namespaces = tuple(namespaces)
+        self._add = add
+        self._settles_s = settles_s
+        self._every_s = every_s
+        self._chance = chance
+        self._owed: set[str] = set()
+        self._news = asyncio.Event()
+        self.done = 0
+
+    def owed(self, kind: str) -> None:
+        """The cache may hold objects of *kind* that are gone."""
+        if kind in self._kinds:
+            self._owed.add(kind)
+            self._news.set()
+
+    async def first(self) -> None:
+        """List everything once, before anything is watched; raises what the API server refuses."""
+        for kind in self._kinds:
+            await self._list(kind)
+
+    async def run(self) -> None:
+        """Look when it is owed, until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._every_s * (0.75 + 0.5 * self._chance())):
+                    await self._news.wait()
+            except TimeoutError:
+                self._owed.update(self._kinds)
+            await asyncio.sleep(self._settles_s)
+            self._news.clear()
+            for kind in sorted(self._owed):
+                self._owed.discard(kind)
+                try:
+                    await self._list(kind)
+                except ApiRefused as exc:
+                    self._owed.add(kind)
+                    _log.warning("%s could not be listed: %s", kind, exc)
+            if self._owed:
+                await asyncio.sleep(self._settles_s)
+                self._news.set()
+
+    async def _list(self, kind: str) -> None:
+        labels = "" if kind == "LocalModel" else "app.kubernetes.io/managed-by=penstock"
+        before = self._cache.known(kind)
+        there: set[str] = set()
+        for namespace in self._namespaces:
+            for body in await self._cluster.list(kind, namespace, labels):
+                there.add(str(body["metadata"]["uid"]))
+                if str(body["metadata"]["uid"]) not in before:
+                    self._tell(self._cache.heard({**body, "kind": kind}))
+        for uid, body in before.items():
+            if uid not in there:
+                self._tell(self._cache.heard(body, deleted=True))
+        self.done += 1
+
+    def _tell(self, key: Key | None) -> None:
+        if key is not None:
+            self._add(key)

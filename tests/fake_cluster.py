@@ -1,0 +1,67 @@
+"""An API server in memory for the narrow interface that `reconcile` and `sweep` use: it applies, lists and deletes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from penstock_operator.cluster import ApiRefused
+
+Manifest = dict[str, Any]
+
+
+class FakeCluster:
+    """`objects` by (kind, namespace, name)."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str, str], Manifest] = {}
+        self.events: list[Manifest] = []
+        self.applied: list[tuple[str, str]] = []
+        self._version = 0
+
+    def put(self, body: Manifest) -> Manifest:
+        """It is there, whoever made it."""
+        about = body["metadata"]
+        at = (body["kind"], about["namespace"], about["name"])
+        self._version += 1
+        uid = about.get("uid") or self.objects.get(at, {}).get("metadata", {}).get("uid")
+        version = str(self._version)
+        self.objects[at] = {
+            **copy.deepcopy(body),
+            "metadata": {**about, "uid": uid or f"uid-{version}", "resourceVersion": version},
+        }
+        return copy.deepcopy(self.objects[at])
+
+    async def apply(self, manifest: Manifest, *, version: str | None = None) -> Manifest:
+        about = manifest["metadata"]
+        at = (manifest["kind"], about["namespace"], about["name"])
+        there = self.objects.get(at)
+        if version is not None and (
+            there is None or there["metadata"]["resourceVersion"] != version
+        ):
+            raise ApiRefused("It is not at that version.", 409, "Conflict")
+        self.applied.append((at[0], at[2]))
+        return self.put(manifest)
+
+    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Manifest]:
+        return [
+            {name: value for name, value in one.items() if name != "kind"}
+            for at, one in self.objects.items()
+            if at[0] == kind and namespace in (None, at[1])
+        ]
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, changes: Manifest, version: str
+    ) -> Manifest:
+        there = self.objects[kind, namespace, name]
+        if there["metadata"]["resourceVersion"] != version:
+            raise ApiRefused("It is not at that version.", 409, "Conflict")
+        status = {**(there.get("status") or {}), **changes}
+        return self.put({**there, "status": {k: v for k, v in status.items() if v is not None}})
+
+    async def create(self, kind: str, manifest: Manifest) -> Manifest:
+        self.events.append(manifest)
+        return manifest
+
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        self.objects.pop((kind, namespace, name), None)
