@@ -59,8 +59,10 @@ def prefix_of(body: Mapping[str, Any]) -> bytes:
         if key in body:
             found.append(_until_the_user(body[key]))
     found += [body[key] for key in _WITHOUT_TURNS if key in body]
-    text = json.dumps(found, sort_keys=True, separators=(",", ":"), default=str)
-    return text.encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(found, sort_keys=True, separators=(",", ":"), default=str).encode()
+    except RecursionError:  # nested as no conversation is
+        return b""
 
 
 def _until_the_user(turns: Any) -> Any:
@@ -98,12 +100,13 @@ def place(prefix: bytes, members: Sequence[Member]) -> str:
     load = sum(member.load for member in able.values()) + 1
     permits = sum(max(1, member.permits) for member in able.values())
     wanted = order(prefix, able)
-    for name in wanted:
-        member = able[name]
-        own = max(1, member.permits)
-        if member.load < max(own, math.ceil(FACTOR * load * own / permits)):
-            return name
-    return wanted[0]  # not reached: the bounds add up to more than the load
+    # There is one, for the bounds add up to more than the load.
+    return next(name for name in wanted if _has_room(able[name], load, permits))
+
+
+def _has_room(member: Member, load: int, permits: int) -> bool:
+    own = max(1, member.permits)
+    return member.load < max(own, math.ceil(FACTOR * load * own / permits))
 
 
 def _score(key: bytes, name: str) -> bytes:

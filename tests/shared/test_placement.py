@@ -110,12 +110,18 @@ def test_a_conversation_keeps_its_prefix(later: dict[str, Any]) -> None:
         pytest.param({"model": "a", "prompt": "a"}, {"model": "b", "prompt": "a"}, id="model"),
     ],
 )  # fmt: skip
-def test_other_conversations_have_other_prefixes(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_other_conversations_have_other_prefixes(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
     """What begins differently may go elsewhere."""
     assert prefix_of(one) != prefix_of(other)
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_whatever_a_client_sends_has_a_prefix(value: Any) -> None:
     """Odd bodies are refused later, in words; here they do no harm."""
     assert prefix_of({"messages": value, "input": value, "system": value})

@@ -150,6 +150,7 @@ async def _unload(
 def _shown(state: UpstreamState) -> dict[str, Any]:
     return {
         "name": state.name,
+        "member_of": state.upstream.member_of,
         "url": state.upstream.url,
         "found_by": state.upstream.found_by,
         "verdict": state.verdict.locality.value,
