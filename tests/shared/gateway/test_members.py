@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -22,6 +23,16 @@ from scripted import Here, ScriptedLlama, delta, event, gateway_here, stream
 SERVER = Upstream("server", "http://pods.test:1", local=True, endpoints="dns")
 
 
+def in_loop(scene: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test that runs in an event loop of its own."""
+
+    @functools.wraps(scene)
+    def test(*args: Any, **named: Any) -> None:
+        asyncio.run(scene(*args, **named))
+
+    return test
+
+
 class Pod(ScriptedLlama):
     """A llama.cpp at an address of its own, at the port that all have."""
 
@@ -30,7 +41,7 @@ class Pod(ScriptedLlama):
         self._raw = RawServer([self._serve], host=host)
         self._raw.port = port
 
-    async def __aenter__(self) -> Pod:
+    async def __aenter__(self) -> Self:
         if self._raw.port:
             await self._raw.listen_again()
         else:
@@ -122,6 +133,7 @@ async def status_of(gateway: Here) -> dict[str, Any]:
     return dict((await gateway.http.get("/penstock/status", headers=token)).json())
 
 
+@in_loop
 async def test_a_conversation_keeps_its_server_and_gateways_agree(dns: Names) -> None:
     """Two gateways send each conversation to the same pod, turn after turn; both pods get some."""
     async with pods(2) as found:
@@ -143,6 +155,7 @@ async def test_a_conversation_keeps_its_server_and_gateways_agree(dns: Names) ->
                 assert asked == [text] * 3
 
 
+@in_loop
 async def test_a_full_server_gives_way(dns: Names) -> None:
     """A pod whose permits are out gets no queue while another one idles."""
     go_on = asyncio.Event()
@@ -161,6 +174,7 @@ async def test_a_full_server_gives_way(dns: Names) -> None:
             assert [(await one).status_code for one in (first, second)] == [200, 200]
 
 
+@in_loop
 async def test_without_an_address_requests_are_held(dns: Names) -> None:
     """Nobody there yet is no error: the request waits, with heartbeats, and is answered by the first pod."""
     async with pods(1) as found:
@@ -180,6 +194,7 @@ async def test_without_an_address_requests_are_held(dns: Names) -> None:
             assert "server/127.0.0.1" in members(gateway)
 
 
+@in_loop
 async def test_a_held_request_gives_up_at_its_limit(dns: Names) -> None:
     """What waits for an address waits no longer than `timeouts.hold_s`."""
     async with gateway_here([SERVER], settings={"timeouts": {"hold_s": 0.1}}) as gateway:
@@ -189,6 +204,7 @@ async def test_a_held_request_gives_up_at_its_limit(dns: Names) -> None:
         assert "no address" in answer.json()["error"]["message"]
 
 
+@in_loop
 async def test_a_vanished_server_ends_what_it_runs_and_gets_nothing_new(dns: Names) -> None:
     """The running answer comes whole; who waited behind it, and who comes later, is answered elsewhere."""
     go_on = asyncio.Event()
@@ -217,6 +233,7 @@ async def test_a_vanished_server_ends_what_it_runs_and_gets_nothing_new(dns: Nam
             assert ("server/127.0.0.2", "member_found") in acts
 
 
+@in_loop
 async def test_last_known_addresses_stay_while_dns_fails(dns: Names) -> None:
     """A resolver that cannot be asked costs nothing but a notice; it goes away when it answers again."""
     async with pods(2) as found:
@@ -236,6 +253,7 @@ async def test_last_known_addresses_stay_while_dns_fails(dns: Names) -> None:
             await until(lambda: not gateway.runtime.notices)
 
 
+@in_loop
 async def test_no_address_is_believed_when_it_is_said_twice(dns: Names) -> None:
     """One empty answer is passed over; after the second one requests are held."""
     async with pods(1) as found, gateway_here(declared(found)) as gateway:
@@ -249,6 +267,7 @@ async def test_no_address_is_believed_when_it_is_said_twice(dns: Names) -> None:
         assert set(members(gateway)) == {"server"}
 
 
+@in_loop
 async def test_a_failed_connect_asks_again_and_the_request_goes_elsewhere(dns: Names) -> None:
     """The pod of a conversation has died: another one answers at once, and DNS is asked without waiting 5 s."""
     async with pods(2) as found:
@@ -266,6 +285,7 @@ async def test_a_failed_connect_asks_again_and_the_request_goes_elsewhere(dns: N
             await until(lambda: set(members(gateway)) == {"server/127.0.0.2"}, within_s=3.0)
 
 
+@in_loop
 async def test_a_new_server_is_looked_at_before_it_gets_requests(dns: Names) -> None:
     """A pod that has an address and still loads gets none of the conversations that want it."""
     async with pods(2) as found:
@@ -285,6 +305,7 @@ async def test_a_new_server_is_looked_at_before_it_gets_requests(dns: Names) -> 
             assert len(found["127.0.0.2"].requests) == 1
 
 
+@in_loop
 async def test_it_is_one_upstream_to_clients_and_in_metrics(dns: Names) -> None:
     """Models are listed once, the declared name works in paths and switches, and counters know no addresses."""
     async with pods(2) as found:
@@ -313,6 +334,7 @@ async def test_it_is_one_upstream_to_clients_and_in_metrics(dns: Names) -> None:
             ]  # fmt: skip
 
 
+@in_loop
 async def test_a_switch_holds_for_all_members(dns: Names) -> None:
     """A drain of the declared upstream holds in front of every pod, also of one that comes during it."""
     async with pods(2) as found:
