@@ -3,9 +3,10 @@ Which server of several equal ones gets a conversation, so that it finds its pre
 
 Several gateways must agree without talking to each other: each ranks all members by a hash of the conversation's
 prefix and the member's name (rendezvous hashing: a member that comes or goes moves only its own share of the
-conversations). The first of that order gets it, but for load: one that has no permit left, and more than its
-fair share of all that is there, gives way to the next (consistent hashing with bounded loads). Loads are those
-that this gateway knows, so under load gateways may differ for a moment; that costs a prefill, never an answer.
+conversations). The first of that order gets it, but for load: one whose permits are all out gives way to the next
+that has one free; when none has, one that has more than its fair share of all that waits gives way (consistent
+hashing with bounded loads). Loads are those that this gateway knows, so under load gateways may differ for a
+moment; that costs a prefill, never an answer.
 
 Sources: Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996); Mirrokni, Thorup and
 Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016).
@@ -85,8 +86,8 @@ def place(prefix: bytes, members: Sequence[Member]) -> str:
     """
     The member that gets a conversation.
 
-    Among those of the lowest rank, the first in its order whose load is below the larger of its permits and
-    `ceil(FACTOR * (all load + 1) * its permits / all permits)`.
+    Among those of the lowest rank, the first in its order that has a permit free; without such a one, the first whose
+    load is below `ceil(FACTOR * (all load + 1) * its permits / all permits)`.
 
     Raises:
         ValueError: there is none.
@@ -97,16 +98,18 @@ def place(prefix: bytes, members: Sequence[Member]) -> str:
     able = {member.name: member for member in members if member.rank == rank}
     if len(able) == 1:
         return next(iter(able))
+    wanted = order(prefix, able)
+    free = next((name for name in wanted if able[name].load < able[name].permits), None)
+    if free is not None:
+        return free
     load = sum(member.load for member in able.values()) + 1
     permits = sum(max(1, member.permits) for member in able.values())
-    wanted = order(prefix, able)
     # There is one, for the bounds add up to more than the load.
     return next(name for name in wanted if _has_room(able[name], load, permits))
 
 
 def _has_room(member: Member, load: int, permits: int) -> bool:
-    own = max(1, member.permits)
-    return member.load < max(own, math.ceil(FACTOR * load * own / permits))
+    return member.load < math.ceil(FACTOR * load * max(1, member.permits) / permits)
 
 
 def _score(key: bytes, name: str) -> bytes:

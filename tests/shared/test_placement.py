@@ -56,7 +56,10 @@ def test_nobody_is_loaded_beyond_its_bound(prefix: bytes, members: list[Member])
     assert chosen.rank == min(m.rank for m in members)
     able = [m for m in members if m.rank == chosen.rank]
     share = (sum(m.load for m in able) + 1) * chosen.permits / sum(m.permits for m in able)
-    assert len(able) == 1 or chosen.load < max(chosen.permits, FACTOR * share + 1)
+    if len(able) > 1 and any(m.load < m.permits for m in able):
+        assert chosen.load < chosen.permits
+    elif len(able) > 1:
+        assert chosen.load < FACTOR * share + 1
 
 
 @given(PREFIXES, MEMBERS)
@@ -69,7 +72,7 @@ def test_a_free_permit_of_the_first_is_taken(prefix: bytes, members: list[Member
         assert place(prefix, members) == first.name
 
 
-@given(PREFIXES, st.integers(1, 8), st.integers(1, 4))
+@given(PREFIXES, st.integers(1, 8), st.integers(0, 4))
 def test_a_full_server_gives_way_to_an_idle_one(prefix: bytes, permits: int, more: int) -> None:
     """Nobody waits in a queue while another server has nothing to do."""
     first, second = order(prefix, ["a", "b"])
