@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.placement import FACTOR, Member, order, place, prefix_of
@@ -120,6 +120,7 @@ def test_other_conversations_have_other_prefixes(
     assert prefix_of(one) != prefix_of(other)
 
 
+@settings(max_examples=30)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)

@@ -218,7 +218,7 @@ class Controls:
     async def _return(self, state: UpstreamState) -> None:
         """End the holds of one upstream, after its server was looked at."""
         try:
-            if state.is_local and state.holding.reasons:
+            if state.is_local and state.holding.reasons and not state.upstream.awaits_address:
                 await self._see_who_is_there(state)
         finally:
             self._returning.pop(state, None)
