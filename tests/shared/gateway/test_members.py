@@ -254,6 +254,29 @@ async def test_last_known_addresses_stay_while_dns_fails(dns: Names) -> None:
 
 
 @in_loop
+async def test_a_held_conversation_has_its_place_already(dns: Names) -> None:
+    """Requests that waited for the first pods go where their conversations want to be, not all to one."""
+    async with pods(2) as found, gateway_here(declared(found)) as gateway:
+        texts = [wanting(address, found) for address in found]
+        asked = [asyncio.create_task(gateway.chat(messages=said(text))) for text in texts]
+        await until(lambda: gateway.runtime.fleet.get("server").holding.waiting == 2)
+        dns.addresses = tuple(found)
+        gateway.runtime.endpoints.look_soon()
+        assert [(await one).status_code for one in asked] == [200, 200]
+        assert [len(pod.requests) for pod in found.values()] == [1, 1]
+
+
+@in_loop
+async def test_the_notice_goes_with_its_upstream(dns: Names) -> None:
+    """What cannot be looked up is told of while it is configured, and no longer."""
+    dns.fails = True
+    async with gateway_here([SERVER]) as gateway:
+        await until(lambda: "endpoints of server" in gateway.runtime.notices)
+        gateway.runtime.reload(gateway.runtime.settings, ())
+        await until(lambda: not gateway.runtime.notices)
+
+
+@in_loop
 async def test_no_address_is_believed_when_it_is_said_twice(dns: Names) -> None:
     """One empty answer is passed over; after the second one requests are held."""
     async with pods(1) as found, gateway_here(declared(found)) as gateway:

@@ -69,7 +69,10 @@ class Endpoints:
         """Look again and again, until cancelled."""
         while True:
             self._wake.clear()
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # the next look may go better, and nobody else looks
+                log.exception("looking for servers failed")
             await asyncio.sleep(_SHORTEST_BETWEEN_LOOKS_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_EVERY_S - _SHORTEST_BETWEEN_LOOKS_S):
@@ -81,6 +84,8 @@ class Endpoints:
         hosts = {_host(upstream): upstream.name for upstream in asked}
         for old in set(self._addresses) - set(hosts):
             del self._addresses[old]
+        for name in set(self._problems) - set(hosts.values()):
+            self._note(name, None)
         changed = await asyncio.gather(*(self._look_up(host, name) for host, name in hosts.items()))
         if any(changed):
             self._on_change()

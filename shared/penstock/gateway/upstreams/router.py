@@ -52,8 +52,8 @@ class Router:
 
     @property
     def places(self) -> bool:
-        """Whether an upstream has several servers, so that conversations have a place there."""
-        return any(state.upstream.member_of is not None for state in self._fleet)
+        """Whether an upstream may have several servers, so that conversations have a place there."""
+        return any(state.upstream.endpoints == "dns" for state in self._fleet)
 
     async def _answering(self, model: str, explicit: str | None) -> names.Resolution:
         if explicit is None and model:
