@@ -14,7 +14,7 @@ from penstock.breaker import BreakerOptions
 from penstock.compress import ContextOptions
 from penstock.concurrency import ConcurrencyOptions
 from penstock.domain.options import Options, option
-from penstock.domain.upstream import ServerKind
+from penstock.domain.upstream import Endpoints, ServerKind
 from penstock.health import HealthOptions
 from penstock.limits import LimitOptions
 from penstock.limits.options import Tokens
@@ -92,6 +92,11 @@ class UpstreamOptions(Credential):
     max_concurrency: int | None = option(
         None, effect="Requests at a time, in place of what is found out.", ge=1, le=1024
     )
+    endpoints: Endpoints = option(
+        "single",
+        effect="`dns`: each address that the URL's name resolves to is a server of its own.",
+        reason="The pods of a headless Service: looked up every 5 s, and a conversation keeps its pod.",
+    )
     gateway_replicas: int = option(
         1,
         effect="Gateways that share this server; each takes its share of the slots, at least one.",
@@ -115,6 +120,14 @@ class UpstreamOptions(Credential):
     sampling_defaults: SamplingValues = option(
         factory=dict, effect="Sampling for requests that do not say, for this upstream."
     )
+
+    @model_validator(mode="after")
+    def _members(self) -> UpstreamOptions:
+        if self.endpoints == "dns" and self.url.startswith(("https:", "unix:")):
+            raise ValueError(
+                "endpoints: dns needs a URL of http://NAME:PORT: no certificate is made for an address"
+            )
+        return self
 
 
 class ClientKey(Options):

@@ -325,6 +325,7 @@ def _upstreams(
                 models=tuple(options.models),
                 exclusive=options.exclusive and options.gateway_replicas == 1,
                 gateway_replicas=options.gateway_replicas,
+                endpoints=options.endpoints,
             )
         )
     return tuple(found)

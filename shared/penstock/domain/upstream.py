@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
+
+Endpoints = Literal["single", "dns"]
 
 
 class ServerKind(StrEnum):
@@ -92,6 +95,8 @@ class Upstream:
         models: ids served there by declaration (needed for cloud upstreams, which are never probed).
         exclusive: this gateway is its only client, so it may choose slots.
         gateway_replicas: gateways that share its slots, this one among them.
+        endpoints: `dns` where each address of the URL's name is a server of its own: requests go to its members.
+        member_of: the declared upstream of which this is the server at one address, None for all others.
         found_by: `configured`, `flag`, `environment`, `discovered`, `embedded`, `supervised`,
             `state`.
     """
@@ -107,4 +112,21 @@ class Upstream:
     models: tuple[str, ...] = ()
     exclusive: bool = False
     gateway_replicas: int = 1
+    endpoints: Endpoints = "single"
+    member_of: str | None = None
     found_by: str = "configured"
+
+    @property
+    def declared(self) -> str:
+        """The name under which it is declared, asked for and switched: for a member that of the whole."""
+        return self.member_of or self.name
+
+    @property
+    def awaits_address(self) -> bool:
+        """Whether it stands for servers of which none is there: nothing can be sent to it."""
+        return self.endpoints == "dns" and self.member_of is None
+
+
+def declared_name(name: str) -> str:
+    """The name under which an upstream is declared, from its own: `server` for `server/10.0.0.7`."""
+    return name.partition("/")[0]

@@ -64,13 +64,14 @@ class Controls:
         fleet = self._runtime.fleet
         if upstream is None:
             return list(fleet)
-        if upstream not in fleet.states:
-            names = ", ".join(fleet.states) or "none"
+        found = fleet.named(upstream)
+        if not found:
+            names = ", ".join(fleet.declared()) or "none"
             raise RequestError(
                 ErrorCode.NOT_FOUND,
                 f"No upstream is called {upstream[:100]!r}; there are: {names}.",
             )
-        return [fleet.get(upstream)]
+        return found
 
     async def pause(self, upstream: str | None, *, refuse: bool) -> bool:
         """New requests are held, or refused. Returns whether that survives a restart."""
@@ -217,11 +218,11 @@ class Controls:
     async def _return(self, state: UpstreamState) -> None:
         """End the holds of one upstream, after its server was looked at."""
         try:
-            if state.is_local and state.holding.reasons:
+            if state.is_local and state.holding.reasons and not state.upstream.awaits_address:
                 await self._see_who_is_there(state)
         finally:
             self._returning.pop(state, None)
-            state.gate.end_holds(self._runtime.board.switches, state.name, state.holding)
+            state.gate.end_holds(self._runtime.board.switches, state.declared, state.holding)
 
     async def _see_who_is_there(self, state: UpstreamState) -> None:
         keeper = self._runtime.keeper

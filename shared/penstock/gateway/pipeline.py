@@ -58,7 +58,7 @@ from penstock.gateway.steps.bypass import bypass
 from penstock.gateway.steps.cloud import pass_through, splice_model
 from penstock.gateway.steps.cloud_advice import advise
 from penstock.gateway.steps.count import answer_count
-from penstock.gateway.steps.elsewhere import elsewhere, goes_on, move_on
+from penstock.gateway.steps.elsewhere import anew, elsewhere, goes_on, move_on
 from penstock.gateway.steps.forward import open_answer
 from penstock.gateway.steps.letting_go import let_go
 from penstock.gateway.steps.limiter import Permit
@@ -73,6 +73,7 @@ from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.steps.watch import Clock, Watch
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.resolve import Resolution
+from penstock.placement import prefix_of
 
 log = logging.getLogger("penstock.pipeline")
 
@@ -111,16 +112,23 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
     )
     incoming.read_wishes(body)
     # 2. Resolve. An upstream that fails before anything of its answer was relayed is not the last word.
-    found = await runtime.router.resolve(exchange.model, explicit=incoming.route.upstream)
+    if runtime.router.places:
+        exchange.prefix = prefix_of(body)
+    found = await runtime.router.resolve(
+        exchange.model, explicit=incoming.route.upstream, prefix=exchange.prefix
+    )
     changes = list(exchange.changes)
     tried: list[str] = []
     while True:
+        state = runtime.fleet.get(found.upstream)
         try:
-            await _send_to(found, incoming, runtime, transport, body, raw, tried)
+            await _send_to(found, state, incoming, runtime, transport, body, raw, tried)
             return
         except (Refused, UpstreamFault) as error:
             tried.append(found.upstream)
             other = elsewhere(error, incoming, runtime, tried)
+            if other is None:
+                other = await anew(incoming, runtime, state)
             if other is None:
                 raise
             move_on(exchange, runtime, error, other)
@@ -129,6 +137,7 @@ async def generate(incoming: Incoming, runtime: Runtime, transport: UpstreamTran
 
 async def _send_to(
     found: Resolution,
+    state: UpstreamState,
     incoming: Incoming,
     runtime: Runtime,
     transport: UpstreamTransport,
@@ -138,7 +147,6 @@ async def _send_to(
 ) -> None:
     """Steps 3 to 9 at one upstream. *tried*: those that failed before it."""
     exchange = incoming.exchange
-    state = runtime.fleet.get(found.upstream)
     exchange.upstream, exchange.upstream_model = state.name, found.model
     exchange.locality = state.locality_of(found.model)
     # 3. Cloud? Then nothing is added, removed or renamed.

@@ -24,6 +24,7 @@ from penstock.gateway.housekeeping import Housekeeping
 from penstock.gateway.memory import Memory
 from penstock.gateway.steps.inheritance import Haunted
 from penstock.gateway.steps.limiter import Limiter, Permit
+from penstock.gateway.upstreams.endpoints import Endpoints
 from penstock.gateway.upstreams.fleet import Fleet, UpstreamState
 from penstock.gateway.upstreams.health import HealthMonitor
 from penstock.gateway.upstreams.profiles import ProfileKeeper
@@ -82,6 +83,11 @@ class Runtime:
         self.fleet = Fleet({})
         self.memory = Memory(self.fleet, self._memory_changed)
         self.board = board or Switchboard()
+        self.endpoints = Endpoints(
+            lambda: self.board.switches.in_force(self.board.others),
+            self._members_changed,
+            self._note_endpoints,
+        )
         self.set_upstreams(upstreams)
         self.keeper = ProfileKeeper(
             self.fleet,
@@ -122,6 +128,7 @@ class Runtime:
         self._spawn(self.memory.watch(), "machine")
         self._spawn(self.health.watch(), "health")
         self._spawn(self.housekeeping.watch(), "housekeeping")
+        self._spawn(self.endpoints.watch(), "endpoints")
 
     async def stop(self) -> None:
         """End the background work."""
@@ -136,7 +143,7 @@ class Runtime:
     def set_upstreams(self, upstreams: tuple[Upstream, ...]) -> None:
         """The upstreams from now on; one whose declaration did not change keeps its state."""
         states: dict[str, UpstreamState] = {}
-        for upstream in self.board.in_force(upstreams):
+        for upstream in self.endpoints.expand(self.board.in_force(upstreams)):
             if upstream.name in states:
                 continue  # what is configured comes first; one that was found has to stand back
             known = self.fleet.states.get(upstream.name)
@@ -144,9 +151,13 @@ class Runtime:
                 states[upstream.name] = known
             else:
                 limiter = Limiter(1, self.settings.concurrency)
-                states[upstream.name] = UpstreamState(
+                state = states[upstream.name] = UpstreamState(
                     upstream, limiter, Breaker(self.settings.breaker)
                 )
+                if upstream.member_of is not None:
+                    state.on_suspicion = self.endpoints.look_soon
+                elif upstream.awaits_address:
+                    state.holding.begin("no_address")
         for state in states.values():
             state.limit.set_base(
                 self.settings.concurrency,
@@ -174,7 +185,28 @@ class Runtime:
                     now_s=state.looked_at or 0.0,
                 )
             state.generation += 1
+        self.endpoints.look_soon()
         self._changed(None)
+
+    def _members_changed(self) -> None:
+        before = set(self.fleet.states)
+        self.set_upstreams(self.board.others)
+        self.keeper.start()
+        now = set(self.fleet.states)
+        for name in sorted(before ^ now):
+            if "/" in name and name in now:
+                told = "it is a new address of its name; it gets requests once it has answered"
+                self.recorder.acted(name, "member_found", told)
+            elif "/" in name:
+                told = "it is no longer an address of its name; what it runs may end, it gets nothing new"
+                self.recorder.acted(name, "member_gone", told)
+        self._changed(None)
+
+    def _note_endpoints(self, upstream: str, problem: str | None) -> None:
+        self.notices.pop(f"endpoints of {upstream}", None)
+        if problem is not None:
+            self.notices[f"endpoints of {upstream}"] = problem
+        self.recorder.changed("notices")
 
     def request_id(self) -> str:
         """A request id: short, unique in this process and unlike that of another."""
@@ -274,7 +306,7 @@ class Runtime:
             self.env,
             self.origins,
             self.settings_path,
-            [state.upstream for state in self.fleet],
+            list(self.board.switches.in_force(self.board.others)),
             list(self.notices.values()),
         )
 
@@ -285,7 +317,7 @@ class Runtime:
     def _given_limit(self, upstream: Upstream) -> int | None:
         """The user's number of requests at a time; None when there is none."""
         for configured in self.settings.upstreams:
-            if configured.name == upstream.name and configured.max_concurrency:
+            if configured.name == upstream.declared and configured.max_concurrency:
                 return int(configured.max_concurrency)
         return self.settings.concurrency.max_concurrency or self.env.max_concurrency
 
@@ -293,7 +325,9 @@ class Runtime:
         self._changed(None)
         self.health.wake()
 
-    def _changed(self, _: UpstreamState | None) -> None:
+    def _changed(self, state: UpstreamState | None) -> None:
+        if state is not None and state.reachable is False and state.on_suspicion is not None:
+            state.on_suspicion()
         self.recorder.changed()
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:

@@ -62,6 +62,8 @@ def test_precedence_and_origins(tmp_path: Path) -> None:
         pytest.param("log: {level: info}\nlog: {level: debug}", ["log: the key stands twice", "line 2"], id="a key twice"),
         pytest.param("upstreams: [{url: 'http://x'}]", ["upstreams[0].name: is needed and missing"], id="no name"),
         pytest.param("upstreams: [{name: a, url: 'ftp://x'}]", ["upstreams[0].url: expected http"], id="no URL"),
+        pytest.param("upstreams: [{name: a, url: 'https://x', endpoints: dns}]", ["endpoints: dns needs a URL of http://"], id="members by https"),
+        pytest.param("upstreams: [{name: a, url: x, endpoints: many}]", ["upstreams[0].endpoints: expected"], id="other endpoints"),
         pytest.param("upstreams: [{name: a, url: 'http://k:s3cret@x'}]", ["user-info"], id="a credential in the URL"),
         pytest.param("upstreams: [{name: a, url: x}, {name: a, url: y}]", ["given twice"], id="a name twice"),
         pytest.param("upstreams: [{name: a, url: x, api_key: s3cret, api_key_env: B}]", ["expected one of api_key, api_key_env"], id="two credentials"),

@@ -25,7 +25,8 @@ from penstock.domain.upstream import ServerKind, Upstream
 from penstock.errors import ErrorCode, Refused
 from penstock.gateway.edge.protocol import WireLimits
 from penstock.gateway.memory import Memory
-from penstock.gateway.upstreams.fleet import Fleet, origin_of
+from penstock.gateway.upstreams.fleet import Fleet
+from penstock.gateway.upstreams.origin import origin_of
 from rawserver import Peer, RawServer
 from scripted import Here, ScriptedLlama, gateway_here, reply, stream
 

@@ -87,6 +87,7 @@ class Exchange:
             counts; None while unknown.
         prefill_done, prefill_total: the server's own progress in tokens.
         conversation: the client's own name for the conversation, empty when it gave none.
+        prefix: of its conversation, where several servers share these; empty elsewhere.
         session: the client's own name for the session, empty when it says none.
         took_over: what it inherited from the same request that was given up: `place`, `ghost`, `load`.
         kept_a_slot: it waited a moment rather than take the slot of another conversation.
@@ -144,6 +145,7 @@ class Exchange:
     finish_reason: str = ""
     conversation: str = ""
     session: str = ""
+    prefix: bytes = b""
     spot: Spot | None = None
     took_over: str = ""
     kept_a_slot: bool = False

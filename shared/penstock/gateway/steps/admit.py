@@ -36,11 +36,13 @@ async def pass_gate(exchange: Exchange, settings: Settings, state: UpstreamState
         Refused: new requests are refused there, or it was held for too long.
         UpstreamFault: its server was given up.
     """
-    if state.gate.refusing is not None:
+    if state.gate.refusing is not None or state.gate.is_gone:
         state.gate.refuse(state.name, asyncio.get_running_loop().time())
     if state.holding.reasons:
         exchange.stage = "held"
         await state.holding.wait(state.name, settings.timeouts.hold_s)
+        if state.gate.is_gone:
+            state.gate.refuse(state.name, asyncio.get_running_loop().time())
     if state.supervised is not None:
         state.supervised.refuse_if_given_up()
 

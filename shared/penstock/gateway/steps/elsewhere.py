@@ -50,15 +50,31 @@ def elsewhere(
     if len(exchange.attempts) >= runtime.settings.retry.local.attempts:
         return None
     explicit = incoming.route.upstream
-    other = runtime.router.elsewhere(exchange.model, explicit, tried)
-    if explicit is not None or (other is not None and _can_take(other, incoming, runtime)):
+    other = runtime.router.elsewhere(exchange.model, explicit, tried, exchange.prefix)
+    if other is not None and _can_take(other, incoming, runtime):
         return other
-    for name in tried:
+    for name in tried if explicit is None else ():
         state = runtime.fleet.states.get(name)
         found = state and runtime.router.fallback(state, exchange.upstream_model, tried)
         if found and _can_take(found, incoming, runtime):
             return found
     return None
+
+
+async def anew(incoming: Incoming, runtime: Runtime, state: UpstreamState) -> Resolution | None:
+    """
+    Where the request goes after the address of its server has vanished, or the first one of its name has come: as if
+    it came now. None when that is not so, or something was told to the client.
+    """
+    exchange, answer = incoming.exchange, incoming.answer
+    if not state.gate.is_gone or answer.ended or exchange.chunks or runtime.draining:
+        return None
+    if len(exchange.attempts) >= runtime.settings.retry.local.attempts:
+        return None
+    found = await runtime.router.resolve(
+        exchange.model, explicit=incoming.route.upstream, prefix=exchange.prefix
+    )
+    return found if _can_take(found, incoming, runtime) else None
 
 
 def move_on(exchange: Exchange, runtime: Runtime, error: AnswerError, other: Resolution) -> None:
@@ -83,7 +99,9 @@ def goes_on(
         return True
     explicit, exchange = incoming.route.upstream, incoming.exchange
     seen = [*tried, state.name]
-    other = runtime.router.elsewhere(exchange.model, explicit, seen)
+    if state.gate.is_gone:
+        return False
+    other = runtime.router.elsewhere(exchange.model, explicit, seen, exchange.prefix)
     if other is not None and _can_take(other, incoming, runtime):
         return False
     # The fallback is for when this one has had its attempts: all but one.

@@ -42,26 +42,27 @@ async def pass_on(incoming: Incoming, runtime: Runtime, transport: UpstreamTrans
 def choose(incoming: Incoming, runtime: Runtime) -> UpstreamState:
     """The upstream named in the path, else the default one, else the only (local) one."""
     named = incoming.route.upstream
-    states = runtime.fleet.states
+    fleet = runtime.fleet
+    declared = fleet.declared()
     if named is not None:
-        if named not in states:
-            names = ", ".join(states) or "none"
+        if named not in declared:
+            names = ", ".join(declared) or "none"
             raise RequestError(
                 ErrorCode.NOT_FOUND, f"No upstream is called {named[:100]!r}; there are: {names}."
             )
-        return states[named]
+        return fleet.get(named)
     default = runtime.settings.routing.default_upstream
-    if default is not None and default in states:
-        return states[default]
-    local = [state for state in states.values() if state.is_local]
+    if default is not None and default in declared:
+        return fleet.get(default)
+    local = dict.fromkeys(state.declared for state in fleet if state.is_local)
     if len(local) == 1:
-        return local[0]
-    if len(states) == 1:
-        return next(iter(states.values()))
+        return fleet.get(next(iter(local)))
+    if len(declared) == 1:
+        return fleet.get(declared[0])
     raise RequestError(
         ErrorCode.NOT_FOUND,
         f"{incoming.route.upstream_path} could be meant for several upstreams: "
-        f"{', '.join(states) or 'none is configured'}.",
+        f"{', '.join(declared) or 'none is configured'}.",
         hint="Ask for /upstream/NAME/..., or set routing.default_upstream.",
     )
 

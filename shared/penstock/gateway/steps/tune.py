@@ -20,7 +20,7 @@ from penstock.domain.change import Change
 from penstock.domain.chat import ChatRequest
 from penstock.domain.json_kinds import kind_of
 from penstock.domain.profile import ModelProfile
-from penstock.domain.upstream import ServerKind
+from penstock.domain.upstream import ServerKind, declared_name
 from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.conversations.fitting import Prepared
 from penstock.gateway.edge.exchange import Operation
@@ -292,7 +292,9 @@ def _sampling(
     given = sampling.read_request(body, spec.parameters.aliases)
     forced, defaults = settings.sampling, settings.sampling_defaults
     for upstream in settings.upstreams:
-        if upstream.name == profile.upstream and (upstream.sampling or upstream.sampling_defaults):
+        if upstream.name == declared_name(profile.upstream) and (
+            upstream.sampling or upstream.sampling_defaults
+        ):
             forced = {**forced, **upstream.sampling}
             defaults = {**defaults, **upstream.sampling_defaults}
     ours = tuple(forced.items()), tuple(defaults.items()), tuple(profile.reading.published.items())

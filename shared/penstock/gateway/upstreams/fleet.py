@@ -12,10 +12,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from penstock import limits
-from penstock.adapters.transport import Origin
 from penstock.breaker import Breaker
 from penstock.concurrency import Left
 from penstock.detection import judge
@@ -32,6 +30,7 @@ from penstock.gateway.upstreams.absence import Absence
 from penstock.gateway.upstreams.gate import Gate
 from penstock.gateway.upstreams.holding import Holding
 from penstock.gateway.upstreams.limiting import UpstreamLimit
+from penstock.gateway.upstreams.origin import origin_of
 from penstock.gateway.upstreams.room import Room
 from penstock.gateway.upstreams.vitals import Vitals
 from penstock.resources import share_of
@@ -39,35 +38,7 @@ from penstock.servers import spec as spec_of
 from penstock.servers.base import ServerSpec
 from penstock.settings import Settings
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _MOST_MODELS_REMEMBERED = 256
-
-
-def origin_of(upstream: Upstream) -> tuple[Origin, bytes, str]:
-    """
-    Where connections to *upstream* go.
-
-    Returns:
-        the origin, the value of the `Host` header, and the path prefix ("" or "/api").
-    """
-    if upstream.url.startswith("unix:"):
-        path = unquote(upstream.url.removeprefix("unix://").removeprefix("unix:"))
-        return Origin("http", "localhost", 80, unix_path=path), b"localhost", ""
-    parts = urlsplit(upstream.url)
-    host = parts.hostname or ""
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    shown = f"[{host}]" if ":" in host else host
-    if port != _DEFAULT_PORTS[parts.scheme]:
-        shown = f"{shown}:{port}"
-    origin = Origin(
-        parts.scheme,
-        host,
-        port,
-        ca_file=upstream.ca_file,
-        verify=upstream.verify,
-        proxy=upstream.proxy,
-    )
-    return origin, shown.encode("ascii"), parts.path.rstrip("/")
 
 
 _Value = TypeVar("_Value")
@@ -119,6 +90,7 @@ class UpstreamState:
 
     Attributes:
         upstream: as configured or discovered.
+        declared: the name under which it is declared, asked for and switched; `name` but for a member.
         verdict: local or cloud, with what probes added.
         kind: the server kind, None until it was recognised once.
         reachable: the last contact's result, None before the first; away_since_s: loop time of the first of
@@ -132,6 +104,7 @@ class UpstreamState:
         vitals: what its health is judged by.
         restart: restarts its server for the reason given, where that is ours to do; returns whether it runs.
         supervised: who runs its server, where that is this gateway.
+        on_suspicion: told when a connection to it broke.
         gate: whether new requests are refused, or pass unchanged.
         room: what its requests have in common.
         left: what clients that hung up left, for whoever asks for the very same again.
@@ -142,7 +115,7 @@ class UpstreamState:
 
     def __init__(self, upstream: Upstream, limiter: Limiter, breaker: Breaker) -> None:
         self.upstream = upstream
-        self.name = upstream.name
+        self.name, self.declared = upstream.name, upstream.declared
         self.origin, self.host, self.prefix = origin_of(upstream)
         self.verdict: Verdict = judge(upstream.url, declared=upstream.local)
         self.kind: ServerKind | None = upstream.kind
@@ -163,6 +136,7 @@ class UpstreamState:
         self.vitals = Vitals()
         self.restart: Callable[[str], Awaitable[bool]] | None = None
         self.supervised: Supervised | None = None
+        self.on_suspicion: Callable[[], None] | None = None
         self.gate = Gate()
         self.room = Room(limiter)
         self.left: Left[Spot | Haunted] = Left()
@@ -241,6 +215,8 @@ class UpstreamState:
         """A connection broke: if the server is ours, it may have died."""
         if self.supervised is not None:
             self.supervised.suspect()
+        if self.on_suspicion is not None:
+            self.on_suspicion()
 
     def profile(self, model: str) -> ModelProfile | None:
         """What is known of *model* here, None when nothing is."""
@@ -407,7 +383,7 @@ class UpstreamState:
     def upstream_window(self, model: str, settings: Settings) -> int | None:
         """The window that the configuration gives *model*: the upstream's own, else the limits'."""
         for configured in settings.upstreams:
-            if configured.name == self.name and configured.window is not None:
+            if configured.name == self.declared and configured.window is not None:
                 return int(configured.window)
         return limits.explicit_window(model, settings.limits)
 
@@ -435,5 +411,19 @@ class Fleet:
         return len(self.states)
 
     def get(self, name: str) -> UpstreamState:
-        """The upstream called *name*; KeyError when there is none."""
-        return self.states[name]
+        """The upstream called *name*, or a member of it that can be reached; KeyError when there is none."""
+        found = self.states.get(name)
+        if found is None:
+            members = self.named(name)
+            found = next((s for s in members if s.reachable), members[0] if members else None)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def named(self, name: str) -> list[UpstreamState]:
+        """The upstream that is declared as *name*, or its members; empty when there is none."""
+        return [state for state in self.states.values() if state.declared == name]
+
+    def declared(self) -> list[str]:
+        """The names under which there are upstreams, each once."""
+        return list(dict.fromkeys(state.declared for state in self.states.values()))

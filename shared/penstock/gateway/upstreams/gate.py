@@ -27,14 +27,16 @@ class Gate:
     Attributes:
         refusing: why new requests are refused; None when they are not.
         bypassed: requests pass through unchanged.
+        is_gone: its address has vanished: running requests go on, nobody else is let in.
         drained_by_s: when a drain gives up waiting, loop time; None when nobody waits.
     """
 
-    __slots__ = ("bypassed", "drained_by_s", "refusing")
+    __slots__ = ("bypassed", "drained_by_s", "is_gone", "refusing")
 
     def __init__(self) -> None:
         self.refusing: Refusing | None = None
         self.bypassed = False
+        self.is_gone = False
         self.drained_by_s: float | None = None
 
     def set_by(self, switches: Switches, upstream: str, holding: Holding) -> None:
@@ -65,6 +67,13 @@ class Gate:
         Raises:
             Refused: `draining`.
         """
+        if self.is_gone:
+            raise Refused(
+                ErrorCode.DRAINING,
+                f"The server {upstream!r} is no longer among the addresses of its name.",
+                hint="Another one takes its requests as soon as there is one.",
+                retry_after_s=_SHORTEST_S,
+            )
         if self.refusing is None:
             return
         after_s = _USUAL_S

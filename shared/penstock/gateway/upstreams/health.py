@@ -113,7 +113,13 @@ class HealthMonitor:
 
     async def _check_all(self, states: Iterable[UpstreamState]) -> bool:
         """Check *states* at once; several callers share a check. Returns whether anything was done."""
-        asked = [s for s in states if s.is_local and (s.kind is not None or s.first_look.is_set())]
+        asked = [
+            s
+            for s in states
+            if s.is_local
+            and not s.upstream.awaits_address
+            and (s.kind is not None or s.first_look.is_set())
+        ]
         before = {state: len(state.vitals.done) for state in asked}
         results = await asyncio.gather(
             *(self._shared_check(state) for state in asked), return_exceptions=True

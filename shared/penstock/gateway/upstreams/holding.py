@@ -13,12 +13,13 @@ from typing import Literal
 
 from penstock.errors import ErrorCode, Refused
 
-Reason = Literal["paused", "drained", "restarting"]
+Reason = Literal["paused", "drained", "restarting", "no_address"]
 
 _TOLD: dict[Reason, str] = {
     "paused": "it is paused",
     "drained": "it is drained, so that its server can be replaced",
     "restarting": "its server is being restarted",
+    "no_address": "its name has no address, so no server is there",
 }
 _RETRY_AFTER_S = 15.0
 

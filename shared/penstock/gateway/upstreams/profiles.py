@@ -65,11 +65,16 @@ class ProfileKeeper:
         """Begin (or, after a reload, go on) with the upstreams that the fleet has now."""
         for name in list(self._tasks):
             state = self._fleet.states.get(name)
-            if state is None or not state.is_local or self._tasks[name].done():
+            if (
+                state is None
+                or not state.is_local
+                or state.upstream.awaits_address
+                or self._tasks[name].done()
+            ):
                 self._tasks.pop(name).cancel()
                 self._wake.pop(name, None)
         for state in self._fleet:
-            if not state.is_local:
+            if not state.is_local or state.upstream.awaits_address:
                 continue
             if state.name not in self._tasks:
                 self._wake[state.name] = asyncio.Event()
@@ -130,6 +135,9 @@ class ProfileKeeper:
 
     async def look(self, state: UpstreamState) -> bool:
         """Look at *state* now; several callers share one look. Returns whether it was reachable."""
+        if state.upstream.awaits_address:
+            state.first_look.set()
+            return False
         running = self._looks.get(state)
         if running is None or running.done():  # one that has ended in this very moment is no news
             running = asyncio.create_task(self._look(state), name=f"look at {state.name}")
@@ -213,7 +221,7 @@ class ProfileKeeper:
     async def _keep(self, name: str) -> None:
         while True:
             state = self._fleet.states.get(name)
-            if state is None or not state.is_local:
+            if state is None or not state.is_local or state.upstream.awaits_address:
                 return
             try:
                 await self.look(state)

@@ -49,10 +49,13 @@ class Switchboard:
             before: the upstreams until now: who is held in front of one that is gone goes on.
         """
         for state in fleet:
-            state.gate.set_by(self.switches, state.name, state.holding)
+            state.gate.set_by(self.switches, state.declared, state.holding)
         now = set(fleet)
         for state in before:
             if state not in now:
+                if state.upstream.endpoints == "dns":
+                    state.gate.is_gone = True
+                    state.limiter.turn_away()
                 for reason in state.holding.reasons:
                     state.holding.end(reason)
 

@@ -93,11 +93,11 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
     @app.post("/penstock/probe")
     async def probe(upstream: str | None = None) -> Response:
         """Look at all local upstreams now, or at one."""
-        if upstream is not None and upstream not in runtime.fleet.states:
+        if upstream is not None and not runtime.fleet.named(upstream):
             raise RequestError(
                 ErrorCode.NOT_FOUND, f"No upstream is called {upstream[:100]!r}.", param="upstream"
             )
-        states = list(runtime.fleet) if upstream is None else [runtime.fleet.get(upstream)]
+        states = list(runtime.fleet) if upstream is None else runtime.fleet.named(upstream)
         return _json({"upstreams": await runtime.health.probe(states)})
 
     @app.post("/penstock/stop")

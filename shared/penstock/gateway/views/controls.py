@@ -140,16 +140,18 @@ async def _unload(
     else:
         state = controls.states(upstream)[0]
         model = runtime.router.model_now(state, model, upstream, model)
-    result = await unload(runtime.keeper, state, model)
-    if not result.done:
-        raise RequestError(ErrorCode.INVALID_REQUEST, result.why, status=409)
-    runtime.recorder.acted(state.name, "unloaded", f"{model}, because somebody asked for it")
-    return {"upstream": state.name, "model": model, "unloaded": True}
+    for one in runtime.fleet.named(state.declared):
+        result = await unload(runtime.keeper, one, model)
+        if not result.done:
+            raise RequestError(ErrorCode.INVALID_REQUEST, result.why, status=409)
+        runtime.recorder.acted(one.name, "unloaded", f"{model}, because somebody asked for it")
+    return {"upstream": state.declared, "model": model, "unloaded": True}
 
 
 def _shown(state: UpstreamState) -> dict[str, Any]:
     return {
         "name": state.name,
+        "member_of": state.upstream.member_of,
         "url": state.upstream.url,
         "found_by": state.upstream.found_by,
         "verdict": state.verdict.locality.value,

@@ -101,7 +101,7 @@ def _ollamas_version(runtime: Runtime, upstream: str | None) -> str | None:
     versions = (
         state.version
         for state in runtime.fleet
-        if state.kind is ServerKind.OLLAMA and upstream in (None, state.name)
+        if state.kind is ServerKind.OLLAMA and upstream in (None, state.declared)
     )
     return next((version for version in versions if version), None)
 
@@ -114,7 +114,7 @@ async def _glance(runtime: Runtime, upstream: str | None) -> None:
     unseen = [
         state
         for state in runtime.fleet
-        if state.is_local and state.looked_at is None and upstream in (None, state.name)
+        if state.is_local and state.looked_at is None and upstream in (None, state.declared)
     ]
     if not unseen:
         return
@@ -132,7 +132,7 @@ def entries_of(runtime: Runtime, upstream: str | None) -> list[Entry]:
     """All models, each once by id, then the aliases: what `/v1/models` lists."""
     found: dict[str, Entry] = {}
     for state in runtime.fleet:
-        if upstream is None or state.name == upstream:
+        if upstream is None or state.declared == upstream:
             for entry in _of_upstream(state, runtime):
                 found.setdefault(entry.id, entry)
     if upstream is None:
@@ -145,11 +145,17 @@ def _candidates(runtime: Runtime) -> list[Candidate]:
     """The upstreams with what they list; which of two is free now is no matter of a listing."""
     return [
         Candidate(
-            state.name,
-            state.verdict.locality,
-            tuple(dict.fromkeys((*state.profiles, *state.upstream.models))),
+            name,
+            runtime.fleet.get(name).verdict.locality,
+            tuple(
+                dict.fromkeys(
+                    model
+                    for state in runtime.fleet.named(name)
+                    for model in (*state.profiles, *state.upstream.models)
+                )
+            ),
         )
-        for state in runtime.fleet
+        for name in runtime.fleet.declared()
     ]
 
 
@@ -157,18 +163,18 @@ def _entry_of(name: str, leads: Resolution, runtime: Runtime) -> Entry:
     """An alias, with all that is known of the model it leads to."""
     state = runtime.fleet.get(leads.upstream)
     if not state.is_local:
-        return Entry(name, state.name, None, leads.model)
+        return Entry(name, state.declared, None, leads.model)
     profile = state.profiles.get(leads.model) or runtime.unknown_profile(state, leads.model)
-    return Entry(name, state.name, profile, leads.model)
+    return Entry(name, state.declared, profile, leads.model)
 
 
 def _of_upstream(state: UpstreamState, runtime: Runtime) -> list[Entry]:
     if not state.is_local:
-        return [Entry(model, state.name, None) for model in state.upstream.models]
-    entries = [Entry(p.model, state.name, p) for p in state.profiles.values()]
+        return [Entry(model, state.declared, None) for model in state.upstream.models]
+    entries = [Entry(p.model, state.declared, p) for p in state.profiles.values()]
     known = {entry.id for entry in entries}
     entries += [
-        Entry(model, state.name, runtime.unknown_profile(state, model))
+        Entry(model, state.declared, runtime.unknown_profile(state, model))
         for model in state.upstream.models
         if model not in known
     ]

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from penstock.domain.upstream import declared_name
 from penstock.gateway.edge.exchange import Exchange
 
 _MOST_MODELS = 100
@@ -81,10 +82,30 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "penstock_ghost_requests": (
         "gauge", "Requests whose clients are gone and that the server still works on.", ("upstream",)),
     "penstock_upstream_up": ("gauge", "1 when the last contact with the upstream succeeded.", ("upstream",)),
+    "penstock_member_up": (
+        "gauge", "1 when the last contact with this server of several under one name succeeded.", ("upstream", "member")),
+    "penstock_member_requests_in_flight": (
+        "gauge", "Requests that have a permit of this server of several now.", ("upstream", "member")),
     "penstock_window_tokens": ("gauge", "Window in force.", ("upstream", "model", "source")),
     "penstock_memory_used_share": ("gauge", "Used share of the tighter of memory and cgroup limit.", ()),
     "penstock_build_info": ("gauge", "Always 1; the label tells the version.", ("version",)),
 }  # fmt: skip
+
+
+_OF_UPSTREAMS = {
+    name: tuple(number for number, label in enumerate(labels) if label in ("upstream", "other"))
+    for name, (_, _, labels) in METRICS.items()
+}
+
+
+def _bounded(name: str, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels as they are counted: under the declared upstream, since members come with each rollout."""
+    places = _OF_UPSTREAMS[name]
+    if not any("/" in labels[place] for place in places):
+        return labels
+    return tuple(
+        declared_name(label) if place in places else label for place, label in enumerate(labels)
+    )
 
 
 class Histogram:
@@ -133,11 +154,13 @@ class Metrics(Collector):
 
     def count(self, name: str, labels: tuple[str, ...], by: float = 1.0) -> None:
         """Raise a counter."""
+        labels = _bounded(name, labels)
         key = (name, labels)
         self._counters[key] = self._counters.get(key, 0.0) + by
 
     def observe(self, name: str, labels: tuple[str, ...], value: float) -> None:
         """Count a value into a histogram."""
+        labels = _bounded(name, labels)
         key = (name, labels)
         histogram = self._histograms.get(key)
         if histogram is None:

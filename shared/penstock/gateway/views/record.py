@@ -29,6 +29,7 @@ ActName = Literal[
     "upstream_added", "upstream_forgotten", "breaker_opened", "breaker_closed",
     "limit_lowered", "window_reduced", "model_reloaded", "restart_ordered", "time_jumped",
     "server_started", "server_ready", "server_died", "server_given_up",
+    "member_found", "member_gone",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
 

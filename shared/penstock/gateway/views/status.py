@@ -36,7 +36,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
         now_s: the event loop's time.
     """
     machine, board = runtime.memory.machine, runtime.board.switches
-    names = [state.name for state in runtime.fleet]
+    names = runtime.fleet.declared()
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -117,6 +117,7 @@ def _upstream(
     kind = state.kind
     return {
         "name": state.name,
+        "member_of": state.upstream.member_of,
         "url": state.upstream.url,
         "found_by": state.upstream.found_by,
         "verdict": state.verdict.locality.value,
@@ -153,8 +154,8 @@ def _upstream(
         "held_because": list(state.holding.reasons),
         "supervised": state.supervised.shown(now_s) if state.supervised is not None else None,
         "health": vitals_shown(state, now_s) if state.is_local else None,
-        "paused": board.pause.at(state.name) or None,
-        "drained": board.drain.at(state.name) or None,
+        "paused": board.pause.at(state.declared) or None,
+        "drained": board.drain.at(state.declared) or None,
         "bypass": state.gate.bypassed,
         "models": [
             {
@@ -216,7 +217,7 @@ def _limit(state: UpstreamState, now_s: float) -> dict[str, Any]:
 def _state(state: UpstreamState) -> str:
     if not state.is_local:
         return "cloud"
-    if "restarting" in state.holding.reasons:
+    if "restarting" in state.holding.reasons or "no_address" in state.holding.reasons:
         return "loading"
     if state.reachable is None:
         return "unknown"
