@@ -229,7 +229,7 @@ def test_a_misspelt_field_is_refused_by_plain_apply_too(
 ) -> None:
     """Client-side apply names the field that nobody knows."""
     body = localmodel({"model": GGUF, "tunning": {}})
-    with pytest.raises(kube_parts.Refused, match='unknown field "spec.tunning"'):
+    with pytest.raises(kube_parts.Refused, match=r'unknown field "spec\.tunning"'):
         cluster.kubectl("apply", "-n", namespace, "--dry-run=server", "-f", "-", body=body)
 
 
