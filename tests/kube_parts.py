@@ -123,13 +123,22 @@ class ApiServer:
         )  # fmt: skip
         self.kubeconfig = self.kubeconfig_of(_ADMIN_TOKEN, "admin")
         self.start_apiserver()
-        controllers = self.kubeconfig_of(_CONTROLLER_TOKEN, "controller-manager")
+        self.kubeconfig_of(_CONTROLLER_TOKEN, "controller-manager")
+        self._start_controllers()
+
+    def _start_controllers(self) -> None:
+        """
+        Start the controllers, and wait until they work.
+
+        While they build their controllers they end when the API server goes away; later they bear it.
+        """
         self._start(
-            "kube-controller-manager", "--kubeconfig", str(controllers), "--secure-port=0",
+            "kube-controller-manager", "--kubeconfig=controller-manager.kubeconfig", "--secure-port=0",
             "--leader-elect=false", "--use-service-account-credentials",
             "--service-account-private-key-file=pki/apiserver.key",
             "--root-ca-file=pki/apiserver.crt",
         )  # fmt: skip
+        self._wait_for_account("default")
 
     def _start(self, name: str, *arguments: str) -> None:
         self._running[name] = _Process(self.folder, name, *arguments)
@@ -154,20 +163,22 @@ class ApiServer:
 
     def wait_ready(self) -> None:
         """Wait until it says that it is ready."""
+        self._until("the API server", "kube-apiserver", "get", "--raw", "/readyz")
+
+    def _until(self, who: str, program: str, *question: str) -> None:
+        """Ask by kubectl until it answers; *program* is whose work that is."""
         deadline = time.monotonic() + READY_WITHIN_S
-        said = ""
-        while time.monotonic() < deadline:
-            for one in self._running.values():
-                if not one.runs:
-                    raise RuntimeError(f"{one.name} ended.\n{one.log[-3000:]}")
+        while True:
             try:
-                self.kubectl("get", "--raw", "/readyz")
+                self.kubectl(*question)
                 return
             except Refused as exc:
-                said = str(exc)
+                process = self.process(program)
+                if not process.runs or time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"No answer from {who}: {exc}\n{process.log[-3000:]}"
+                    ) from exc
                 time.sleep(0.05)
-        log = self.process("kube-apiserver").log[-3000:]
-        raise RuntimeError(f"The API server is not ready: {said}\n{log}")
 
     def stop_apiserver(self, *, kill: bool = False) -> None:
         """End the API server only; etcd keeps its data."""
@@ -231,16 +242,12 @@ class ApiServer:
         self._namespaces += 1
         name = f"test-{self._namespaces}"
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})  # fmt: skip
-        deadline = time.monotonic() + READY_WITHIN_S
-        while True:
-            try:
-                self.kubectl("get", "serviceaccount", "default", "-n", name)
-                return name
-            except Refused:
-                if time.monotonic() > deadline:
-                    log = self.process("kube-controller-manager").log[-3000:]
-                    raise RuntimeError(f"No controller works here.\n{log}") from None
-                time.sleep(0.05)
+        self._wait_for_account(name)
+        return name
+
+    def _wait_for_account(self, namespace: str) -> None:
+        """The default account of a namespace is the work of a controller; pods are refused until then."""
+        self._until("the controllers", "kube-controller-manager", "get", "sa", "default", "-n", namespace)  # fmt: skip
 
     def kubectl(self, *arguments: str, body: Any = None, kubeconfig: Path | None = None) -> str:
         """
@@ -269,3 +276,10 @@ class ApiServer:
         return self.kubectl(
             "apply", "--server-side", "--field-manager", manager, "-f", "-", *more, body=body
         )
+
+    def define(self, crd: Any) -> None:
+        """Apply a CustomResourceDefinition, and wait until kubectl can name its kind and explain it."""
+        self.apply(crd)
+        name = crd["metadata"]["name"]
+        self.kubectl("wait", "--for=condition=Established", f"crd/{name}")
+        self._until("discovery", "kube-apiserver", "explain", f"{crd['spec']['names']['plural']}.spec")  # fmt: skip

@@ -11,8 +11,7 @@ from penstock_operator.localmodel.crd import crd
 @pytest.fixture(scope="session")
 def cluster(api_server: kube_parts.ApiServer) -> kube_parts.ApiServer:
     """The API server, which knows LocalModels."""
-    api_server.apply(crd())
-    api_server.kubectl("wait", "--for=condition=Established", "crd/localmodels.penstock.dev")
+    api_server.define(crd())
     return api_server
 
 
