@@ -134,6 +134,7 @@ class ApiServer:
         """
         self._start(
             "kube-controller-manager", "--kubeconfig=controller-manager.kubeconfig", "--secure-port=0",
+            "--kube-api-qps=500", "--kube-api-burst=1000",
             "--leader-elect=false", "--use-service-account-credentials",
             "--service-account-private-key-file=pki/apiserver.key",
             "--root-ca-file=pki/apiserver.crt",
@@ -280,6 +281,4 @@ class ApiServer:
     def define(self, crd: Any) -> None:
         """Apply a CustomResourceDefinition, and wait until kubectl can name its kind and explain it."""
         self.apply(crd)
-        name = crd["metadata"]["name"]
-        self.kubectl("wait", "--for=condition=Established", f"crd/{name}")
         self._until("discovery", "kube-apiserver", "explain", f"{crd['spec']['names']['plural']}.spec")  # fmt: skip

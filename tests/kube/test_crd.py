@@ -11,6 +11,7 @@ import yaml
 
 import kube_parts
 from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.parsing import InvalidSpec, parse
 
 pytestmark = pytest.mark.real
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
@@ -50,6 +51,21 @@ def test_an_example_is_taken(cluster: kube_parts.ApiServer, namespace: str, path
 
 
 TAKEN = [
+    pytest.param(
+        {"model": {"uri": "pvc://c/d", "files": ["M.GGUF"]}, "tuning": {"gpuLayers": 3}},
+        id="a GGUF by its file",
+    ),
+    pytest.param(
+        {"model": {"uri": "https://a/b.gguf", "sha256": "0" * 64}}, id="a checksum that we compare"
+    ),
+    pytest.param(
+        {
+            "model": {"uri": "hf://a/b"},
+            "accelerator": {"type": "NVIDIA"},
+            "tuning": {"kvCacheType": "q8_0"},
+        },
+        id="other weights with a GPU",
+    ),
     pytest.param({"model": GGUF}, id="the smallest"),
     pytest.param({"runtime": THEIRS}, id="external without a model"),
     pytest.param({"runtime": THEIRS, "model": {"name": "m"}}, id="external with a name"),
@@ -165,7 +181,31 @@ REFUSED = [
         "give value or secretKeyRef, not both",
         id="a variable with two values",
     ),
-    pytest.param({"model": {"uri": "s3://bucket/file"}}, "spec.model.uri", id="unknown scheme"),
+    pytest.param(
+        {"model": {"uri": "s3://bucket/file.gguf"}},
+        "spec.model.uri: Invalid value: weights are at hf://, https://, pvc://, oci:// or ollama://",
+        id="unknown scheme",
+    ),
+    pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell the engine", id="no engine"),
+    pytest.param(
+        {"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}},
+        "only LlamaCpp can split a model; leave tuning.gpuLayers out",
+        id="a split with Ollama",
+    ),
+    pytest.param(
+        {
+            "model": {"uri": "hf://a/b"},
+            "accelerator": {"type": "NVIDIA"},
+            "tuning": {"kvCacheType": "q4_0"},
+        },
+        "tuning.kvCacheType of VLLM is f16 or q8_0",
+        id="a cache that VLLM lacks",
+    ),
+    pytest.param(
+        {"model": {"uri": "ollama://a", "sha256": "0" * 64}},
+        "the engine fetches these weights itself; leave model.sha256 out",
+        id="a checksum that nobody compares",
+    ),
     pytest.param(
         {"model": {**GGUF, "sha256": "short"}}, "spec.model.sha256", id="no checksum of this kind"
     ),
@@ -215,6 +255,19 @@ def test_an_invalid_spec_is_refused_with_a_sentence(
     with pytest.raises(kube_parts.Refused) as refused:
         tried(cluster, namespace, localmodel(spec))
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("spec", TAKEN)
+def test_the_operator_takes_what_admission_takes(spec: dict[str, Any]) -> None:
+    """The operator's own reading has no objection to a spec that the API server took."""
+    parse(localmodel(spec))
+
+
+@pytest.mark.parametrize(("spec", "told"), REFUSED)
+def test_the_operator_refuses_what_admission_refuses(spec: dict[str, Any], told: str) -> None:
+    """An object that is older than a rule is refused by the operator's own reading too."""
+    with pytest.raises(InvalidSpec):
+        parse(localmodel(spec))
 
 
 def test_a_long_name_is_refused(cluster: kube_parts.ApiServer, namespace: str) -> None:
