@@ -183,7 +183,7 @@ REFUSED = [
     ),
     pytest.param(
         {"model": {"uri": "s3://bucket/file.gguf"}},
-        "spec.model.uri: Invalid value: weights are at hf://, https://, pvc://, oci:// or ollama://",
+        'spec.model.uri: Invalid value: "s3://bucket/file.gguf": weights are at hf://, https://, pvc://, oci:// or ollama://',
         id="unknown scheme",
     ),
     pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell the engine", id="no engine"),
