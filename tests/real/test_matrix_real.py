@@ -59,6 +59,8 @@ def make(tmp_path: Path, llamacpp: Callable[..., parts.LlamaCpp]) -> Iterator[Ca
             "upstreams": [{"name": "box", "url": server.url, "max_concurrency": slots}],
             "limits": {"default_output_tokens": tokens},
             "loop_guard": {"enabled": False},
+            # Greedily, this model never says that it is at its end.
+            "sampling": {"temperature": 0},
             # What these do is held by tests of their own; twelve deaths at once are many.
             "resume": {"enabled": False},
             "breaker": {"enabled": False},

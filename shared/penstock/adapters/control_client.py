@@ -1,9 +1,10 @@
 """
 The HTTP client of the control plane: probes, counts, health. An `httpx` client whose connections can be cancelled.
 
-httpcore opens connections by anyio, and `anyio.connect_tcp` loses a connection that was made in the moment in which
-its task is cancelled (its task group ends by the cancellation, and nobody closes the stream): a look that is given up
-just then leaves a descriptor open for good. asyncio's own streams close what they made, so these are used here.
+httpcore shields its cleaning up by anyio's cancel scopes, which do not hold back asyncio's `Task.cancel`: a look that
+is given up while httpcore closes connections, one after the other, leaves the rest open for good; and so does one
+that is given up in the moment in which `anyio.connect_tcp` has connected. asyncio's own streams close what they made
+and can be closed without waiting, so these are used here.
 """
 
 from __future__ import annotations
@@ -45,9 +46,11 @@ class _Stream(httpcore.AsyncNetworkStream):
             await self._writer.drain()
 
     async def aclose(self) -> None:
-        """At once: there is nothing that the other side still has to get."""
+        """
+        At once, and without waiting: httpcore takes several connections out of its pool and closes one after the
+        other; whoever is cancelled in between would leave the rest open.
+        """
         self._writer.transport.abort()
-        await asyncio.sleep(0)  # the socket is closed in the next round of the loop
 
     async def start_tls(
         self,

@@ -89,6 +89,7 @@ class ProfileKeeper:
         self._tasks.clear()
         for client in (self._client, *self._clients.values()):
             await client.aclose()
+        await asyncio.sleep(0)  # a socket is closed in the next round of the loop
 
     def contradicted(self, state: UpstreamState, why: str) -> None:
         """What is believed of *state* is wrong: look again at once, in the background."""
