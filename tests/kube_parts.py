@@ -262,7 +262,7 @@ class ApiServer:
             [str(kube_build.program("kubectl")), "--kubeconfig", str(kubeconfig or self.kubeconfig),
              *arguments],
             input=None if body is None else json.dumps(body),
-            capture_output=True, text=True, check=False, timeout=60, env=environment,
+            capture_output=True, text=True, check=False, timeout=90, env=environment,
         )  # fmt: skip
         if done.returncode:
             raise Refused(done.stderr.strip() or done.stdout.strip())

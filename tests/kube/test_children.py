@@ -174,6 +174,6 @@ def test_a_second_apply_changes_nothing_and_deletion_takes_all(
     cluster.kubectl("delete", "lm", "twice", "-n", namespace)
     for kind in ("configmap", "secret", "service", "networkpolicy"):
         cluster.kubectl(
-            "wait", "--for=delete", kind, "-l", "penstock.dev/model=twice", "-n", namespace, "--timeout=30s"
+            "wait", "--for=delete", kind, "-l", "penstock.dev/model=twice", "-n", namespace, "--timeout=60s"
         )  # fmt: skip
     assert versions() == {}
