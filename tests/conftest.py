@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+import kube_parts
 import parts
 
 
@@ -36,6 +37,13 @@ def ollama() -> Iterator[Callable[..., parts.Ollama]]:
     """Starts real Ollama servers (see `parts.start_ollama`) that end with the test."""
     with contextlib.ExitStack() as stack:
         yield lambda *kind, **options: stack.enter_context(parts.start_ollama(*kind, **options))
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[kube_parts.ApiServer]:
+    """A real Kubernetes API server without nodes; each test takes a namespace of its own from it."""
+    with kube_parts.ApiServer() as server:
+        yield server
 
 
 def _strict(report: pytest.TestReport | pytest.CollectReport) -> None:

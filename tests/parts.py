@@ -464,15 +464,18 @@ def _build_ollama(binary: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="penstock-ollama-build-") as name:
         work = Path(name)
         (work / "go.mod").write_text(_OLLAMA_GO_MOD, "utf-8")
-        _go(work, "mod", "download", "github.com/gen2brain/malgo")
-        audio = _go(work, "list", "-m", "-f", "{{.Dir}}", "github.com/gen2brain/malgo").strip()
-        _go(work, "mod", "tidy")
+        go("Ollama", work, "mod", "download", "github.com/gen2brain/malgo")
+        audio = go(
+            "Ollama", work, "list", "-m", "-f", "{{.Dir}}", "github.com/gen2brain/malgo"
+        ).strip()
+        go("Ollama", work, "mod", "tidy")
         headers = work / "include" / "miniaudio"
         headers.mkdir(parents=True)
         shutil.copy(Path(audio) / "miniaudio.h", headers)
         built = work / "ollama"
         flags = f"-s -w -X github.com/ollama/ollama/version.Version={OLLAMA_VERSION}"
-        _go(
+        go(
+            "Ollama",
             work,
             *("build", "-trimpath", "-ldflags", flags, "-o", str(built)),
             "github.com/ollama/ollama",
@@ -485,8 +488,10 @@ def _build_ollama(binary: Path) -> None:
     say(f"Ollama is built ({time.monotonic() - started:.0f} s)")
 
 
-def _go(work: Path, *arguments: str, **environment: str) -> str:
-    """Run Go in *work*; other toolchains than the installed one are fetched if the module wants it."""
+def go(what: str, work: Path, *arguments: str, **environment: str) -> str:
+    """
+    Run Go in *work* to build *what*; another toolchain than the installed one is fetched if a module wants it.
+    """
     done = subprocess.run(
         ["go", *arguments],
         cwd=work,
@@ -496,7 +501,7 @@ def _go(work: Path, *arguments: str, **environment: str) -> str:
         check=False,
     )
     if done.returncode:
-        missing(f"building Ollama failed at `go {arguments[0]}`: {done.stderr.strip()[-600:]}")
+        missing(f"building {what} failed at `go {arguments[0]}`: {done.stderr.strip()[-600:]}")
     return done.stdout
 
 

@@ -17,7 +17,7 @@ from pydantic.alias_generators import to_camel
 from penstock.settings import Settings
 from penstock_operator.localmodel import names
 from penstock_operator.localmodel.policy import GROUPS, LEFT_OUT
-from penstock_operator.localmodel.spec import LocalModelSpec
+from penstock_operator.localmodel.spec import URI, LocalModelSpec
 from penstock_operator.localmodel.status import LocalModelStatus
 
 _KEPT = (
@@ -26,6 +26,18 @@ _KEPT = (
     "x-kubernetes-list-map-keys",
 )  # fmt: skip
 _EXTERNAL = "has(self.runtime) && has(self.runtime.type) && self.runtime.type == 'External'"
+# What the property `LocalModel.runtime` says, in the words of the rules. Keep in step.
+_TYPE = "(has(self.runtime) && has(self.runtime.type) ? self.runtime.type : 'Auto')"
+_URI = "(has(self.model) && has(self.model.uri) ? self.model.uri.lowerAscii() : '')"
+_GGUF = (
+    f"({_URI}.contains('gguf') || (has(self.model) && has(self.model.files) && "
+    "self.model.files.exists(one, one.lowerAscii().endsWith('.gguf'))))"
+)
+_NVIDIA = "(has(self.accelerator) && has(self.accelerator.type) && self.accelerator.type == 'NVIDIA')"  # fmt: skip
+_ENGINE = (
+    f"({_TYPE} != 'Auto' ? {_TYPE} : {_URI}.startsWith('ollama://') ? 'Ollama' : "
+    f"{_GGUF} ? 'LlamaCpp' : {_NVIDIA} ? 'VLLM' : '')"
+)
 RULES = (
     (
         f"({_EXTERNAL}) == (has(self.runtime) && has(self.runtime.external))",
@@ -47,6 +59,34 @@ RULES = (
         ),
         "ollama:// and the runtime Ollama go together",
     ),
+    (
+        f"{_URI} == '' || {_ENGINE} != ''",
+        "Auto cannot tell the engine: weights that are no GGUF need runtime.type, or an NVIDIA accelerator",
+    ),
+    (
+        f"{_ENGINE} in ['LlamaCpp', ''] || !has(self.tuning) || !has(self.tuning.gpuLayers)",
+        "only LlamaCpp can split a model; leave tuning.gpuLayers out",
+    ),
+    (
+        (
+            f"{_ENGINE} != 'VLLM' || !has(self.tuning) || !has(self.tuning.kvCacheType) || "
+            "self.tuning.kvCacheType != 'q4_0'"
+        ),
+        "tuning.kvCacheType of VLLM is f16 or q8_0",
+    ),
+    (
+        (
+            f"{_ENGINE} in ['LlamaCpp', ''] || {_URI}.startsWith('https://') || "
+            "!has(self.model) || !has(self.model.sha256)"
+        ),
+        "the engine fetches these weights itself; leave model.sha256 out",
+    ),
+)
+_URI_RULES = (
+    (
+        f"self.matches('{URI}')",
+        "weights are at hf://, https://, pvc://, oci:// or ollama://",
+    ),
 )
 _CACHE_RULES = (
     (
@@ -65,6 +105,9 @@ def crd() -> dict[str, Any]:
     spec["properties"]["replicas"]["default"] = 1
     spec["properties"]["gateway"]["properties"]["settings"] = policy_schema()
     spec["x-kubernetes-validations"] = _rules(RULES)
+    uri = spec["properties"]["model"]["properties"]["uri"]
+    del uri["pattern"]  # the rule says the same in words
+    uri["x-kubernetes-validations"] = _rules(_URI_RULES)
     spec["properties"]["cache"]["x-kubernetes-validations"] = _rules(_CACHE_RULES)
     env = spec["properties"]["runtime"]["properties"]["env"]
     env["items"]["x-kubernetes-validations"] = _rules(_ENV_RULES)

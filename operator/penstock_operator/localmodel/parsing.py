@@ -103,6 +103,17 @@ def _check(model: LocalModel) -> None:
         raise InvalidSpec(
             "spec.model.uri", "give the weights, or an External server; one of the two"
         )
+    for name in ("accelerator", "cache", "tuning"):
+        if model.external and name in spec.model_fields_set:
+            raise InvalidSpec(f"spec.{name}", "an External server is not ours; leave it out")
+    if spec.cache.claim_name and {"size", "storage_class_name"} & spec.cache.model_fields_set:
+        raise InvalidSpec(
+            "spec.cache.claimName",
+            "a claim of yours has its own size and storage class; leave these out",
+        )
+    for place, one in enumerate(spec.runtime.env):
+        if one.value is not None and one.secret_key_ref is not None:
+            raise InvalidSpec(f"spec.runtime.env.{place}", "give value or secretKeyRef, not both")
     if model.runtime is None:
         raise InvalidSpec(
             "spec.runtime.type",

@@ -1,0 +1,365 @@
+"""What the real API server makes of our definition: it takes it, judges LocalModels by it, and explains it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import kube_parts
+from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.parsing import InvalidSpec, parse
+
+pytestmark = pytest.mark.real
+EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
+GGUF = {"uri": "hf://owner/repository/file.gguf"}
+THEIRS = {"type": "External", "external": {"url": "http://models.example.com:8000"}}
+
+
+def localmodel(spec: dict[str, Any], name: str = "m") -> dict[str, Any]:
+    return {
+        "apiVersion": "penstock.dev/v1alpha1",
+        "kind": "LocalModel",
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+
+
+def tried(cluster: kube_parts.ApiServer, namespace: str, body: dict[str, Any]) -> str:
+    """What a person sees who applies it; nothing is kept."""
+    return cluster.apply(body, "--dry-run=server", "-n", namespace)
+
+
+def test_the_definition_is_taken_without_a_complaint(cluster: kube_parts.ApiServer) -> None:
+    """The API server takes the definition without a warning, and finds its schema structural."""
+    said = cluster.apply(crd())
+    assert "Warning" not in said
+    held = cluster.get("crd", "localmodels.penstock.dev")["status"]["conditions"]
+    states = {one["type"]: one["status"] for one in held}
+    assert states["Established"] == states["NamesAccepted"] == "True"
+    assert states.get("NonStructuralSchema", "False") == "False", held
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_taken(cluster: kube_parts.ApiServer, namespace: str, path: Path) -> None:
+    """Every example of the chart is a valid LocalModel, without a warning."""
+    said = tried(cluster, namespace, yaml.safe_load(path.read_text("utf-8")))
+    assert said.split() == [f"localmodel.penstock.dev/{path.stem}", "serverside-applied", "(server", "dry", "run)"]  # fmt: skip
+
+
+TAKEN = [
+    pytest.param(
+        {"model": {"uri": "pvc://c/d", "files": ["M.GGUF"]}, "tuning": {"gpuLayers": 3}},
+        id="a GGUF by its file",
+    ),
+    pytest.param(
+        {"model": {"uri": "https://a/b.gguf", "sha256": "0" * 64}}, id="a checksum that we compare"
+    ),
+    pytest.param(
+        {
+            "model": {"uri": "hf://a/b"},
+            "accelerator": {"type": "NVIDIA"},
+            "tuning": {"kvCacheType": "q8_0"},
+        },
+        id="other weights with a GPU",
+    ),
+    pytest.param({"model": GGUF}, id="the smallest"),
+    pytest.param({"runtime": THEIRS}, id="external without a model"),
+    pytest.param({"runtime": THEIRS, "model": {"name": "m"}}, id="external with a name"),
+    pytest.param({"model": GGUF, "replicas": 0}, id="scaled to nothing"),
+    pytest.param(
+        {"model": GGUF, "resources": {"limits": {"cpu": 2, "memory": "1.5Gi"}}},
+        id="numbers and texts",
+    ),
+    pytest.param({"model": {"uri": "ollama://qwen3:8b"}}, id="Ollama by its address"),
+    pytest.param(
+        {"model": {"uri": "ollama://a"}, "runtime": {"type": "Ollama"}}, id="Ollama, both said"
+    ),
+    pytest.param({"model": GGUF, "runtime": {"type": "LlamaCpp"}}, id="llama.cpp, both said"),
+    pytest.param({"model": GGUF, "cache": {"claimName": "mine"}}, id="a claim of theirs"),
+    pytest.param(
+        {"model": GGUF, "cache": {"size": "5Gi", "storageClassName": "s"}}, id="a claim of ours"
+    ),
+    pytest.param(
+        {
+            "model": GGUF,
+            "runtime": {
+                "env": [
+                    {"name": "A", "value": "1"},
+                    {"name": "B", "secretKeyRef": {"name": "s", "key": "k"}},
+                ]
+            },
+        },
+        id="both kinds of variables",
+    ),
+    pytest.param(
+        {"model": GGUF, "gateway": {"settings": {"timeouts": {"stallS": 60}}}},
+        id="policy of the gateway",
+    ),
+    pytest.param(
+        {
+            "model": GGUF,
+            "scheduling": {
+                "tolerations": [{"key": "gpu", "operator": "Exists"}],
+                "affinity": {"nodeAffinity": {}},
+            },
+        },
+        id="words of a pod pass",
+    ),
+]
+
+
+@pytest.mark.parametrize("spec", TAKEN)
+def test_a_valid_spec_is_taken(
+    cluster: kube_parts.ApiServer, namespace: str, spec: dict[str, Any]
+) -> None:
+    """What the rules allow is taken without a warning."""
+    assert "Warning" not in tried(cluster, namespace, localmodel(spec))
+
+
+REFUSED = [
+    pytest.param(
+        {}, "give model.uri, or an External runtime; one of the two", id="nothing to serve"
+    ),
+    pytest.param(
+        {"runtime": THEIRS, "model": GGUF},
+        "give model.uri, or an External runtime; one of the two",
+        id="two things to serve",
+    ),
+    pytest.param(
+        {"runtime": {"type": "External"}},
+        "runtime.external is given if and only if runtime.type is External",
+        id="external without a server",
+    ),
+    pytest.param(
+        {"model": GGUF, "runtime": {"external": THEIRS["external"]}},
+        "runtime.external is given if and only if runtime.type is External",
+        id="a server without external",
+    ),
+    *(
+        pytest.param(
+            {"runtime": THEIRS, part: value},
+            "an External server is not ours: accelerator, cache and tuning have no place",
+            id=f"{part} of another's server",
+        )
+        for part, value in (
+            ("accelerator", {"type": "NVIDIA"}),
+            ("cache", {"size": "1Gi"}),
+            ("tuning", {"contextLength": 4096}),
+        )
+    ),
+    pytest.param(
+        {"model": GGUF, "runtime": {"type": "Ollama"}},
+        "ollama:// and the runtime Ollama go together",
+        id="Ollama with other weights",
+    ),
+    pytest.param(
+        {"model": {"uri": "ollama://a"}, "runtime": {"type": "VLLM"}},
+        "ollama:// and the runtime Ollama go together",
+        id="another engine with Ollama's weights",
+    ),
+    pytest.param(
+        {"model": GGUF, "cache": {"claimName": "mine", "size": "5Gi"}},
+        "a claim of yours has its own size and storage class",
+        id="size of a claim of theirs",
+    ),
+    pytest.param(
+        {"model": GGUF, "cache": {"claimName": "mine", "storageClassName": "s"}},
+        "a claim of yours has its own size and storage class",
+        id="storage class of a claim of theirs",
+    ),
+    pytest.param(
+        {
+            "model": GGUF,
+            "runtime": {
+                "env": [{"name": "A", "value": "1", "secretKeyRef": {"name": "s", "key": "k"}}]
+            },
+        },
+        "give value or secretKeyRef, not both",
+        id="a variable with two values",
+    ),
+    pytest.param(
+        {"model": {"uri": "s3://bucket/file.gguf"}},
+        'spec.model.uri: Invalid value: "s3://bucket/file.gguf": weights are at hf://, https://, pvc://, oci:// or ollama://',
+        id="unknown scheme",
+    ),
+    pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell the engine", id="no engine"),
+    pytest.param(
+        {"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}},
+        "only LlamaCpp can split a model; leave tuning.gpuLayers out",
+        id="a split with Ollama",
+    ),
+    pytest.param(
+        {
+            "model": {"uri": "hf://a/b"},
+            "accelerator": {"type": "NVIDIA"},
+            "tuning": {"kvCacheType": "q4_0"},
+        },
+        "tuning.kvCacheType of VLLM is f16 or q8_0",
+        id="a cache that VLLM lacks",
+    ),
+    pytest.param(
+        {"model": {"uri": "ollama://a", "sha256": "0" * 64}},
+        "the engine fetches these weights itself; leave model.sha256 out",
+        id="a checksum that nobody compares",
+    ),
+    pytest.param(
+        {"model": {**GGUF, "sha256": "short"}}, "spec.model.sha256", id="no checksum of this kind"
+    ),
+    pytest.param(
+        {"model": GGUF, "runtime": {"type": "Triton"}},
+        'Unsupported value: "Triton": supported values: "Auto", "LlamaCpp", "Ollama", "VLLM", "External"',
+        id="unknown engine",
+    ),
+    pytest.param({"model": GGUF, "replicas": 65}, "less than or equal to 64", id="many servers"),
+    pytest.param({"model": GGUF, "replicas": -1}, "greater than or equal to 0", id="fewer than no"),
+    pytest.param(
+        {"model": GGUF, "tuning": {"contextLength": "much"}},
+        "spec.tuning.contextLength",
+        id="a text for a number",
+    ),
+    pytest.param(
+        {"model": GGUF, "resources": {"limits": {"memory": "plenty"}}},
+        "spec.resources.limits.memory",
+        id="no quantity",
+    ),
+    pytest.param(
+        {"model": GGUF, "runtime": {"env": [{"value": "1"}]}},
+        "spec.runtime.env[0].name: Required value",
+        id="a variable without a name",
+    ),
+    pytest.param(
+        {"modle": GGUF, "model": GGUF}, ".spec.modle: field not declared in schema", id="misspelt"
+    ),
+    pytest.param(
+        {"model": GGUF, "gateway": {"settings": {"limits": {"window": 4096}}}},
+        ".spec.gateway.settings.limits.window: field not declared in schema",
+        id="a setting that the operator decides",
+    ),
+    pytest.param(
+        {"model": GGUF, "gateway": {"settings": {"timeouts": {"stallS": "long"}}}},
+        "spec.gateway.settings.timeouts.stallS",
+        id="a setting of the wrong type",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "told"), REFUSED)
+def test_an_invalid_spec_is_refused_with_a_sentence(
+    cluster: kube_parts.ApiServer, namespace: str, spec: dict[str, Any], told: str
+) -> None:
+    """What cannot be served is refused before it is stored, with a message that says what is wrong."""
+    with pytest.raises(kube_parts.Refused) as refused:
+        tried(cluster, namespace, localmodel(spec))
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("spec", TAKEN)
+def test_the_operator_takes_what_admission_takes(spec: dict[str, Any]) -> None:
+    """The operator's own reading has no objection to a spec that the API server took."""
+    parse(localmodel(spec))
+
+
+@pytest.mark.parametrize(("spec", "told"), REFUSED)
+def test_the_operator_refuses_what_admission_refuses(spec: dict[str, Any], told: str) -> None:
+    """An object that is older than a rule is refused by the operator's own reading too."""
+    with pytest.raises(InvalidSpec):
+        parse(localmodel(spec))
+
+
+def test_a_long_name_is_refused(cluster: kube_parts.ApiServer, namespace: str) -> None:
+    """A name leaves room for the names of the children; the longest that does is taken."""
+    tried(cluster, namespace, localmodel({"model": GGUF}, "m" * 40))
+    with pytest.raises(kube_parts.Refused, match="the name has at most 40 characters"):
+        tried(cluster, namespace, localmodel({"model": GGUF}, "m" * 41))
+
+
+def test_a_misspelt_field_is_refused_by_plain_apply_too(
+    cluster: kube_parts.ApiServer, namespace: str
+) -> None:
+    """Client-side apply names the field that nobody knows."""
+    body = localmodel({"model": GGUF, "tunning": {}})
+    with pytest.raises(kube_parts.Refused, match=r'unknown field "spec\.tunning"'):
+        cluster.kubectl("apply", "-n", namespace, "--dry-run=server", "-f", "-", body=body)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        pytest.param("lm", "A language model, served in this cluster", id="the resource"),
+        pytest.param("lm.spec.tuning", "What is left out, the engine decides", id="tuning"),
+        pytest.param(
+            "lm.spec.tuning.contextLength", "Tokens of prompt and answer", id="context length"
+        ),
+        pytest.param("lm.spec.model.uri", "Needed unless the runtime is External", id="address"),
+        pytest.param("lm.spec.gateway.settings.timeouts", "stallS", id="policy of the gateway"),
+        pytest.param("lm.status.conditions", "`Ready` rolls the others up", id="conditions"),
+    ],
+)
+def test_explain_reads(cluster: kube_parts.ApiServer, path: str, told: str) -> None:
+    """`kubectl explain` says what a field is for."""
+    said = " ".join(cluster.kubectl("explain", path).split())
+    assert told in said
+    assert "<no description>" not in said or path in ("lm", "lm.spec.gateway.settings.timeouts")
+
+
+def test_every_field_of_the_spec_is_explained() -> None:
+    """No field of the spec is without a description, the gateway's settings included."""
+    version = crd()["spec"]["versions"][0]
+    silent: list[str] = []
+
+    def visit(node: dict[str, Any], path: str) -> None:
+        for name, inner in node.get("properties", {}).items():
+            if not inner.get("description"):
+                silent.append(f"{path}.{name}")
+            visit(inner, f"{path}.{name}")
+        if "items" in node:
+            visit(node["items"], f"{path}[]")
+
+    schema = version["schema"]["openAPIV3Schema"]["properties"]
+    visit(schema["spec"], "spec")
+    visit(schema["status"], "status")
+    assert silent == []
+
+
+def test_lists_scale_and_status_work(cluster: kube_parts.ApiServer, namespace: str) -> None:
+    """`kubectl get lm` shows what the status says, `kubectl scale` works, and status is a part of its own."""
+    cluster.apply(localmodel({"model": GGUF}, "shown"), "-n", namespace)
+    status = {
+        "runtime": "LlamaCpp",
+        "servedModelName": "shown",
+        "readyReplicas": 1,
+        "replicas": 1,
+        "selector": "penstock.dev/model=shown",
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Serving",
+                "message": "It answers.",
+                "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ],
+    }
+    before = cluster.get("lm", "shown", "-n", namespace)
+    assert before["spec"]["replicas"] == 1
+    cluster.kubectl(
+        "patch", "lm", "shown", "-n", namespace, "--subresource=status", "--type=merge",
+        "--patch-file=/dev/stdin", body={"status": status, "spec": {"suspend": True}},
+    )  # fmt: skip
+    after = cluster.get("lm", "shown", "-n", namespace)
+    assert after["spec"] == before["spec"]
+    head, row = cluster.kubectl("get", "lm", "shown", "-n", namespace).splitlines()
+    assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
+    assert row.split()[:-1] == ["shown", "shown", "LlamaCpp", "True", "Serving", "1"]
+    assert "shown" in cluster.kubectl("get", "penstock", "-n", namespace)
+    cluster.kubectl("wait", "--for=condition=Ready", "lm/shown", "-n", namespace, "--timeout=5s")
+    cluster.kubectl("scale", "lm", "shown", "-n", namespace, "--replicas=3")
+    assert cluster.get("lm", "shown", "-n", namespace)["spec"]["replicas"] == 3
+    path = f"/apis/penstock.dev/v1alpha1/namespaces/{namespace}/localmodels/shown/scale"
+    scale = json.loads(cluster.kubectl("get", "--raw", path))
+    assert scale["status"] == {"replicas": 1, "selector": "penstock.dev/model=shown"}
