@@ -1,9 +1,9 @@
 """
-The programs of a Kubernetes control plane, built once from their Go modules.
+The programs of a Kubernetes cluster and Helm, built once from their Go modules.
 
-They lie in the cache of tests/parts.py, outside the checkout, so that all worktrees share them. Cold the whole set
-takes about six minutes on two cores, and a minute when Go's own build cache is warm. Where the environment names
-ready ones by `KUBEBUILDER_ASSETS`, as Go's envtest has it, those are used.
+They lie in the cache of tests/parts.py, outside the checkout, so that all worktrees share them. Cold the control
+plane takes about six minutes on two cores and the rest five; with Go's own build cache warm each takes about a
+minute. Where the environment names ready ones by `KUBEBUILDER_ASSETS`, as Go's envtest has it, those are used.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ class Module:
     A Go module, and what is built from it.
 
     Attributes:
+        name: for people, and of the folder in the cache.
         programs: packages by the name of the program.
         takes: how long it takes cold on two cores, in words.
+        flags: more for the linker.
+        tags: Go's build tags.
+        cgo: whether it holds C.
         replaced: from the folder of the module, what its go.mod replaces by folders that it does not ship.
     """
 
+    name: str
     path: str
     version: str
     programs: Mapping[str, str]
     takes: str
     flags: str = ""
+    tags: str = ""
+    cgo: bool = False
     replaced: Callable[[Path], Mapping[str, str]] = lambda _folder: {}
-
-    @property
-    def name(self) -> str:
-        """For people, and of the folder in the cache."""
-        return self.path.removesuffix("/server/v3").rsplit("/", 1)[-1]
 
     @property
     def folder(self) -> Path:
@@ -68,23 +70,73 @@ def _stamp() -> str:
     return " ".join(f"-X {at}.{name}={value}" for at in _STAMPED for name, value in values.items())
 
 
+def _commands(root: str, *names: str) -> dict[str, str]:
+    """Packages below *root* by the names of their programs."""
+    return {name: f"{root}/{name}" for name in names}
+
+
+def _kubernetes(name: str, takes: str, *programs: str) -> Module:
+    packages = _commands("k8s.io/kubernetes/cmd", *programs)
+    path = "k8s.io/kubernetes"
+    return Module(name, path, KUBERNETES, packages, takes, _stamp(), replaced=_staging)
+
+
+_CONTAINERD = "github.com/containerd/containerd/v2"
+
 MODULES = (
-    Module(
-        "k8s.io/kubernetes",
-        KUBERNETES,
-        {
-            name: f"k8s.io/kubernetes/cmd/{name}"
-            for name in ("kube-apiserver", "kube-controller-manager", "kubectl")
-        },
+    _kubernetes(
+        "kubernetes",
         "about six minutes",
-        _stamp(),
-        _staging,
+        *("kube-apiserver", "kube-controller-manager", "kubectl"),
+    ),
+    _kubernetes(
+        "kubernetes-node",
+        "a minute after the control plane",
+        *("kube-scheduler", "kubelet", "kube-proxy"),
     ),
     Module(
+        "etcd",
         "go.etcd.io/etcd/server/v3",
         "3.7.3",
         {"etcd": "go.etcd.io/etcd/server/v3"},
         "half a minute",
+    ),
+    Module(
+        "containerd",
+        _CONTAINERD,
+        "2.4.2",
+        _commands(f"{_CONTAINERD}/cmd", "containerd", "ctr", "containerd-shim-runc-v2"),
+        "a minute",
+    ),
+    Module(
+        "runc",
+        "github.com/opencontainers/runc",
+        "1.5.1",
+        {"runc": "github.com/opencontainers/runc"},
+        "a quarter of a minute",
+        tags="seccomp",
+        cgo=True,
+    ),
+    Module(
+        "coredns",
+        "github.com/coredns/coredns",
+        "1.15.0",
+        {"coredns": "github.com/coredns/coredns"},
+        "a minute and a half",
+    ),
+    Module(
+        "helm",
+        "helm.sh/helm/v4",
+        "4.3.1",
+        _commands("helm.sh/helm/v4/cmd", "helm"),
+        "a minute and a half",
+    ),
+    Module(
+        "helm3",
+        "helm.sh/helm/v3",
+        "3.22.0",
+        {"helm3": "helm.sh/helm/v3/cmd/helm"},
+        "a minute and a half",
     ),
 )
 
@@ -138,8 +190,8 @@ def _build(module: Module) -> None:
             flags = f"-s -w {module.flags}"
             output = str(built / own_name)
             parts.go(
-                what, work, "build", "-trimpath", "-ldflags", flags, "-o", output, package,
-                CGO_ENABLED="0",
+                what, work, "build", "-trimpath", "-tags", module.tags, "-ldflags", flags,
+                "-o", output, package, CGO_ENABLED="1" if module.cgo else "0",
             )  # fmt: skip
         module.folder.mkdir(exist_ok=True)
         for one in built.iterdir():
