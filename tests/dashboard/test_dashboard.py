@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,13 @@ def test_the_cookie_counts_for_its_own_origin_only(gateway: RunningGateway) -> N
     pair = cookie.split(";")[0]
     for headers, wanted in (({}, 200), ({"origin": "http://127.0.0.1:1"}, 403)):
         answer = httpx.post(
-            f"{gateway.url}/penstock/resume", headers={"cookie": pair, **headers}, trust_env=False
+            f"{gateway.url}/penstock/reload", headers={"cookie": pair, **headers}, trust_env=False
         )
         assert answer.status_code == wanted
+
+
+def test_the_command_prints_an_address_that_opens(gateway: RunningGateway) -> None:
+    command = [sys.executable, "-m", "penstock", "open", "--print"]
+    done = subprocess.run(command, env=gateway.env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert gateway.http.get(done.stdout.strip()).status_code == 303

@@ -2,6 +2,8 @@
 import { WORDS as W } from "./words.js";
 
 const MOST_RECENT = 50;
+const shown = new Map();
+let held = false; // a button is being pressed: it must not be replaced
 let status = null, dirty = false, connected = true;
 const at = (id) => document.getElementById(id);
 
@@ -81,11 +83,15 @@ function table(requests, label) {
 }
 
 function fill(id, nodes, empty) {
-  at(id).replaceChildren(...(nodes.length ? nodes : [make("p", empty)]));
+  const all = nodes.length ? nodes : [make("p", empty)];
+  const html = all.map((node) => node.outerHTML).join("");
+  if (shown.get(id) === html) return;
+  shown.set(id, html);
+  at(id).replaceChildren(...all);
 }
 
 function draw() {
-  if (!status) return;
+  if (!status || held) return;
   const focus = document.activeElement?.dataset?.key;
   const open = new Set([...document.querySelectorAll("details[open]")].map((node) => node.dataset.key));
   const word = status.state === "ok" ? status.overall : status.state;
@@ -105,6 +111,8 @@ function draw() {
 }
 
 for (const [id, text] of [["h-up", W.upstreams], ["h-live", W.live], ["h-recent", W.recent], ["h-acts", W.acts]]) at(id).textContent = text;
+addEventListener("pointerdown", () => { held = true; });
+for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => { held = false; soon(); }));
 function follow() {
   const stream = new EventSource("/penstock/events?every_s=1");
   stream.addEventListener("open", () => { connected = true; soon(); });
