@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+import parts
 from gateways import RunningGateway, free_port, until
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -73,7 +75,8 @@ def test_the_cookie_counts_for_its_own_origin_only(gateway: RunningGateway) -> N
     code = gateway.admin("POST", "/penstock/session").json()["code"]
     entered = gateway.http.get(f"/penstock/session?code={code}")
     cookie = entered.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "samesite=strict" in cookie.lower()
+    assert "HttpOnly" in cookie
+    assert "samesite=strict" in cookie.lower()
     pair = cookie.split(";")[0]
     for headers, wanted in (({}, 200), ({"origin": "http://127.0.0.1:1"}, 403)):
         answer = httpx.post(
@@ -84,6 +87,31 @@ def test_the_cookie_counts_for_its_own_origin_only(gateway: RunningGateway) -> N
 
 def test_the_command_prints_an_address_that_opens(gateway: RunningGateway) -> None:
     command = [sys.executable, "-m", "penstock", "open", "--print"]
-    done = subprocess.run(command, env=gateway.env, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        command, check=False, env=gateway.env, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 0, done.stderr
     assert gateway.http.get(done.stdout.strip()).status_code == 303
+
+
+def test_a_request_to_real_llamacpp_is_shown_live(browser: Any, tmp_path: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with parts.start_llamacpp(ctx_size=4096) as server:
+        settings = {"upstreams": [{"name": "box", "url": server.url, "local": True}]}
+        with RunningGateway(tmp_path / "gateway", settings) as gateway:
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            said: list[str] = []
+            page.on("console", lambda line: said.append(line.text))
+            page.goto(gateway.url)
+            page.get_by_text("All is well").wait_for()
+            for _ in range(5):
+                assert gateway.chat("hello", max_tokens=8).status_code == 200
+            rows = page.locator("#recent tbody tr")
+            rows.nth(4).wait_for()
+            assert rows.count() == 5
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                found = axe.Axe().run(page)
+                assert found.violations_count == 0, found.generate_report()
+            page.screenshot(path=tmp_path / "live.png")
+            assert said == []

@@ -24,4 +24,4 @@ def open_dashboard(only_print: bool, port: int | None) -> int:
     return 0
 
 
-open = open_dashboard  # noqa: A001  the command line finds commands by their names
+open = open_dashboard
