@@ -78,7 +78,7 @@ function table(requests, label) {
   const head = make("thead", "", make("tr", "", ...W.columns.map((text) => { const th = make("th", text); th.scope = "col"; return th; })));
   const all = make("div", "", make("table", "", head, make("tbody", "", ...rows)));
   all.className = "wide"; all.tabIndex = 0; all.dataset.key = `table:${label}`;
-  all.setAttribute("role", "region"); all.setAttribute("aria-label", label);
+  all.setAttribute("role", "group"); all.setAttribute("aria-label", label);
   return all;
 }
 
