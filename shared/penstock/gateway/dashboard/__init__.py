@@ -16,7 +16,8 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.access import cookie_name, cookie_of
 from penstock.gateway.runtime import Runtime
 
-_TYPES = {"style.css": "text/css", "page.js": "text/javascript", "words.js": "text/javascript"}
+_SCRIPTS = ("page", "dom", "stream", "charts", "servers", "requests", "panels", "words")
+_TYPES = {"style.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _GOOD_FOR_S = 60.0
 _MOST_CODES = 16
 _HEADERS = {

@@ -1,134 +1,165 @@
-// The page: the event stream in, one drawing per animation frame out. Lists are bounded; text is only ever set as text.
+// The page: the event stream in, at most some drawings a second out. Lists are bounded; text is only ever set as text.
+import { chart, bar } from "./charts.js";
+import { at, bytes, h, number, put, seconds, sync } from "./dom.js";
+import * as panels from "./panels.js";
+import { live, recent } from "./requests.js";
+import { servers } from "./servers.js";
+import { ask, follow, useKey } from "./stream.js";
 import { WORDS as W } from "./words.js";
 
-const MOST_RECENT = 50;
-const shown = new Map();
-let held = false; // a button is being pressed: it must not be replaced
-let status = null, dirty = false, connected = true;
-const at = (id) => document.getElementById(id);
-
-function make(tag, text, ...children) {
-  const node = document.createElement(tag);
-  if (text !== "") node.textContent = text;
-  node.append(...children);
-  return node;
-}
-const seconds = (value) => (value == null ? "" : value < 10 ? `${value.toFixed(2)} s` : `${Math.round(value)} s`);
+const MOST_RECENT = 50, PAUSE_MS = 200;
+let status = null, drawnAt = 0, planned = false, trouble = "", view = "overview";
+let samples = [], everyS = 5, mostSamples = 360;
 
 function soon() {
-  if (dirty) return;
-  dirty = true;
-  requestAnimationFrame(() => { dirty = false; draw(); });
+  if (planned) return;
+  planned = true;
+  setTimeout(() => requestAnimationFrame(() => { planned = false; drawnAt = performance.now(); draw(); }), Math.max(0, PAUSE_MS - (performance.now() - drawnAt)));
 }
 
-function say(text) {
-  at("message").textContent = text;
+function say(text, ...more) {
   at("message").hidden = !text;
+  at("message").replaceChildren(...(text ? [h("p", {}, text), ...more, h("button", { onclick: () => say("") }, W.close)] : []));
 }
 
-async function act(path, body) {
-  const answer = await fetch(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-  if (answer.ok) { say(""); await answer.body?.cancel(); return; }
-  const error = (await answer.json().catch(() => ({}))).error;
-  say(error?.code === "admin_token_required" ? W.readOnly : error?.message ?? `HTTP ${answer.status}`);
+async function act(path, body, question) {
+  if (question && !(await sure(question))) return;
+  try {
+    const answer = await ask(`/penstock/${path}`, body);
+    await answer.body?.cancel();
+    say("");
+  } catch (error) {
+    say(error.code === "admin_token_required" ? W.readOnly : error.code === "unauthorized" ? W.needsKey : error.status ? error.message : W.away);
+  }
 }
 
-function button(label, name, key, work, question) {
-  const node = make("button", label);
-  node.dataset.key = `${key}:${name}`;
-  node.setAttribute("aria-label", `${label}: ${name}`);
-  node.addEventListener("click", () => { if (!question || confirm(question)) work().catch(() => say(W.away)); });
-  return node;
-}
-
-function upstream(u) {
-  const open = u.breaker.state !== "closed";
-  const head = make("h3", u.name, make("span", ` ${W.state[u.state] ?? u.state}`));
-  head.lastChild.className = `state ${open ? "unreachable" : u.state}`;
-  const facts = [`${u.kind ?? u.verdict} · ${u.url}`, W.load(u.concurrency)];
-  for (const model of u.models.slice(0, 20)) facts.push(`${model.id}: ${W.window(model)}`);
-  if (open) facts.push(W.breaker(u.breaker));
-  for (const one of ["paused", "drained", "bypass"]) if (u[one]) facts.push(W[one]);
-  if (u.error) facts.push(u.error);
-  const post = (path, more = {}) => () => act(`/penstock/${path}`, { upstream: u.name, ...more });
-  const bar = make("div", "",
-    u.paused || u.drained ? button(W.resume, u.name, "resume", post("resume")) : button(W.pause, u.name, "pause", post("pause")),
-    button(W.drain, u.name, "drain", post("drain", { wait: false }), W.sureDrain(u.name)),
-    button(u.bypass ? W.bypassOff : W.bypassOn, u.name, "bypass", post("bypass", { on: !u.bypass })),
-    button(W.probe, u.name, "probe", () => act(`/penstock/probe?upstream=${encodeURIComponent(u.name)}`, {})),
-    button(W.forget, u.name, "forget", () => act("/penstock/upstreams/forget", { name: u.name }), W.sureForget(u.name)));
-  bar.className = "bar";
-  return make("article", "", head, ...facts.map((text) => make("p", text)), bar);
-}
-
-function table(requests, label) {
-  const rows = requests.map((r) => {
-    const stage = r.prefill && r.stage === "prefilling" ? `prefilling ${Math.round((100 * r.prefill.processed) / r.prefill.total)} %` : r.error_code ?? (r.stage === "done" ? r.outcome ?? "done" : r.stage);
-    const changes = make("td", "");
-    if (r.changes.length) {
-      const why = make("details", "", make("summary", String(r.changes.length)));
-      for (const c of r.changes) why.append(make("p", `${c.field}: ${c.action}. ${c.detail ?? ""}`));
-      why.dataset.key = `why:${r.id}`;
-      why.firstChild.dataset.key = `sum:${r.id}`;
-      changes.append(why);
-    }
-    const cells = [r.model || r.path, r.client, stage, seconds(r.duration_s ?? r.age_s), seconds(r.ttft_s), r.completion_tokens ?? ""];
-    return make("tr", "", ...cells.map((text) => make("td", String(text))), changes);
+function sure(question) {
+  return new Promise((done) => {
+    const dialog = h("dialog", { "aria-labelledby": "sure" }, h("form", { method: "dialog" }, h("p", { id: "sure" }, question), h("div", { class: "bar" }, h("button", { value: "" }, W.cancel), h("button", { value: "yes", class: "main" }, question.split(" ")[0]))));
+    dialog.addEventListener("close", () => { done(dialog.returnValue === "yes"); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
   });
-  const head = make("thead", "", make("tr", "", ...W.columns.map((text) => { const th = make("th", text); th.scope = "col"; return th; })));
-  const all = make("div", "", make("table", "", head, make("tbody", "", ...rows)));
-  all.className = "wide"; all.tabIndex = 0; all.dataset.key = `table:${label}`;
-  all.setAttribute("role", "group"); all.setAttribute("aria-label", label);
-  return all;
 }
 
-function fill(id, nodes, empty) {
-  const all = nodes.length ? nodes : [make("p", empty)];
-  const html = all.map((node) => node.outerHTML).join("");
-  if (shown.get(id) === html) return;
-  shown.set(id, html);
-  at(id).replaceChildren(...all);
+// Charts and tiles.
+const ago = (span) => W.ago(span);
+const requestsChart = chart(W.chartRequests, [["area", W.running], ["wait", W.queued], ["limit", W.limit]], ago);
+const speedChart = chart(W.speed, [["area speed", W.speedNote]], ago);
+const memory = h("div", { class: "card chart" }, h("h3", {}, W.memory), h("div"));
+at("charts").append(requestsChart.node, speedChart.node, memory);
+
+function take(from) {
+  samples.push(from);
+  if (samples.length > mostSamples) samples.shift();
+}
+
+let piecesBefore = null, endedPieces = 0;
+function sampleNow() {
+  const now = Date.now() / 1000, last = samples.at(-1);
+  const pieces = endedPieces + status.requests.in_flight.reduce((sum, r) => sum + r.chunks, 0);
+  if (piecesBefore === null) { piecesBefore = pieces; return; }
+  if (last && now - last.at < everyS) return;
+  const upstreams = Object.fromEntries(status.upstreams.map((u) => [u.name, [u.concurrency.in_flight, u.concurrency.queued + u.concurrency.held, u.concurrency.limit]]));
+  take({ at: now, pieces_per_s: Math.max(0, pieces - piecesBefore) / Math.max(1, now - (last?.at ?? now - everyS)), upstreams });
+  piecesBefore = pieces;
+}
+
+function drawCharts() {
+  const sums = samples.map((one) => Object.values(one.upstreams).reduce(([a, b, c], [x, y, z]) => [a + x, b + y, c + (z ?? 0)], [0, 0, 0]));
+  const span = samples.length > 1 ? samples.at(-1).at - samples[0].at : 0;
+  const count = (name) => status.upstreams.reduce((sum, u) => sum + (u.concurrency[name] ?? 0), 0);
+  const running = count("in_flight"), waiting = count("queued") + count("held"), limit = count("limit");
+  requestsChart.draw([sums.map((v) => v[0]), sums.map((v) => v[1]), sums.map((v) => v[2])], `${number(running)}${waiting ? ` + ${number(waiting)}` : ""}`, span, 2);
+  const speed = samples.map((one) => one.pieces_per_s);
+  const rate = status.requests.in_flight.reduce((sum, r) => sum + (r.stage === "streaming" && r.answering_s > 0.3 ? r.chunks / r.answering_s : 0), 0);
+  speedChart.draw([speed], rate ? rate.toFixed(1) : "0", span, 10);
+  const firsts = status.requests.recent.map((r) => r.ttft_s).filter((v) => v != null).sort((a, b) => a - b);
+  const failed = status.errors.reduce((sum, e) => sum + e.count, 0);
+  const tiles = [[W.tile.running, number(running), W.ofLimit(limit)], [W.tile.waiting, number(waiting), ""], [W.tile.speed, rate ? rate.toFixed(1) : "0", ""],
+    [W.tile.first, firsts.length ? seconds(firsts[firsts.length >> 1]) : "–", W.median], [W.tile.failed, number(failed), W.failedOf]];
+  sync(at("tiles"), tiles, ([name]) => name, (one) => one.join("|"), ([name, value, note]) => h("div", { class: "tile" }, h("span", { class: "soft" }, name), h("strong", {}, value), h("span", { class: "soft small" }, note)));
+  const m = status.memory, meters = [];
+  if (m) {
+    const total = m.limit_bytes ? Math.min(m.limit_bytes, m.total_bytes) : m.total_bytes;
+    meters.push([W.memory, m.used_share, W.used(bytes(m.used_share * total), bytes(total)), W.calm[m.pressure], m.pressure]);
+    for (const g of m.gpus) meters.push([g.name || W.gpu, 1 - g.free_bytes / g.total_bytes, W.used(bytes(g.total_bytes - g.free_bytes), bytes(g.total_bytes)), g.utilisation == null ? "" : `${Math.round(g.utilisation * (g.utilisation <= 1 ? 100 : 1))} %`, "calm"]);
+  }
+  sync(memory.lastChild, meters, ([name], i) => name, (one) => `${one[1].toFixed(2)}${one[3]}${one[2]}`, ([name, share, used, note, kind]) => h("div", { class: "meter" }, h("p", {}, h("span", {}, name), h("span", { class: "num" }, `${Math.round(share * 100)} %`)), bar([[`m-${kind}`, share]], `${name}: ${used}`), h("p", { class: "soft small" }, h("span", {}, used), h("span", {}, note))),
+    () => h("p", { class: "soft" }, W.noMemory));
 }
 
 function draw() {
-  if (!status || held) return;
-  const focus = document.activeElement?.dataset?.key;
-  const open = new Set([...document.querySelectorAll("details[open]")].map((node) => node.dataset.key));
-  const word = status.state === "ok" ? status.overall : status.state;
+  const word = trouble ? "away" : !status ? "" : status.state === "ok" ? status.overall : status.state;
   at("overall").className = word;
-  const told = connected ? W.overall[word] ?? word : W.away;
-  if (at("overall").textContent !== told) at("overall").textContent = told;
+  put(at("overall"), trouble || (W.overall[word] ?? word));
+  if (!status) return;
+  document.title = status.requests.in_flight.length ? `(${status.requests.in_flight.length}) Penstock` : "Penstock";
   const notices = Object.values(status.notices);
   at("notices").hidden = !notices.length;
-  at("notices").replaceChildren(...notices.map((text) => make("li", text)));
-  fill("upstreams", status.upstreams.map(upstream), W.noUpstreams);
-  const { in_flight: live, recent } = status.requests;
-  fill("live", live.length ? [table(live.slice(0, MOST_RECENT), W.live)] : [], W.noLive);
-  fill("recent", recent.length ? [table(recent.slice(0, MOST_RECENT), W.recent)] : [], W.noRecent);
-  fill("acts", status.acts.slice(-20).reverse().map((a) => make("p", `${new Date(a.at * 1000).toLocaleTimeString()} ${a.upstream} ${a.act.replaceAll("_", " ")}: ${a.why}`)), W.noActs);
-  for (const node of document.querySelectorAll("details")) node.open = open.has(node.dataset.key);
-  if (focus) document.querySelector(`[data-key="${CSS.escape(focus)}"]`)?.focus();
+  sync(at("notices"), notices, (text) => text, () => "", (text) => h("li", {}, text));
+  panels.foot(status);
+  if (view === "overview") {
+    drawCharts();
+    servers(status.upstreams, act);
+    live(status.requests.in_flight);
+    recent(status.requests.recent);
+    put(at("all"), status.switched.paused === "all" ? W.resumeAll : W.pauseAll);
+  } else if (view === "activity") panels.activity(status);
+  else if (view === "try") panels.tryIt(status, showKey);
+  else if (view === "connect") panels.connect(status);
 }
 
-for (const [id, text] of [["h-up", W.upstreams], ["h-live", W.live], ["h-recent", W.recent], ["h-acts", W.acts]]) at(id).textContent = text;
-addEventListener("pointerdown", () => { held = true; });
-for (const end of ["pointerup", "pointercancel"]) addEventListener(end, () => setTimeout(() => { held = false; soon(); }));
-function follow() {
-  const stream = new EventSource("/penstock/events?every_s=1");
-  stream.addEventListener("open", () => { connected = true; soon(); });
-  stream.addEventListener("snapshot", (event) => { connected = true; status = JSON.parse(event.data); soon(); });
-  stream.addEventListener("request", (event) => {
-    if (!status) return;
-    const ended = JSON.parse(event.data).request, { requests } = status;
+// Views by the address's fragment.
+function turn() {
+  const wanted = location.hash.slice(1);
+  view = wanted in W.views ? wanted : "overview";
+  for (const name of Object.keys(W.views)) at(`v-${name}`).hidden = name !== view;
+  for (const link of at("nav").children) {
+    if (link.hash === `#${view}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  if (view === "settings") panels.settings(act).catch((error) => say(error.code === "unauthorized" ? W.needsKey : error.message));
+  draw();
+}
+
+for (const [id, text] of [["h-over", W.views.overview], ["h-up", W.upstreams], ["h-live", W.live], ["h-recent", W.recent], ["h-acts", W.acts], ["h-err", W.errors]]) at(id).textContent = text;
+at("nav").append(...Object.entries(W.views).map(([name, text]) => h("a", { href: `#${name}` }, text)));
+const adding = h("form", { id: "add", hidden: true, class: "bar" }, h("input", { type: "url", id: "add-url", required: true, placeholder: "http://192.168.1.20:8080", "aria-label": W.address }), h("button", { class: "main" }, W.add));
+adding.addEventListener("submit", (event) => { event.preventDefault(); act("upstreams/add", { url: at("add-url").value }).then(() => { if (at("message").hidden) { adding.reset(); adding.hidden = true; } }); });
+at("h-up").after(h("div", { class: "bar side" }, h("button", { id: "all", onclick: () => act(status?.switched.paused === "all" ? "resume" : "pause", {}) }, W.pauseAll), h("button", { onclick: () => { adding.hidden = !adding.hidden; if (!adding.hidden) at("add-url").focus(); } }, W.add)), adding);
+addEventListener("hashchange", turn);
+
+function showKey() {
+  if (!at("key").hidden) return;
+  at("key").hidden = false;
+  at("key").replaceChildren(h("p", {}, W.needsKey), h("div", { class: "bar" }, h("input", { id: "key-value", type: "password", required: true, autocomplete: "off", "aria-label": W.key, placeholder: W.key }), h("button", { class: "main" }, W.show)));
+}
+at("key").addEventListener("submit", (event) => { event.preventDefault(); useKey(at("key-value").value.trim()); at("key").hidden = true; again(); });
+
+async function past() {
+  const got = await (await ask("/penstock/history")).json();
+  samples = got.samples; everyS = got.every_s;
+}
+
+const again = follow((name, data) => {
+  trouble = "";
+  at("key").hidden = true;
+  if (name === "snapshot") {
+    if (!status || status.instance !== data.instance) { piecesBefore = null; endedPieces = 0; past().then(soon, () => {}); }
+    const known = status?.instance === data.instance ? status.requests.recent : [];
+    const fresh = new Set(data.requests.recent.map((r) => r.id));
+    data.requests.recent = [...data.requests.recent, ...known.filter((r) => !fresh.has(r.id))].slice(0, MOST_RECENT);
+    status = data;
+    sampleNow();
+  } else if (name === "request" && status) {
+    const ended = data.request, { requests } = status;
+    endedPieces += ended.chunks;
     requests.in_flight = requests.in_flight.filter((r) => r.id !== ended.id);
     requests.recent = [ended, ...requests.recent.filter((r) => r.id !== ended.id)].slice(0, MOST_RECENT);
-    soon();
-  });
-  stream.addEventListener("error", () => {
-    connected = false;
-    if (!status) at("overall").textContent = W.away;
-    soon();
-    if (stream.readyState === EventSource.CLOSED) setTimeout(follow, 2000);
-  });
-}
-follow();
+  } else if (name === "act" && status) status.acts = [...status.acts, data].slice(-100);
+  soon();
+}, (why) => {
+  if (why.status === 401 || why.status === 403) { trouble = W.needsKey; showKey(); } else trouble = W.away;
+  soon();
+});
+turn();

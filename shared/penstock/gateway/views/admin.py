@@ -74,6 +74,11 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
             )
         return _json(describe(exchange))
 
+    @app.get("/penstock/history")
+    async def history() -> Response:
+        """The last half hour as numbers; see docs/status.md."""
+        return _json(runtime.history.shown())
+
     @app.get("/penstock/settings")
     async def settings() -> Response:
         """The settings in force, without secrets, and where each came from."""
