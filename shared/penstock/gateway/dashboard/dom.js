@@ -65,4 +65,6 @@ function keep(old, fresh) {
 export const seconds = (s) => (s == null ? "" : s < 0.0995 ? `${Math.round(s * 1000)} ms` : s < 9.95 ? `${s.toFixed(1)} s` : s < 100 ? `${Math.round(s)} s` : s < 5400 ? `${Math.round(s / 60)} min` : `${(s / 3600).toFixed(1)} h`);
 export const number = (n) => (n == null ? "" : Math.round(n).toLocaleString("en"));
 export const bytes = (b) => (b >= 1e9 ? `${(b / 2 ** 30).toFixed(1)} GiB` : `${Math.round(b / 2 ** 20)} MiB`);
+// A server that was started with a file calls its model by the whole path; the end of it is the name.
+export const short = (id) => (id.startsWith("/") || /^[A-Za-z]:\\/.test(id) ? id.split(/[\\/]/).pop() : id);
 export const clock = (at) => new Date(at * 1000).toLocaleTimeString("en-GB");

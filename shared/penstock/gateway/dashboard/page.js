@@ -46,7 +46,7 @@ function sure(question) {
 const ago = (span) => W.ago(span);
 const requestsChart = chart(W.chartRequests, [["area", W.running], ["wait", W.queued], ["limit", W.limit]], ago);
 const speedChart = chart(W.speed, [["area speed", W.speedNote]], ago);
-const memory = h("div", { class: "card chart" }, h("h3", {}, W.memory), h("div"));
+const memory = h("div", { class: "card chart" }, h("h3", {}, W.machine), h("div"));
 at("charts").append(requestsChart.node, speedChart.node, memory);
 
 function take(from) {
@@ -70,7 +70,7 @@ function drawCharts() {
   const span = samples.length > 1 ? samples.at(-1).at - samples[0].at : 0;
   const count = (name) => status.upstreams.reduce((sum, u) => sum + (u.concurrency[name] ?? 0), 0);
   const running = count("in_flight"), waiting = count("queued") + count("held"), limit = count("limit");
-  requestsChart.draw([sums.map((v) => v[0]), sums.map((v) => v[1]), sums.map((v) => v[2])], `${number(running)}${waiting ? ` + ${number(waiting)}` : ""}`, span, 2);
+  requestsChart.draw([sums.map((v) => v[0]), sums.map((v, i) => (v[1] || sums[i - 1]?.[1] || sums[i + 1]?.[1] ? v[1] : null)), sums.map((v) => v[2])], `${number(running)}${waiting ? ` + ${number(waiting)}` : ""}`, span, 2);
   const speed = samples.map((one) => one.pieces_per_s);
   const rate = status.requests.in_flight.reduce((sum, r) => sum + (r.stage === "streaming" && r.answering_s > 0.3 ? r.chunks / r.answering_s : 0), 0);
   speedChart.draw([speed], rate ? rate.toFixed(1) : "0", span, 10);
@@ -119,6 +119,7 @@ function turn() {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   if (view === "settings") panels.settings(act).catch((error) => say(error.code === "unauthorized" ? W.needsKey : error.message));
+  scrollTo(0, 0);
   draw();
 }
 

@@ -1,5 +1,5 @@
 // The other views: errors and what happened, the try-it box, how to connect, settings in force.
-import { at, clock, h, number, put, seconds, sync } from "./dom.js";
+import { at, clock, h, number, put, seconds, short, sync } from "./dom.js";
 import { ask, events, headers } from "./stream.js";
 import { WORDS as W } from "./words.js";
 
@@ -27,19 +27,23 @@ export function connect(status) {
     h("section", {}, h("h2", {}, W.connectAny), h("div", { class: "commands" }, copies(`${status.url}/v1`), copies(status.url))));
 }
 
+const options = (models) => models.map((id) => h("option", { value: id }, short(id)));
+
 export function tryIt(status, refused) {
-  const models = [...new Set(status.upstreams.flatMap((u) => u.models.map((m) => m.id)))].slice(0, 200);
+  const models = [...new Set(status.upstreams.filter((u) => u.state !== "unreachable").flatMap((u) => u.models.map((m) => m.id)))].slice(0, 200);
   const select = at("try-model");
   if (select) {
-    const has = [...select.options].slice(1).map((o) => o.value).join("\n");
-    if (has !== models.join("\n")) select.replaceChildren(h("option", { value: "" }, W.anyModel), ...models.map((id) => h("option", { value: id }, id)));
+    const has = [...select.options].map((o) => o.value), chosen = select.value;
+    if (has.join("\n") === models.join("\n")) return;
+    select.replaceChildren(...options(models));
+    if (models.includes(chosen)) select.value = chosen;
     return;
   }
   let stop = null;
   const answer = h("div", { id: "try-answer", class: "card answer", "aria-live": "polite", hidden: true }), said = h("div", { id: "try-said" });
   const button = h("button", { class: "main" }, W.send);
   const text = h("textarea", { id: "try-text", rows: 4, required: true });
-  const form = h("form", { class: "card try" }, h("label", { for: "try-model" }, W.model_), h("select", { id: "try-model" }, h("option", { value: "" }, W.anyModel), models.map((id) => h("option", { value: id }, id))),
+  const form = h("form", { class: "card try" }, h("label", { for: "try-model" }, W.model_), h("select", { id: "try-model" }, options(models)),
     h("label", { for: "try-text" }, W.prompt), text, h("div", { class: "bar" }, button));
   const run = async () => {
     stop = new AbortController();
@@ -49,7 +53,7 @@ export function tryIt(status, refused) {
     const tell = (pairs) => { facts.push(...pairs); said.replaceChildren(h("h3", {}, W.announced), h("dl", { class: "facts card" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))); };
     try {
       const got = await fetch("/v1/chat/completions", { method: "POST", signal: stop.signal, headers: headers({ "content-type": "application/json" }),
-        body: JSON.stringify({ model: at("try-model").value || "default", messages: [{ role: "user", content: text.value }], stream: true, stream_options: { include_usage: true } }) });
+        body: JSON.stringify({ model: at("try-model").value || "any", messages: [{ role: "user", content: text.value }], stream: true, stream_options: { include_usage: true } }) });
       tell([...got.headers].filter(([name]) => name.startsWith("penstock-")));
       if (!got.ok) { const error = (await got.json().catch(() => ({}))).error ?? {}; if (got.status === 401) refused(); answer.append(h("p", { class: "trouble" }, error.message ?? `HTTP ${got.status}`)); return; }
       await events(got, (name, data) => {

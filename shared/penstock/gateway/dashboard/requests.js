@@ -1,11 +1,11 @@
 // Requests: those that run, with their progress, and those that ended, with what Penstock changed and why.
-import { at, clock, h, number, put, seconds, sync } from "./dom.js";
+import { at, clock, h, number, put, seconds, short, sync } from "./dom.js";
 import { bar } from "./charts.js";
 import { WORDS as W } from "./words.js";
 
 const MOST = 50;
 const tag = (text, kind = "") => h("span", { class: `tag ${kind}` }, text);
-const title = (r) => r.model || r.path;
+const title = (r) => short(r.model) || r.path;
 const who = (r) => [r.client === "anonymous" ? "" : r.client, (r.user_agent || "").split("/")[0], r.upstream].filter(Boolean).join(" · ");
 
 // Live rows change with every snapshot: their nodes stay, their texts are set.
@@ -45,7 +45,7 @@ function ended(r) {
   const tags = [
     r.client_gone && tag(W.hungUp), bad && tag(r.error_code ?? r.status, "bad"), r.resumed && tag(W.resumed, "good"), r.fitted && tag(W.fitted, "note"),
     r.repaired && tag(W.repaired(r.repaired), "note"), r.loop_ended && tag(W.loopEnded, "note"), r.attempts.length > 1 && tag(W.attempts(r.attempts.length), "note"),
-    r.changes.length ? tag(W.changes(r.changes.length), "note") : tag(W.noChanges),
+    r.changes.length ? tag(W.changes(r.changes.length), "note") : !bad && tag(W.noChanges),
   ].filter(Boolean);
   const line = h("summary", { "data-k": `s:${r.id}` },
     h("span", { class: `dot ${bad ? "bad" : r.client_gone ? "soft" : "good"}`, title: bad ? r.error_code : "" }),
@@ -58,7 +58,7 @@ function ended(r) {
 
 function details(r) {
   const parts = [h("h4", {}, W.why)];
-  if (!r.changes.length) parts.push(h("p", { class: "soft" }, W.whyNone));
+  if (!r.changes.length) parts.push(h("p", { class: "soft" }, r.attempts.length ? W.whyNone : W.whyUnsent));
   else {
     const steps = new Map();
     for (const c of r.changes) steps.set(c.step, [...(steps.get(c.step) ?? []), c]);

@@ -1,5 +1,5 @@
 // Servers: a card each, with what is known of its models and what can be done to it.
-import { at, h, seconds, sync } from "./dom.js";
+import { at, h, seconds, short, sync } from "./dom.js";
 import { WORDS as W } from "./words.js";
 
 const MOST_MODELS = 12;
@@ -40,11 +40,11 @@ function card(u, act) {
     h("p", { class: "soft" }, [u.kind ?? u.verdict, f.version, u.url].filter(Boolean).join(" · ")),
     f.error && h("p", { class: "trouble" }, f.error), f.breaker && h("p", { class: "trouble" }, f.breaker), f.findings.map((text) => h("p", { class: "trouble" }, text)),
     h("dl", { class: "stats" }, one(W.fact.load, f.load, f.waits), one(W.fact.speed, f.speed), one(W.fact.prefix, f.prefix)),
-    u.models.length ? h("ul", { class: "models" }, f.models.map(([id, window, source, slots, loaded]) => h("li", {}, h("span", { class: "id" }, id), h("span", { class: "soft" }, [window, source, slots && W.slots(slots), loaded && W.loaded].filter(Boolean).join(" · ")))), f.more ? h("li", { class: "soft" }, `+ ${f.more}`) : "") : "",
+    u.models.length ? h("ul", { class: "models" }, f.models.map(([id, window, source, slots, loaded]) => h("li", {}, h("span", { class: "id", title: id }, short(id)), h("span", { class: "soft" }, [window, source, slots && W.slots(slots), loaded && W.loaded].filter(Boolean).join(" · ")))), f.more ? h("li", { class: "soft" }, `+ ${f.more}`) : "") : "",
     h("div", { class: "bar" }, stopped ? button(W.resume, post("resume"), "main") : button(W.pause, post("pause")),
       button(W.probe, () => act(`probe?upstream=${encodeURIComponent(name)}`, {})),
       h("details", { class: "menu", "data-k": `menu:${name}` }, h("summary", { "data-k": `more:${name}`, "aria-label": `${W.more}: ${name}` }, W.more),
         h("div", { class: "bar" }, button(u.bypass ? W.bypassOff : W.bypassOn, post("bypass", { on: !u.bypass })), button(W.drain, post("drain", { wait: false }, W.sureDrain(name))),
-          unloads.map((m) => button(W.unload(m.id), post("unload", { model: m.id }, W.sureUnload(m.id, name)))),
+          unloads.map((m) => button(W.unload(short(m.id)), post("unload", { model: m.id }, W.sureUnload(m.id, name)))),
           button(W.forget, () => act("upstreams/forget", { name }, W.sureForget(name)), "risk")))));
 }
