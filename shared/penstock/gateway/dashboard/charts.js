@@ -27,14 +27,15 @@ export function chart(title, legend, ago) {
       put(from, ago(span));
       series.forEach((values, place) => {
         const step = W / Math.max(1, values.length - 1);
-        let line = "", pen = false;
+        let line = "", pen = false, from = 0;
         values.forEach((v, i) => {
           if (v == null) { pen = false; return; }
           line += `${pen ? "L" : "M"}${(i * step).toFixed(1)} ${(H - 1 - (v / most) * (H - 8)).toFixed(1)}`;
           pen = true;
+          if (line.startsWith("M") && !line.includes("L")) from = i * step;
         });
         const area = legend[place][0].startsWith("area");
-        const d = area && line ? `${line}L${W} ${H}L0 ${H}Z` : line;
+        const d = area && line ? `${line}L${W} ${H}L${from.toFixed(1)} ${H}Z` : line;
         if (paths[place].getAttribute("d") !== d) paths[place].setAttribute("d", d);
       });
     },

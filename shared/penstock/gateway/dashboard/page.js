@@ -7,7 +7,7 @@ import { servers } from "./servers.js";
 import { ask, follow, useKey } from "./stream.js";
 import { WORDS as W } from "./words.js";
 
-const MOST_RECENT = 50, PAUSE_MS = 200;
+const MOST_RECENT = 50, PAUSE_MS = 200, LEAST_SAMPLES = 60;
 let status = null, drawnAt = 0, planned = false, trouble = "", view = "overview";
 let samples = [], everyS = 5, mostSamples = 360;
 
@@ -67,13 +67,14 @@ function sampleNow() {
 
 function drawCharts() {
   const sums = samples.map((one) => Object.values(one.upstreams).reduce(([a, b, c], [x, y, z]) => [a + x, b + y, c + (z ?? 0)], [0, 0, 0]));
-  const span = samples.length > 1 ? samples.at(-1).at - samples[0].at : 0;
+  const missing = Math.max(0, LEAST_SAMPLES - samples.length), pad = (values) => [...Array(missing).fill(null), ...values];
+  const span = (samples.length + missing - 1) * everyS;
   const count = (name) => status.upstreams.reduce((sum, u) => sum + (u.concurrency[name] ?? 0), 0);
   const running = count("in_flight"), waiting = count("queued") + count("held"), limit = count("limit");
-  requestsChart.draw([sums.map((v) => v[0]), sums.map((v, i) => (v[1] || sums[i - 1]?.[1] || sums[i + 1]?.[1] ? v[1] : null)), sums.map((v) => v[2])], `${number(running)}${waiting ? ` + ${number(waiting)}` : ""}`, span, 2);
+  requestsChart.draw([pad(sums.map((v) => v[0])), pad(sums.map((v, i) => (v[1] || sums[i - 1]?.[1] || sums[i + 1]?.[1] ? v[1] : null))), pad(sums.map((v) => v[2]))], `${number(running)}${waiting ? ` + ${number(waiting)}` : ""}`, span, 2);
   const speed = samples.map((one) => one.pieces_per_s);
   const rate = status.requests.in_flight.reduce((sum, r) => sum + (r.stage === "streaming" && r.answering_s > 0.3 ? r.chunks / r.answering_s : 0), 0);
-  speedChart.draw([speed], rate ? rate.toFixed(1) : "0", span, 10);
+  speedChart.draw([pad(speed)], rate ? rate.toFixed(1) : "0", span, 10);
   const firsts = status.requests.recent.map((r) => r.ttft_s).filter((v) => v != null).sort((a, b) => a - b);
   const failed = status.errors.reduce((sum, e) => sum + e.count, 0);
   const tiles = [[W.tile.running, number(running), W.ofLimit(limit)], [W.tile.waiting, number(waiting), ""], [W.tile.speed, rate ? rate.toFixed(1) : "0", ""],
@@ -85,7 +86,7 @@ function drawCharts() {
     meters.push([W.memory, m.used_share, W.used(bytes(m.used_share * total), bytes(total)), W.calm[m.pressure], m.pressure]);
     for (const g of m.gpus) meters.push([g.name || W.gpu, 1 - g.free_bytes / g.total_bytes, W.used(bytes(g.total_bytes - g.free_bytes), bytes(g.total_bytes)), g.utilisation == null ? "" : `${Math.round(g.utilisation * (g.utilisation <= 1 ? 100 : 1))} %`, "calm"]);
   }
-  sync(memory.lastChild, meters, ([name], i) => name, (one) => `${one[1].toFixed(2)}${one[3]}${one[2]}`, ([name, share, used, note, kind]) => h("div", { class: "meter" }, h("p", {}, h("span", {}, name), h("span", { class: "num" }, `${Math.round(share * 100)} %`)), bar([[`m-${kind}`, share]], `${name}: ${used}`), h("p", { class: "soft small" }, h("span", {}, used), h("span", {}, note))),
+  sync(memory.lastChild, meters, ([name]) => name, (one) => `${one[1].toFixed(2)}${one[3]}${one[2]}`, ([name, share, used, note, kind]) => h("div", { class: "meter" }, h("p", {}, h("span", {}, name), h("span", { class: "num" }, `${Math.round(share * 100)} %`)), bar([[`m-${kind}`, share]], `${name}: ${used}`), h("p", { class: "soft small" }, h("span", {}, used), h("span", {}, note))),
     () => h("p", { class: "soft" }, W.noMemory));
 }
 
@@ -160,7 +161,7 @@ const again = follow((name, data) => {
   } else if (name === "act" && status) status.acts = [...status.acts, data].slice(-100);
   soon();
 }, (why) => {
-  if (why.status === 401 || why.status === 403) { trouble = W.needsKey; showKey(); } else trouble = W.away;
+  if (why.status === 401 || why.status === 403) { trouble = W.needsKey; showKey(); } else if (why.status || why.error) trouble = W.away;
   soon();
 });
 turn();

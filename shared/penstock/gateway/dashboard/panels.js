@@ -1,13 +1,14 @@
 // The other views: errors and what happened, the try-it box, how to connect, settings in force.
 import { at, clock, h, number, put, seconds, short, sync } from "./dom.js";
 import { ask, events, headers } from "./stream.js";
+import { bar } from "./charts.js";
 import { WORDS as W } from "./words.js";
 
 export function activity(status) {
   const errors = [...status.errors].sort((a, b) => b.count - a.count).slice(0, 50);
   const most = Math.max(1, ...errors.map((e) => e.count));
   sync(at("errors"), errors, (e) => `${e.upstream} ${e.code}`, (e) => `${e.count}/${most}`,
-    (e) => h("div", { class: "error" }, h("code", {}, e.code), h("span", { class: "soft" }, e.upstream === "none" ? "" : e.upstream), h("meter", { min: 0, max: most, value: e.count, "aria-label": e.code }), h("span", { class: "num" }, number(e.count))),
+    (e) => h("div", { class: "error" }, h("code", {}, e.code), h("span", { class: "soft" }, e.upstream === "none" ? "" : e.upstream), bar([["m-heavy", e.count / most]], `${e.code}: ${e.count}`), h("span", { class: "num" }, number(e.count))),
     () => h("p", { class: "none" }, W.noErrors));
   sync(at("acts"), [...status.acts].reverse().slice(0, 50).map((a, i, all) => ({ ...a, k: `${a.at} ${a.act} ${a.upstream} ${all.length}` })), (a) => a.k, () => "",
     (a) => h("div", { class: "act" }, h("time", { class: "soft num" }, clock(a.at)), h("strong", {}, W.act[a.act] ?? a.act), h("span", {}, a.upstream), h("span", { class: "soft" }, a.why)),
