@@ -21,7 +21,7 @@ function facts(u) {
   const c = u.concurrency, first = u.models.find((m) => m.context?.prefix);
   return {
     name: u.name, url: u.url, kind: u.kind, badge: state(u), flags: ["paused", "drained", "bypass"].filter((name) => u[name]),
-    load: W.load(c), waits: c.queued + c.held ? W.waits(c) : "", speed: u.health?.ttft_ms == null ? "" : seconds(u.health.ttft_ms / 1000),
+    load: W.load(c), waits: c.queued + c.held ? `· ${W.waits(c)}` : "", speed: u.health?.ttft_ms == null ? "" : seconds(u.health.ttft_ms / 1000),
     breaker: u.breaker.state === "closed" ? "" : W.breaker({ why: u.breaker.why }), error: u.error, version: u.server_version,
     findings: (u.health?.findings ?? []).map((f) => f.detail), prefix: first ? W.prefix(first.context.prefix) : "",
     models: u.models.slice(0, MOST_MODELS).map((m) => [m.id, W.window(m), W.windowFrom[m.window_source] ?? "", m.slots, m.loaded]), more: Math.max(0, u.models.length - MOST_MODELS),
