@@ -31,8 +31,8 @@ from penstock.gateway.upstreams.proving import Proofs
 from penstock.gateway.upstreams.router import Router
 from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
-from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.history import History
+from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.record import Recorder
 from penstock.gateway.views.settings_view import settings_view
 from penstock.limits import LocalModelEnvironment

@@ -57,7 +57,7 @@ function ended(r) {
 }
 
 function details(r) {
-  const parts = [h("h4", {}, W.why)];
+  const parts = [h("h3", {}, W.why)];
   if (!r.changes.length) parts.push(h("p", { class: "soft" }, r.attempts.length ? W.whyNone : W.whyUnsent));
   else {
     const steps = new Map();
@@ -67,10 +67,10 @@ function details(r) {
   }
   const side = [];
   const gauge = context(r);
-  if (gauge) side.push(h("h4", {}, W.context), gauge);
-  if (r.duration_s) side.push(h("h4", {}, W.time), times(r));
-  if (r.warnings.length) parts.push(h("h4", {}, W.warnings), h("ul", {}, r.warnings.map((text) => h("li", {}, text))));
-  if (r.attempts.some((a) => a.code)) parts.push(h("h4", {}, W.tries), h("ol", {}, r.attempts.map((a) => h("li", {}, `${a.upstream} · ${seconds(a.seconds)} · `, h("span", { class: "soft" }, a.code ? `${a.code}: ${a.message}` : `${a.status}`)))));
+  if (gauge) side.push(h("h3", {}, W.context), gauge);
+  if (r.duration_s) side.push(h("h3", {}, W.time), times(r));
+  if (r.warnings.length) parts.push(h("h3", {}, W.warnings), h("ul", {}, r.warnings.map((text) => h("li", {}, text))));
+  if (r.attempts.some((a) => a.code)) parts.push(h("h3", {}, W.tries), h("ol", {}, r.attempts.map((a) => h("li", {}, `${a.upstream} · ${seconds(a.seconds)} · `, h("span", { class: "soft" }, a.code ? `${a.code}: ${a.message}` : `${a.status}`)))));
   const facts = [[W.requestId, r.id], [W.path, `${r.method} ${r.path}`], [W.model, r.upstream_model], [W.status, r.status], [W.client, r.user_agent]];
   side.push(h("dl", { class: "facts" }, facts.filter(([, v]) => v).flatMap(([name, v]) => [h("dt", {}, name), h("dd", {}, String(v))])));
   return h("div", { class: "two inside" }, h("div", {}, parts), h("div", {}, side));
