@@ -175,7 +175,7 @@ def test_a_busy_gateway_is_shown_whole(gateway: RunningGateway, page: Any) -> No
     page.get_by_text("left out to fit 40,600").wait_for()
     has_no_barriers(page)
     page.get_by_role("link", name="Activity").click()
-    page.get_by_text("queue_full").first.wait_for()
+    page.locator("#errors").get_by_text("queue_full").wait_for()
     for view in ("Activity", "Try it", "Connect"):
         page.get_by_role("link", name=view).click()
         has_no_barriers(page)
