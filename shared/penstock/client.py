@@ -196,6 +196,12 @@ class Client:
         """Read the settings again."""
         self._send("POST", "/penstock/reload")
 
+    def dashboard_url(self) -> str:
+        """The dashboard's address for a browser; it opens once, within a minute."""
+        assert self.entry is not None
+        code = orjson.loads(self._send("POST", "/penstock/session").content)["code"]
+        return f"{self.entry.url}/penstock/session?code={code}"
+
     def probe(self, upstream: str | None = None) -> list[dict[str, Any]]:
         """Have all local upstreams looked at now, or one: `upstream`, `findings`, times (docs/health.md)."""
         query = "" if upstream is None else f"?upstream={quote(upstream, safe='')}"

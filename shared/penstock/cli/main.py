@@ -27,6 +27,7 @@ _COMMANDS = {
     "bypass": ("controls", "Pass requests through unchanged."),
     "unload": ("controls", "Have a server unload a model."),
     "upstream": ("upstream", "Add, forget and list upstreams while the gateway runs."),
+    "open": ("dashboard", "Open the dashboard in the browser."),
     "logs": ("logs", "Show the gateway's log, or a server's."),
     "config": ("settings", "Show the settings in force and where each comes from."),
     "connect": ("connect", "Set up a coding agent or chat app for the gateway."),

@@ -26,7 +26,7 @@ from penstock.gateway.edge.body import ClientGone
 from penstock.gateway.edge.cycle import Connection
 from penstock.gateway.edge.exchange import Exchange
 from penstock.gateway.edge.incoming import Incoming
-from penstock.gateway.edge.routes import Route, normalise_path, route
+from penstock.gateway.edge.routes import DASHBOARD, Route, normalise_path, route
 from penstock.gateway.pipeline import generate
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.steps.passage import pass_on
@@ -76,6 +76,8 @@ class Gateway:
             path = normalise_path(scope["raw_path"])
             exchange.path = path
             found = route(method, path)
+            if path == "/" and method == "GET" and "text/html" in headers.get("accept", ""):
+                found = DASHBOARD  # a browser; Ollama's clients ask here too, and mean the server
             answer.surface = surface_of(found.dialect, found.operation)
             access = self._access(connection, method, found)
             exchange.client = access.client

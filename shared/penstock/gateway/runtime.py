@@ -32,6 +32,7 @@ from penstock.gateway.upstreams.proving import Proofs
 from penstock.gateway.upstreams.router import Router
 from penstock.gateway.upstreams.switchboard import Switchboard
 from penstock.gateway.views.gauges import gauges
+from penstock.gateway.views.history import History
 from penstock.gateway.views.metrics import Gauge
 from penstock.gateway.views.record import Recorder
 from penstock.gateway.views.settings_view import settings_view
@@ -106,6 +107,7 @@ class Runtime:
             in_flight=self.in_flight,
         )
         self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
+        self.history = History(self.recorder, self.in_flight)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
         self.proofs: Proofs | None = None
@@ -129,6 +131,7 @@ class Runtime:
         self._spawn(self.health.watch(), "health")
         self._spawn(self.housekeeping.watch(), "housekeeping")
         self._spawn(self.endpoints.watch(), "endpoints")
+        self._spawn(self.history.watch(self.fleet), "history")
 
     async def stop(self) -> None:
         """End the background work."""

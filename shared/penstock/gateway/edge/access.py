@@ -6,6 +6,7 @@ A peer on loopback proves nothing: web pages, containers and port forwards come 
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Collection, Mapping
@@ -78,6 +79,7 @@ def decide_access(
         _check_origin(headers, rules.origins)
     token = headers.get("penstock-admin-token", "")
     is_admin = bool(token) and same(token, rules.admin_token)
+    is_admin = is_admin or (not token and _has_cookie(headers, rules.admin_token))
     client, ours = _client(headers, rules.client_keys) if rules.client_keys else _NOBODY
     access = Access(client, ours, is_admin) if ours or is_admin else _ANYBODY
     if token and not is_admin:
@@ -93,6 +95,8 @@ def decide_access(
             raise _unauthorized("/metrics")
         return access
     if route.kind == "admin":
+        if method == "GET" and _is_page(route.upstream_path):
+            return access
         if method not in ("GET", "HEAD") and not is_admin:
             raise _admin(route.upstream_path)
         if not (rules.only_loopback or is_admin or ours):
@@ -123,6 +127,37 @@ def decide_access(
 def same(first: str, second: str) -> bool:
     """Equal, in a time that does not tell how much of it is."""
     return hmac.compare_digest(first.encode("utf-8", "replace"), second.encode("utf-8", "replace"))
+
+
+def cookie_name(host: str) -> str:
+    """A cookie is sent to all ports of a host: each gateway has a name of its own."""
+    port = host.rpartition("]")[2].rpartition(":")[2]
+    return f"penstock-{port}" if port.isdigit() else "penstock"
+
+
+def cookie_of(admin_token: str) -> str:
+    """What a browser shows in place of the admin token; it ends with the token."""
+    return hmac.new(admin_token.encode(), b"dashboard", hashlib.sha256).hexdigest()
+
+
+def _has_cookie(headers: Mapping[str, str], admin_token: str) -> bool:
+    """Whether the dashboard asks; pages of another origin do not, even if `listen.origins` has them."""
+    sent, host = headers.get("cookie", ""), headers.get("host", "").lower()
+    if not sent or not admin_token:
+        return False
+    origin = headers.get("origin", "").lower()
+    if origin and origin not in (f"http://{host}", f"https://{host}"):
+        return False
+    if headers.get("sec-fetch-site", "").lower() not in _SAME_SITE:
+        return False
+    name = cookie_name(host)
+    pairs = (part.strip().partition("=") for part in sent.split(";"))
+    return any(key == name and same(value, cookie_of(admin_token)) for key, _, value in pairs)
+
+
+def _is_page(path: str) -> bool:
+    """Files of the dashboard, and the exchange of a code for a cookie: they tell nothing."""
+    return path in ("/", "/penstock/session") or path.startswith("/penstock/dashboard/")
 
 
 def check_bind(host: str, *, has_keys: bool, allow_anonymous: bool) -> str | None:

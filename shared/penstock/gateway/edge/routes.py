@@ -40,6 +40,8 @@ class Route:
     upstream: str | None = None
 
 
+DASHBOARD = Route("admin", "other", "openai", "/")
+
 # path -> (operation, dialect). Every spelling that servers have; with and without /v1.
 _GENERATING: dict[str, tuple[Operation, str]] = {
     "/v1/chat/completions": ("chat", "openai"),

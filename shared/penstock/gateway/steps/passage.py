@@ -1,6 +1,9 @@
 """
 Requests that are passed on as they are: an upstream's own reading paths, its state-changing ones (admin
 token), `/upstream/NAME/...`. They take no permit and have no stall limit.
+
+A page that a server sends comes from the gateway's own origin, as the dashboard does, and could switch the gateway
+with the cookie of whoever looks at it. So a browser shows it in a sandbox: an origin of its own, without cookies.
 """
 
 from __future__ import annotations
@@ -19,6 +22,12 @@ from penstock.gateway.steps.opening import no_descriptors
 from penstock.gateway.steps.upstream_headers import headers_for
 from penstock.gateway.upstreams.fleet import UpstreamState
 
+_SANDBOX = [
+    # A second policy can only take away: what the server says itself stays in force.
+    (b"content-security-policy", b"sandbox allow-scripts allow-forms"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
 
 async def pass_on(incoming: Incoming, runtime: Runtime, transport: UpstreamTransport) -> None:
     """
@@ -34,6 +43,13 @@ async def pass_on(incoming: Incoming, runtime: Runtime, transport: UpstreamTrans
     state = choose(incoming, runtime)
     exchange.upstream, exchange.locality = state.name, state.verdict.locality
     if not state.is_local:
+        if "text/html" in incoming.headers.get("accept", ""):
+            raise RequestError(
+                ErrorCode.NOT_FOUND,
+                f"{state.name} is a cloud: its pages are not shown from the gateway's address, where they could "
+                "switch it.",
+                hint="Programs that ask for its API do not accept HTML.",
+            )
         await pass_through(incoming, runtime.settings, transport, state, raw)
         return
     await _local(incoming, runtime, transport, state, raw)
@@ -92,6 +108,7 @@ async def _local(
             head_timeout_s=None,
         )
         headers = end_to_end(response.headers)
+        headers.extend(_SANDBOX)
         headers.extend(announcement_headers(exchange))
         await answer.start(response.status, headers)
         while data := await response.next_chunk():

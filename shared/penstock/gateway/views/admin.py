@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from penstock import __version__
 from penstock.errors import ErrorCode, RequestError, SettingsError
+from penstock.gateway.dashboard import add_dashboard
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.views.controls import add_controls
 from penstock.gateway.views.record import describe
@@ -52,6 +53,7 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
         return _json(snapshot(runtime, _now()))
 
     add_controls(app, runtime)
+    add_dashboard(app, runtime)
 
     @app.get("/penstock/events")
     async def events(request: Request, every_s: float = 0.0) -> StreamingResponse:
@@ -71,6 +73,11 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
                 ErrorCode.NOT_FOUND, f"No request {request_id[:80]} is running or remembered."
             )
         return _json(describe(exchange))
+
+    @app.get("/penstock/history")
+    async def history() -> Response:
+        """The last half hour as numbers; see docs/status.md."""
+        return _json(runtime.history.shown())
 
     @app.get("/penstock/settings")
     async def settings() -> Response:

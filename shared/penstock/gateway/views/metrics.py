@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -221,6 +222,15 @@ class Metrics(Collector):
             )
         if exchange.cached_tokens:
             self.count("penstock_prompt_cached_tokens", (upstream,), exchange.cached_tokens)
+
+    def errors(self) -> list[dict[str, Any]]:
+        """`{upstream, code, count}` of requests that ended with an error, since the gateway started."""
+        found: dict[tuple[str, str], int] = {}
+        for (name, labels), number in self._counters.items():
+            if name == "penstock_requests" and labels[3]:
+                key = (labels[0], labels[3])
+                found[key] = found.get(key, 0) + int(number)
+        return [{"upstream": u, "code": c, "count": n} for (u, c), n in found.items()]
 
     def render(self) -> bytes:
         """The Prometheus text format."""

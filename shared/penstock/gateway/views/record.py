@@ -64,6 +64,7 @@ class Recorder:
         self.log = RequestLog(facts, SINK.write)
         self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
+        self.pieces_ended = 0
         self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self.settings_changed(settings)
 
@@ -76,6 +77,7 @@ class Recorder:
     def finish(self, exchange: Exchange) -> None:
         """A request has ended."""
         self.metrics.request_ended(exchange)
+        self.pieces_ended += exchange.chunks
         if self._most_recent:
             recent = self._recent
             recent[exchange.id] = exchange

@@ -83,6 +83,7 @@ def snapshot(runtime: Runtime, now_s: float) -> dict[str, Any]:
             _upstream(state, now_s, runtime.contexts, board, runtime.memory, runtime.proofs)
             for state in runtime.fleet
         ],
+        "errors": runtime.recorder.metrics.errors(),
         "acts": [asdict(act) for act in runtime.recorder.acts],
         "requests": {
             "in_flight": [
