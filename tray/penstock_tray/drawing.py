@@ -36,7 +36,8 @@ def draw(icon: IconState, size: int) -> Image.Image:
                 pen.arc(box, start, start + 36, fill=colour, width=line)
         case "ok":
             pen.ellipse(box, fill=colour, outline=_WHITE, width=w // 32)
-            pen.rectangle((w * 0.28, w * 0.42, w * 0.72, w * 0.58), fill=_WHITE)
+            tick = [(w * 0.28, w * 0.52), (w * 0.44, w * 0.68), (w * 0.73, w * 0.35)]
+            pen.line(tick, fill=_WHITE, width=line, joint="curve")
         case "degraded":
             corners = [(w * 0.5, w * 0.04), (w * 0.97, w * 0.93), (w * 0.03, w * 0.93)]
             pen.polygon(corners, fill=colour, outline=_WHITE, width=w // 32)
