@@ -12,6 +12,7 @@ ALL = [IconState(state, badge) for state in get_args(State) for badge in get_arg
 
 
 def test_shapes_differ_without_colour() -> None:
+    """A person who sees no colours tells every state and badge apart."""
     for one, other in combinations(ALL, 2):
         pairs = zip(
             draw(one, 24).convert("LA").tobytes(),
@@ -22,6 +23,7 @@ def test_shapes_differ_without_colour() -> None:
 
 
 def test_pixels_are_argb_in_network_order() -> None:
+    """A panel gets alpha first, then red, green and blue."""
     width, height, data = pixmaps(IconState("ok"))[-1]
     assert (width, height, len(data)) == (SIZES[-1], SIZES[-1], SIZES[-1] ** 2 * 4)
     middle = (height // 4 * width + width // 2) * 4

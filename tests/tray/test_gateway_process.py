@@ -36,6 +36,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproc
 
 
 def test_a_started_gateway_is_detached_and_quit_ends_it(started: subprocess.Popen[bytes]) -> None:
+    """It has a session of its own, is found as ours, and ends with exit code 0."""
     until(lambda: gateway_process.look().gateway == "running")
     assert os.getsid(started.pid) == started.pid
     assert gateway_process.look().ours
@@ -48,6 +49,7 @@ def test_a_started_gateway_is_detached_and_quit_ends_it(started: subprocess.Pope
 def test_quit_leaves_a_gateway_that_was_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A gateway that something else started goes on serving."""
     with RunningGateway(tmp_path, flags=("--upstream", "http://127.0.0.1:9")) as gateway:
         for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(name, gateway.env[name])

@@ -38,6 +38,7 @@ def item(snapshot: Snapshot, key: str) -> Item:
     ],
 )
 def test_each_state_has_its_icon(snapshot: Snapshot, expected: IconState) -> None:
+    """State and badge follow from the snapshot alone."""
     assert icon_state(snapshot) == expected
 
 
@@ -51,23 +52,27 @@ def test_each_state_has_its_icon(snapshot: Snapshot, expected: IconState) -> Non
     ],
 )
 def test_the_toggle_shows_the_live_state(snapshot: Snapshot, checked: bool, enabled: bool) -> None:
+    """The check mark is what runs now; it cannot be clicked while it starts."""
     on = item(snapshot, "on")
     assert (on.checked, on.enabled) == (checked, enabled)
 
 
 def test_quit_says_whether_the_gateway_ends() -> None:
+    """The label tells whether the gateway goes on."""
     assert quit_label(RUNNING) == "Quit Penstock tray (gateway goes on)"
     assert quit_label(replace(RUNNING, ours=True)) == "Quit Penstock"
     assert quit_label(Snapshot()) == "Quit Penstock"
 
 
 def test_an_item_keeps_its_key_when_the_state_changes() -> None:
+    """A server that goes away changes labels, not items."""
     away = replace(RUNNING, servers=(Server("a", "http://a", "unreachable"),), overall="error")
     assert [one.key for one in menu_spec(away)] == [one.key for one in menu_spec(RUNNING)]
     assert "a does not answer" in title(away)
 
 
 def test_keys_are_unique_and_quit_is_last() -> None:
+    """Two servers with the same models have items of their own."""
     models = (Model("m", True, 8192), Model("n", None, None))
     full = replace(RUNNING, servers=tuple(Server(n, "u", "ok", 2, models) for n in ("a", "b")))
     items = menu_spec(full)
@@ -80,6 +85,7 @@ def test_keys_are_unique_and_quit_is_last() -> None:
 
 
 def test_a_status_is_read() -> None:
+    """A gateway's status becomes a snapshot; what is new in it is passed over."""
     status = {
         "url": "http://127.0.0.1:1", "overall": "ok", "started_by": "tray", "added_later": 1,
         "switched": {"paused": "none", "bypass": "all", "drained": "none"},

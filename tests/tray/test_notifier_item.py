@@ -96,6 +96,8 @@ async def _shown(clicks: list[str]) -> Notifier:
 
 
 def test_a_panel_gets_title_icon_and_menu_and_a_click_arrives(bus: str) -> None:
+    """A panel reads all of it, and only an enabled item can be clicked."""
+
     async def play() -> None:
         clicks: list[str] = []
         panel = await Panel().start()
@@ -125,6 +127,8 @@ def test_a_panel_gets_title_icon_and_menu_and_a_click_arrives(bus: str) -> None:
 
 
 def test_only_what_changed_is_said_and_an_open_menu_keeps_its_items(bus: str) -> None:
+    """Nothing is sent for an equal state, one item for one label."""
+
     async def play() -> None:
         panel = await Panel().start()
         notifier = await _shown([])
@@ -147,6 +151,8 @@ def test_only_what_changed_is_said_and_an_open_menu_keeps_its_items(bus: str) ->
 
 
 def test_a_watcher_that_comes_late_or_again_gets_the_icon(bus: str) -> None:
+    """The icon is registered each time that a watcher appears."""
+
     async def play() -> None:
         notifier = await _shown([])
         for _ in range(2):
