@@ -1,1 +1,4 @@
-"""The desktop tray app. Nothing of it exists yet; the package keeps its name and its place."""
+"""
+The desktop side: menu and icon as functions of a gateway's status, the gateway found, started and ended, and the
+Linux backend that shows it. The command that ties them together is not there yet.
+"""

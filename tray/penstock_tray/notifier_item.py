@@ -1,0 +1,222 @@
+"""
+A StatusNotifierItem with its menu (com.canonical.dbusmenu) over dbus-fast, without GTK: the Linux backend.
+
+Calls are answered from a table instead of dbus-fast's service classes, whose annotations no type checker reads.
+Items keep their number while their key lives, so an open menu stays open when labels change.
+
+Sources: freedesktop.org StatusNotifierItem; libdbusmenu's com.canonical.dbusmenu interface description.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dbus_fast import Message, MessageFlag, MessageType, Variant
+from dbus_fast.aio import MessageBus
+
+from penstock_tray.menu import Item
+
+ITEM, MENU, WATCHER = (
+    "org.kde.StatusNotifierItem",
+    "com.canonical.dbusmenu",
+    "org.kde.StatusNotifierWatcher",
+)
+ITEM_PATH, MENU_PATH = "/StatusNotifierItem", "/MenuBar"
+Pixmaps = list[list[Any]]
+
+
+class Notifier:
+    """
+    Args:
+        clicked: called with the key of a clicked item, in the event loop; it must return at once.
+    """
+
+    def __init__(self, clicked: Callable[[str], None]) -> None:
+        self._clicked = clicked
+        self._bus: MessageBus | None = None
+        self._name = f"org.kde.StatusNotifierItem-{os.getpid()}-1"
+        self._items: tuple[Item, ...] = ()
+        self._title, self._pixmaps = "", list[list[Any]]()
+        self._numbers: dict[str, int] = {}
+        self._keys: dict[int, str] = {}
+        self._revision = 1
+
+    async def start(self) -> None:
+        """Connect to the session bus and register, now or whenever a watcher appears."""
+        self._bus = await MessageBus().connect()
+        self._bus.add_message_handler(self._handle)
+        await self._bus.request_name(self._name)
+        rule = (
+            "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',"
+            f"arg0='{WATCHER}'"
+        )
+        await self._bus.call(
+            Message(
+                destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
+                interface="org.freedesktop.DBus", member="AddMatch", signature="s", body=[rule],
+            )
+        )  # fmt: skip
+        self._register()
+
+    def update(self, items: tuple[Item, ...], title: str, pixmaps: Pixmaps) -> None:
+        """Show another state; says on the bus only what differs."""
+        before, self._items = self._items, items
+        if title != self._title:
+            self._title = title
+            self._signal(ITEM_PATH, ITEM, "NewTitle")
+            self._signal(ITEM_PATH, ITEM, "NewToolTip")
+        if pixmaps != self._pixmaps:
+            self._pixmaps = pixmaps
+            self._signal(ITEM_PATH, ITEM, "NewIcon")
+        if _shape(before) != _shape(items):
+            self._revision += 1
+            self._signal(MENU_PATH, MENU, "LayoutUpdated", "ui", [self._revision, 0])
+            return
+        old = {one.key: one for one in _flat(before)}
+        changed = [
+            [self._number(one.key), _properties(one)] for one in _flat(items) if old[one.key] != one
+        ]
+        if changed:
+            self._signal(
+                MENU_PATH, MENU, "ItemsPropertiesUpdated", "a(ia{sv})a(ias)", [changed, []]
+            )
+
+    def stop(self) -> None:
+        """Leave the bus; the watcher takes the icon away."""
+        if self._bus is not None:
+            self._bus.disconnect()
+
+    def _register(self) -> None:
+        assert self._bus is not None
+        self._bus.send(
+            Message(
+                destination=WATCHER, path="/StatusNotifierWatcher", interface=WATCHER,
+                member="RegisterStatusNotifierItem", signature="s", body=[self._name],
+                flags=MessageFlag.NO_REPLY_EXPECTED | MessageFlag.NO_AUTOSTART,
+            )
+        )  # fmt: skip
+
+    def _signal(
+        self, path: str, interface: str, member: str, signature: str = "", body: Sequence[Any] = ()
+    ) -> None:
+        if self._bus is not None:
+            self._bus.send(Message.new_signal(path, interface, member, signature, list(body)))
+
+    def _handle(self, message: Message) -> Message | None:
+        if message.message_type is MessageType.SIGNAL:
+            if (
+                message.member == "NameOwnerChanged"
+                and message.body[0] == WATCHER
+                and message.body[2]
+            ):
+                self._register()
+            return None
+        if message.path not in (ITEM_PATH, MENU_PATH):
+            return None
+        if message.interface == "org.freedesktop.DBus.Properties":
+            values = self._item() if message.path == ITEM_PATH else _MENU_PROPERTIES
+            if message.member == "GetAll":
+                return Message.new_method_return(message, "a{sv}", [values])
+            if message.member == "Get" and message.body[1] in values:
+                return Message.new_method_return(message, "v", [values[message.body[1]]])
+            return None
+        return self._called(message)
+
+    def _called(self, message: Message) -> Message | None:
+        match message.member:
+            case "GetLayout":
+                root = self._layout(message.body[0])
+                return Message.new_method_return(message, "u(ia{sv}av)", [self._revision, root])
+            case "GetGroupProperties":
+                wanted = set(message.body[0])
+                found = [
+                    [number, _properties(one)]
+                    for one in _flat(self._items)
+                    if (number := self._number(one.key)) in wanted or not wanted
+                ]
+                return Message.new_method_return(message, "a(ia{sv})", [found])
+            case "Event":
+                self._event(message.body[0], message.body[1])
+                return Message.new_method_return(message)
+            case "EventGroup":
+                for number, kind, *_ in message.body[0]:
+                    self._event(number, kind)
+                return Message.new_method_return(message, "ai", [[]])
+            case "AboutToShow":
+                return Message.new_method_return(message, "b", [False])
+            case "AboutToShowGroup":
+                return Message.new_method_return(message, "aiai", [[], []])
+            case "Activate" | "SecondaryActivate" | "ContextMenu" | "Scroll":
+                return Message.new_method_return(message)
+        return None
+
+    def _event(self, number: int, kind: str) -> None:
+        key = self._keys.get(number)
+        shown = {one.key: one for one in _flat(self._items)}
+        if kind == "clicked" and key in shown and shown[key].enabled:
+            self._clicked(key)
+
+    def _number(self, key: str) -> int:
+        number = self._numbers.setdefault(key, len(self._numbers) + 1)
+        self._keys[number] = key
+        return number
+
+    def _layout(self, parent: int) -> list[Any]:
+        for one in _flat(self._items):
+            if self._number(one.key) == parent:
+                return self._node(one)
+        kids = [Variant("(ia{sv}av)", self._node(one)) for one in self._items]
+        return [0, {"children-display": Variant("s", "submenu")}, kids]
+
+    def _node(self, one: Item) -> list[Any]:
+        kids = [Variant("(ia{sv}av)", self._node(kid)) for kid in one.items]
+        return [self._number(one.key), _properties(one), kids]
+
+    def _item(self) -> dict[str, Variant]:
+        return {
+            "Category": Variant("s", "ApplicationStatus"),
+            "Id": Variant("s", "penstock"),
+            "Title": Variant("s", self._title),
+            "Status": Variant("s", "Active"),
+            "WindowId": Variant("i", 0),
+            "IconName": Variant("s", ""),
+            "IconPixmap": Variant("a(iiay)", self._pixmaps),
+            "ToolTip": Variant("(sa(iiay)ss)", ["", [], self._title, ""]),
+            "ItemIsMenu": Variant(
+                "b", True
+            ),  # a left click opens the menu: nothing fires by itself
+            "Menu": Variant("o", MENU_PATH),
+        }
+
+
+_MENU_PROPERTIES = {
+    "Version": Variant("u", 3),
+    "TextDirection": Variant("s", "ltr"),
+    "Status": Variant("s", "normal"),
+    "IconThemePath": Variant("as", []),
+}
+
+
+def _flat(items: Sequence[Item]) -> list[Item]:
+    return [one for top in items for one in (top, *top.items)]
+
+
+def _shape(items: Sequence[Item]) -> list[Any]:
+    return [(top.key, [kid.key for kid in top.items]) for top in items]
+
+
+def _properties(one: Item) -> dict[str, Variant]:
+    if one.separator:
+        return {"type": Variant("s", "separator")}
+    told = {
+        "label": Variant("s", one.label.replace("_", "__")),
+        "enabled": Variant("b", one.enabled),
+    }
+    if one.checked is not None:
+        told["toggle-type"] = Variant("s", "checkmark")
+        told["toggle-state"] = Variant("i", int(one.checked))
+    if one.items:
+        told["children-display"] = Variant("s", "submenu")
+    return told

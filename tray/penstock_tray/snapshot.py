@@ -1,0 +1,90 @@
+"""
+What the tray knows, as values: read from a gateway's status (docs/status.md), or that none runs.
+
+Menu and icon are functions of it, so both always show the live state and nothing that the tray remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """
+    A model of a server.
+
+    Attributes:
+        loaded: whether the server has it in memory; None where that is not known.
+        window_tokens: its context window; None where that is not known.
+    """
+
+    id: str
+    loaded: bool | None = None
+    window_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """
+    An upstream of the gateway.
+
+    Attributes:
+        state: `ok`, `loading`, `unreachable`, `unknown`, `cloud`.
+        running: requests that it works on.
+    """
+
+    name: str
+    url: str
+    state: str
+    running: int = 0
+    models: tuple[Model, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    Attributes:
+        gateway: `off`, `starting` (started, does not answer yet), `running`, `failed` (`why` says how).
+        overall: the gateway's own word: `ok`, `starting`, `degraded`, `error`.
+        paused, bypass: `none`, `some` or `all` upstreams.
+        ours: a tray started this gateway, so Quit ends it.
+    """
+
+    gateway: str = "off"
+    why: str = ""
+    url: str = ""
+    overall: str = "ok"
+    paused: str = "none"
+    bypass: str = "none"
+    ours: bool = False
+    servers: tuple[Server, ...] = ()
+
+
+def read(status: Mapping[str, Any]) -> Snapshot:
+    """A running gateway's status. What a newer gateway adds is passed over."""
+    switched = status["switched"]
+    return Snapshot(
+        gateway="running",
+        url=status["url"],
+        overall=status["overall"],
+        paused=switched["paused"],
+        bypass=switched["bypass"],
+        ours=status["started_by"] == "tray",
+        servers=tuple(_server(one) for one in status["upstreams"]),
+    )
+
+
+def _server(value: Mapping[str, Any]) -> Server:
+    return Server(
+        value["name"],
+        value["url"],
+        value["state"],
+        value["concurrency"]["in_flight"],
+        tuple(
+            Model(model["id"], model.get("loaded"), model.get("context_window"))
+            for model in value["models"]
+        ),
+    )
