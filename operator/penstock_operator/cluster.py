@@ -1,0 +1,267 @@
+"""
+Reads and writes on the API server, through the official client's asyncio part (`kubernetes.aio`).
+
+The client gives authentication, TLS and the connection; objects stay plain dicts, because its generated models drop
+fields that they do not know. Children are written by server-side apply under our field manager, so what others own
+(replicas of an autoscaler, injected fields) stays theirs. Every write asks `may_write` directly before it is sent, and
+carries the version that the decision was made from where there is one: a leader that was paused does no harm.
+Answers about Secrets are asked for as metadata only; their data is never read.
+Source: kubernetes.io, reference/using-api/server-side-apply.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
+
+from penstock.errors import PenstockError
+from penstock_operator.seen import Manifest
+
+FIELD_MANAGER = "penstock"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where a kind lives in the API."""
+
+    group: str
+    version: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", part: str = "") -> str:
+        """The path of the collection, an object or a subresource; None for all namespaces."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        rest = "".join(f"/{quote(one, safe='')}" for one in (name, part) if one)
+        return f"{root}{place}/{self.plural}{rest}"
+
+
+RESOURCES: Mapping[str, Resource] = {
+    "LocalModel": Resource("penstock.dev", "v1alpha1", "localmodels"),
+    "Deployment": Resource("apps", "v1", "deployments"),
+    "Service": Resource("", "v1", "services"),
+    "ConfigMap": Resource("", "v1", "configmaps"),
+    "Secret": Resource("", "v1", "secrets"),
+    "PersistentVolumeClaim": Resource("", "v1", "persistentvolumeclaims"),
+    "Pod": Resource("", "v1", "pods"),
+    "Event": Resource("events.k8s.io", "v1", "events"),
+    "PodDisruptionBudget": Resource("policy", "v1", "poddisruptionbudgets"),
+    "NetworkPolicy": Resource("networking.k8s.io", "v1", "networkpolicies"),
+    "ServiceMonitor": Resource("monitoring.coreos.com", "v1", "servicemonitors"),
+    "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes"),
+    "Lease": Resource("coordination.k8s.io", "v1", "leases"),
+}
+
+
+class ApiRefused(PenstockError):
+    """The API server said no. `status` is its HTTP status, `reason` its own word."""
+
+    def __init__(self, message: str, status: int, reason: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+class NotLeading(PenstockError):
+    """A write was not sent: another replica leads, or may."""
+
+
+class Cluster:
+    """
+    Args:
+        api: the connected client.
+        may_write: whether this replica leads now.
+        timeout_s: of one call; shorter than the time between a leader's renew deadline and its successor.
+    """
+
+    def __init__(
+        self,
+        api: ApiClient,
+        *,
+        may_write: Callable[[], bool] = lambda: True,
+        timeout_s: float = 3.5,
+    ) -> None:
+        self._api = api
+        self.may_write = may_write
+        self._timeout_s = timeout_s
+        self.calls = 0
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None = None) -> Cluster:
+        """By *kubeconfig*; None takes the pod's own service account, else the user's kubeconfig."""
+        settings = Configuration()
+        if kubeconfig is None:
+            try:
+                config.load_incluster_config(settings)
+            except config.ConfigException:
+                await config.load_kube_config(client_configuration=settings)
+        else:
+            await config.load_kube_config(kubeconfig, client_configuration=settings)
+        return cls(ApiClient(settings))
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._api.close()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """That object, or None."""
+        try:
+            return await self._read(RESOURCES[kind].path(namespace, name), kind)
+        except ApiRefused as exc:
+            if exc.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Manifest]:
+        """All objects of *kind* there that carry *labels*."""
+        query = {"labelSelector": labels} if labels else {}
+        found = await self._read(RESOURCES[kind].path(namespace), kind, query)
+        return list(found.get("items") or ())
+
+    async def serves(self, kind: str) -> bool:
+        """Whether the API server knows *kind*: an optional CRD may come later."""
+        resource = RESOURCES[kind]
+        try:
+            found = await self._call("GET", f"/apis/{resource.group}/{resource.version}")
+        except ApiRefused as exc:
+            if exc.status == 404:
+                return False
+            raise
+        return any(one.get("name") == resource.plural for one in found.get("resources") or ())
+
+    async def apply(self, manifest: Manifest, *, version: str | None = None) -> Manifest:
+        """
+        Server-side apply: what stands in *manifest* is ours, nothing else is touched.
+
+        Args:
+            version: the resourceVersion that the decision was made from; a newer one refuses it (409).
+        """
+        metadata = dict(manifest["metadata"])
+        if version is not None:
+            metadata["resourceVersion"] = version
+        path = RESOURCES[manifest["kind"]].path(metadata.get("namespace"), metadata["name"])
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        body = {**manifest, "metadata": metadata}
+        return await self._write(
+            "PATCH", path, body, query, "application/apply-patch+yaml", manifest["kind"]
+        )
+
+    async def create(self, kind: str, manifest: Manifest) -> Manifest:
+        """Make it; 409 when it is there."""
+        path = RESOURCES[kind].path(manifest["metadata"]["namespace"])
+        return await self._write("POST", path, manifest, {"fieldManager": FIELD_MANAGER})
+
+    async def replace(self, kind: str, manifest: Manifest, *, fenced: bool = True) -> Manifest:
+        """Put it, by the version that stands in it; *fenced* False is for the Lease itself."""
+        metadata = manifest["metadata"]
+        path = RESOURCES[kind].path(metadata["namespace"], metadata["name"])
+        if not fenced:
+            return await self._call("PUT", path, manifest)
+        return await self._write("PUT", path, manifest)
+
+    async def create_unfenced(self, kind: str, manifest: Manifest) -> Manifest:
+        """Make the Lease, or ask for an access review: what a replica may do that does not lead."""
+        return await self._call(
+            "POST", RESOURCES[kind].path(manifest["metadata"]["namespace"]), manifest
+        )
+
+    async def patch_status(
+        self, kind: str, namespace: str, name: str, changes: Mapping[str, Any], version: str
+    ) -> Manifest:
+        """Merge *changes* into its status, if it is still at *version*."""
+        body = {"metadata": {"resourceVersion": version}, "status": dict(changes)}
+        path = RESOURCES[kind].path(namespace, name, "status")
+        return await self._write("PATCH", path, body, {}, "application/merge-patch+json")
+
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        """Delete that very object; one that is gone, or another of its name, is left."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        try:
+            await self._write("DELETE", RESOURCES[kind].path(namespace, name), body)
+        except ApiRefused as exc:
+            if exc.status not in (404, 409):
+                raise
+
+    async def allowed(self, verb: str, kind: str, namespace: str | None) -> bool:
+        """Whether we may do that (SelfSubjectAccessReview)."""
+        plural, _, part = kind.partition("/")
+        resource = RESOURCES[plural]
+        attributes = {
+            "verb": verb, "group": resource.group, "resource": resource.plural,
+            "subresource": part, "namespace": namespace or "",
+        }  # fmt: skip
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = await self._call("POST", path, review)
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    async def _read(self, path: str, kind: str, query: Mapping[str, str] | None = None) -> Manifest:
+        return await self._call("GET", path, None, query, kind=kind)
+
+    async def _write(
+        self,
+        method: str,
+        path: str,
+        body: Manifest,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        kind: str = "",
+    ) -> Manifest:
+        if not self.may_write():
+            raise NotLeading(f"{method} {path} was not sent: this replica does not lead.")
+        return await self._call(method, path, body, query, content_type, kind=kind)
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Manifest | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        *,
+        kind: str = "",
+    ) -> Manifest:
+        accept = _METADATA_ONLY if kind == "Secret" else "application/json"
+        headers = {"Accept": accept, "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = f"{self._api.configuration.host}{path}"
+        if query:
+            url += f"?{urlencode(query)}"
+        self.calls += 1
+        try:
+            response = await self._api.call_api(
+                method, url, headers, body, _request_timeout=self._timeout_s
+            )
+            raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            raise ApiRefused(
+                f"The API server did not answer {method} {path}: {exc or type(exc).__name__}",
+                0,
+                "Unreachable",
+            ) from exc
+        try:
+            value = json.loads(raw) if raw else {}
+        except ValueError:
+            value = {}
+        if response.status >= 400:
+            said = str(value.get("message") or f"status {response.status} without a word")
+            raise ApiRefused(
+                f"The API server refused {method} {path}: {said}",
+                response.status,
+                str(value.get("reason", "")),
+            )
+        assert isinstance(value, dict)
+        return value

@@ -1,0 +1,294 @@
+"""
+What stands in the status of a LocalModel: phase, conditions, last failure. Pure: (asked, seen) -> status.
+
+Conditions are of positive polarity and roll up into `Ready`; `Reconciling` and `Stalled` are kstatus' own pair, there
+only while true, so that `kubectl wait`, Helm, Argo and Flux tell progress from an end that a person must act on.
+A time of transition moves only when the status of its condition does.
+Source: sigs.k8s.io/cli-utils pkg/kstatus; the API conventions' typical status properties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
+from penstock_operator.seen import Seen
+from penstock_operator.tuned import performance, tuning
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """
+    What of a LocalModel's spec the status depends on.
+
+    Attributes:
+        external: the server is not ours: no workload, no weights.
+        cached: weights are fetched to a claim.
+        refused: why the spec cannot be used, a sentence; empty when it can.
+    """
+
+    namespace: str
+    name: str
+    generation: int
+    served_name: str = ""
+    runtime: str = ""
+    external: bool = False
+    cached: bool = True
+    suspended: bool = False
+    gateway_replicas: int = 1
+    server_replicas: int = 1
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition, without its times."""
+
+    type: str
+    status: Truth
+    reason: str
+    message: str
+
+
+def status(asked: Asked, seen: Seen, rollout: str = "") -> dict[str, Any]:
+    """
+    The whole status.
+
+    Args:
+        rollout: what a rollout of the server waits for, a sentence; empty while there is none.
+    """
+    failure = _failure(seen)
+    found = _conditions(asked, seen, failure, rollout)
+    ready = _rolled_up(asked, found, failure)
+    by_type = {one.type: one for one in [ready, *found]}
+    settled = ready.status == "True" and not rollout
+    at_rest = settled or (asked.suspended and ready.reason == "Suspended" and not seen.pods)
+    stalled = bool(asked.refused) or (failure is not None and failure.reason in FOR_A_PERSON)
+    if stalled:
+        by_type["Stalled"] = Condition("Stalled", "True", ready.reason, ready.message)
+    elif not at_rest:
+        by_type["Reconciling"] = Condition(
+            "Reconciling",
+            "True",
+            "RollingOut" if rollout else ready.reason,
+            rollout or ready.message,
+        )
+    value: dict[str, Any] = {
+        "observedGeneration": asked.generation,
+        "phase": _phase(asked, by_type, failure, rollout),
+        "conditions": _dated(by_type.values(), asked.generation, seen),
+        "replicas": _count(seen, "server" if not asked.external else "gateway", only_ready=False),
+        "readyReplicas": _count(
+            seen, "server" if not asked.external else "gateway", only_ready=True
+        ),
+        "selector": f"penstock.dev/model={asked.name},app.kubernetes.io/component=server",
+    }
+    if not asked.refused:
+        value["url"] = f"http://{asked.name}.{asked.namespace}.svc/v1"
+        value["servedModelName"] = asked.served_name or asked.name
+        if asked.runtime:
+            value["runtime"] = asked.runtime
+    if failure is not None and ready.status != "True":
+        value["lastFailure"] = failure.to_dict()
+    measured = tuning(seen)
+    if measured:
+        value["tuning"] = measured
+    quick = performance(seen)
+    if quick:
+        value["performance"] = quick
+    return value
+
+
+def differs(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a patch is owed: anything but how quick it was a moment ago has changed."""
+    if {**new, "performance": None} != {**before, "performance": None}:
+        return True
+    return _far(new.get("performance"), before.get("performance"))
+
+
+def patch(new: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch from *before* to *new*: what is no longer there is set to null."""
+    gone: dict[str, Any] = {name: None for name in before if name not in new}
+    changed: dict[str, Any] = {}
+    for name, value in new.items():
+        old = before.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            inner = patch(value, old)
+            if inner:
+                changed[name] = inner
+        elif value != old:
+            changed[name] = value
+    return {**changed, **gone}
+
+
+def transitions(
+    new: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[tuple[Literal["Normal", "Warning"], str, str]]:
+    """Events that are owed: (type, reason, sentence) for the conditions a person cares about that turned."""
+    old = {one["type"]: one for one in before.get("conditions") or ()}
+    owed: list[tuple[Literal["Normal", "Warning"], str, str]] = []
+    for one in new.get("conditions") or ():
+        was = old.get(one["type"], {})
+        if one["type"] == "Ready" and was.get("reason") != one["reason"]:
+            worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
+            owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
+    return owed
+
+
+def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> list[Condition]:
+    if asked.refused:
+        return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
+    found = [Condition("Accepted", "True", "Valid", "The spec can be used.")]
+    if asked.suspended:
+        return found
+    if not asked.external:
+        if asked.cached:
+            found.append(_weights(seen, failure))
+        found.append(_server(asked, seen, failure, rollout))
+    found.append(_gateway(asked, seen, failure))
+    found.append(_loaded(seen))
+    return found
+
+
+def _weights(seen: Seen, failure: Failure | None) -> Condition:
+    for pod in seen.pods_of("server"):
+        first = (pod.get("status") or {}).get("initContainerStatuses") or []
+        done = [(one.get("state") or {}).get("terminated") or {} for one in first]
+        if is_ready(pod) or (first and all(one.get("exitCode") == 0 for one in done)):
+            return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
+    if failure is not None and failure.component == "weights":
+        return Condition("ModelCached", "False", failure.reason, failure.message)
+    return Condition("ModelCached", "False", "Fetching", "The weights are being fetched.")
+
+
+def _server(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> Condition:
+    ready = _count(seen, "server", only_ready=True)
+    if ready >= max(1, asked.server_replicas):
+        return Condition("ServerReady", "True", "Ready", f"{ready} of {ready} servers answer.")
+    if rollout:
+        return Condition("ServerReady", "False", "RollingOut", rollout)
+    if failure is not None and failure.component in ("server", "weights"):
+        return Condition("ServerReady", "False", failure.reason, failure.message)
+    if not any(seen.pods_of("server")):
+        return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
+    return Condition(
+        "ServerReady", "False", "Loading", f"{ready} of {asked.server_replicas} servers answer."
+    )
+
+
+def _gateway(asked: Asked, seen: Seen, failure: Failure | None) -> Condition:
+    ready = _count(seen, "gateway", only_ready=True)
+    if ready:
+        return Condition("GatewayReady", "True", "Ready", f"{ready} of {asked.gateway_replicas} gateways take requests.")  # fmt: skip
+    if failure is not None and failure.component == "gateway":
+        return Condition("GatewayReady", "False", failure.reason, failure.message)
+    return Condition("GatewayReady", "False", "WaitingForGateway", "No gateway takes requests yet.")
+
+
+def _loaded(seen: Seen) -> Condition:
+    """A gateway has seen the model loaded: more than an open port."""
+    asked = [one for one in seen.gateways.values() if one.status is not None]
+    for one in asked:
+        for upstream in (one.status or {}).get("upstreams") or ():
+            if upstream.get("state") == "ok":
+                return Condition("ModelLoaded", "True", "Loaded", "The server answers its gateway.")
+    if not asked:
+        why = next((one.problem for one in seen.gateways.values() if one.problem), "")
+        return Condition(
+            "ModelLoaded", "Unknown", "GatewayNotAsked", why or "No gateway could be asked yet."
+        )
+    return Condition("ModelLoaded", "False", "Loading", "No server answers the gateway yet.")
+
+
+def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None) -> Condition:
+    if asked.suspended and not asked.refused:
+        return Condition("Ready", "False", "Suspended", "Suspended: `spec.suspend` is true.")
+    # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
+    # cannot reach a gateway is no failure of the model.
+    missing = [one for one in found if one.status == "False"]
+    if not missing:
+        return Condition("Ready", "True", "Ready", "The model answers.")
+    first = missing[0]
+    named = [one for one in missing if failure is not None and one.reason == failure.reason]
+    chosen = named[0] if named else first
+    return Condition("Ready", "False", chosen.reason, chosen.message)
+
+
+def _phase(
+    asked: Asked, by_type: Mapping[str, Condition], failure: Failure | None, rollout: str
+) -> str:
+    if asked.refused or "Stalled" in by_type:
+        return "Failed"
+    if asked.suspended:
+        return "Suspended"
+    ready = by_type["Ready"]
+    if ready.status == "True":
+        return "Updating" if rollout else "Ready"
+    if failure is not None:
+        return "Degraded"
+    if ready.reason in ("Fetching", "Loading"):
+        return ready.reason
+    return "Updating" if rollout else "Pending"
+
+
+def _failure(seen: Seen) -> Failure | None:
+    """The failure that is told: a fetcher's, then a server's, then a gateway's."""
+    servers = list(failures("server", seen.pods_of("server")))
+    inits = {
+        str(one.get("name"))
+        for pod in seen.pods_of("server")
+        for one in (pod.get("status") or {}).get("initContainerStatuses") or ()
+    }
+    for one in servers:
+        if one.container and one.container in inits:
+            return Failure(
+                "weights", one.pod, one.container, one.reason, one.message, one.exit_code, one.at
+            )
+    for one in [
+        *failures("weights", seen.pods_of("weights")),
+        *servers,
+        *failures("gateway", seen.pods_of("gateway")),
+    ]:
+        return one
+    return None
+
+
+def _count(seen: Seen, component: str, *, only_ready: bool) -> int:
+    return sum(not only_ready or is_ready(pod) for pod in seen.pods_of(component))
+
+
+def _dated(found: Any, generation: int, seen: Seen) -> list[dict[str, Any]]:
+    old = {one["type"]: one for one in seen.before.get("conditions") or ()}
+    dated = []
+    for one in found:
+        was = old.get(one.type, {})
+        since = was.get("lastTransitionTime") if was.get("status") == one.status else None
+        dated.append(
+            {
+                "type": one.type,
+                "status": one.status,
+                "observedGeneration": generation,
+                "lastTransitionTime": since or seen.now,
+                "reason": one.reason,
+                "message": one.message,
+            }
+        )
+    return dated
+
+
+def _far(new: Any, old: Any) -> bool:
+    """A measurement is told again when it is new, gone, or off by a fifth: else every token would be a patch."""
+    if not new or not old:
+        return bool(new) != bool(old)
+    for name, value in new.items():
+        was = old.get(name)
+        if isinstance(value, (int, float)) and isinstance(was, (int, float)):
+            if abs(value - was) > 0.2 * max(abs(was), 1e-9):
+                return True
+        elif name != "measuredAt" and value != was:
+            return True
+    return False

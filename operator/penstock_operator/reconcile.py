@@ -1,0 +1,174 @@
+"""
+Brings one LocalModel where it should be: look, decide, write. Level-triggered, so it can be cut off anywhere and run
+again; nothing of what it does depends on which event brought it here.
+
+A child is written only when what we want or what stands there has changed since we wrote it last; the memory of that
+is lost with the process, and then each child is applied once more, which changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from penstock_operator import conditions
+from penstock_operator.cache import Cache, digest, fingerprint
+from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.conditions import Asked
+from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
+from penstock_operator.work_queue import Done
+
+_log = logging.getLogger(__name__)
+_SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
+_KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """
+    A LocalModel as the pure modules understand it.
+
+    Attributes:
+        children: what there should be, given what is seen; None when the spec cannot be used.
+    """
+
+    asked: Asked
+    children: Callable[[Seen], list[Manifest]] | None
+
+
+class Reconciler:
+    """
+    Args:
+        read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
+        ask: asks the model's gateway pods for their status.
+        token: the admin token of a model, from its key and uid.
+        apis: the optional kinds that the API server serves now.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        read: Callable[[Manifest], Read],
+        *,
+        image: str,
+        version: str,
+        token: Callable[[Key, str], str],
+        ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
+        apis: Callable[[], Awaitable[frozenset[str]]],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._read = read
+        self._image = image
+        self._version = version
+        self._token = token
+        self._ask = ask
+        self._apis = apis
+        self._now = now
+        self._applied: dict[tuple[Key, str, str], tuple[str, str]] = {}
+
+    async def __call__(self, key: Key) -> Done:
+        body = self._cache.model(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._forget(key)
+            return Done(gone=True)
+        read = self._read(body)
+        seen = await self._look(key, body)
+        if read.children is not None:
+            wanted = read.children(seen)
+            for manifest in wanted:
+                await self._apply(key, manifest, seen)
+            await self._remove(body["metadata"]["uid"], key, wanted, seen)
+        await self._tell(body, conditions.status(read.asked, seen))
+        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+
+    async def _look(self, key: Key, body: Manifest) -> Seen:
+        pods = self._cache.pods(key)
+        token = self._token(key, str(body["metadata"]["uid"]))
+        return Seen(
+            now=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            operator_image=self._image,
+            operator_version=self._version,
+            admin_token=token,
+            children=self._cache.children(key),
+            pods=pods,
+            apis=await self._apis(),
+            gateways=await self._ask(key, pods, token),
+            before=body.get("status") or {},
+        )
+
+    async def _apply(self, key: Key, manifest: Manifest, seen: Seen) -> None:
+        kind, name = str(manifest["kind"]), str(manifest["metadata"]["name"])
+        wanted = digest(manifest)
+        there = seen.child(kind, name)
+        secret = kind == "Secret"  # never watched, never read
+        standing = "" if secret else (fingerprint(there) if there else "absent")
+        if self._applied.get((key, kind, name)) == (wanted, standing):
+            return
+        version = str(there["metadata"]["resourceVersion"]) if there else None
+        written = await self._cluster.apply(manifest, version=version)
+        after = "" if secret else fingerprint(written)
+        self._applied[key, kind, name] = (wanted, after)
+        if not secret:
+            self._cache.heard({**written, "kind": kind})
+
+    async def _remove(self, uid: str, key: Key, wanted: list[Manifest], seen: Seen) -> None:
+        """What we made for it and no longer want."""
+        names = {(one["kind"], one["metadata"]["name"]) for one in wanted}
+        for (kind, name), there in seen.children.items():
+            if (kind, name) in names or kind in _KEPT:
+                continue
+            owners = there["metadata"].get("ownerReferences") or ()
+            if any(owner.get("controller") and owner.get("uid") == uid for owner in owners):
+                await self._cluster.delete(
+                    kind, key.namespace, name, uid=str(there["metadata"]["uid"])
+                )
+                self._applied.pop((key, kind, name), None)
+
+    async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:
+        before = body.get("status") or {}
+        if not conditions.differs(status, before):
+            return
+        metadata = body["metadata"]
+        written = await self._cluster.patch_status(
+            "LocalModel", metadata["namespace"], metadata["name"],
+            conditions.patch(status, before), str(metadata["resourceVersion"]),
+        )  # fmt: skip
+        self._cache.heard({**written, "kind": "LocalModel"})
+        for kind, reason, note in conditions.transitions(status, before):
+            try:
+                await self._cluster.create("Event", self._event(body, kind, reason, note))
+            except ApiRefused as exc:
+                _log.warning("An Event could not be written: %s", exc)
+
+    def _event(self, body: Manifest, kind: str, reason: str, note: str) -> Manifest:
+        metadata = body["metadata"]
+        return {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {
+                "generateName": f"{metadata['name']}-", "namespace": metadata["namespace"],
+            },
+            "eventTime": self._now().strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": "penstock.dev/operator",
+            "reportingInstance": "penstock-operator",
+            "action": "Reconcile",
+            "type": kind,
+            "reason": reason,
+            "note": note[:1000],
+            "regarding": {
+                "apiVersion": body.get("apiVersion", "penstock.dev/v1alpha1"),
+                "kind": "LocalModel",
+                "name": metadata["name"], "namespace": metadata["namespace"],
+                "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"],
+            },
+        }  # fmt: skip
+
+    def _forget(self, key: Key) -> None:
+        for at in [at for at in self._applied if at[0] == key]:
+            del self._applied[at]

@@ -1,0 +1,94 @@
+"""
+What was observed in the cluster, as values: the second half of what the pure modules decide from.
+
+Kubernetes objects stay plain dicts as the API server sent them (without managedFields): the pure modules read
+few of their fields, and a typed copy of Kubernetes' own types would be a second truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+Manifest = dict[str, Any]
+
+
+class Key(NamedTuple):
+    """Which LocalModel."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """
+    A node that may take pods.
+
+    Attributes:
+        allocatable: Kubernetes quantities by resource name, for example `{"memory": "16Gi"}`.
+    """
+
+    name: str
+    allocatable: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """
+    What one gateway pod says of itself.
+
+    Attributes:
+        status: its `/penstock/status` (docs/status.md); None when it could not be asked.
+        problem: why not, a sentence; empty when it answered.
+    """
+
+    pod: str
+    status: Mapping[str, Any] | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """
+    The cluster around one LocalModel.
+
+    Attributes:
+        now: RFC 3339 with seconds, UTC; the only clock of the pure modules.
+        children: objects that carry the model's label, by (kind, name); Secrets are never among them.
+        pods: all pods of the model, gateways' and servers'.
+        events: Warning events about those pods and the claim, newest last.
+        apis: optional kinds that the API server serves: `HTTPRoute`, `ServiceMonitor`.
+        gateways: by pod name.
+        nodes: empty when the operator may not list them (a namespaced install).
+        before: the status that stands on the LocalModel.
+        admin_token: of this model, for the Secret that gateways mount.
+        operator_image: the image of gateway and fetcher.
+    """
+
+    now: str
+    operator_image: str
+    operator_version: str
+    admin_token: str = ""
+    children: Mapping[tuple[str, str], Manifest] = field(default_factory=dict)
+    pods: tuple[Manifest, ...] = ()
+    events: tuple[Manifest, ...] = ()
+    apis: frozenset[str] = frozenset()
+    gateways: Mapping[str, GatewayStatus] = field(default_factory=dict)
+    nodes: tuple[Node, ...] = ()
+    before: Mapping[str, Any] = field(default_factory=dict)
+
+    def child(self, kind: str, name: str) -> Manifest | None:
+        """That child, or None."""
+        return self.children.get((kind, name))
+
+    def pods_of(self, component: str) -> Iterator[Manifest]:
+        """Pods of `gateway`, `server` or `weights`."""
+        for pod in self.pods:
+            labels = pod.get("metadata", {}).get("labels") or {}
+            if labels.get("app.kubernetes.io/component") == component:
+                yield pod

@@ -1,0 +1,111 @@
+"""The backlog: once each, never twice at a time, later after each failure."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock_operator.backlog import Backlog, Pace
+
+
+def backlog() -> Backlog[str]:
+    return Backlog(Pace(first_delay_s=1.0, longest_delay_s=60.0, jitter=0.2, resync_s=600.0))
+
+
+def test_a_key_added_many_times_comes_once() -> None:
+    keys = backlog()
+    for _ in range(5):
+        keys.add("a", 0.0)
+    assert keys.take(0.0) == "a"
+    assert keys.take(0.0) is None
+
+
+def test_news_while_it_is_worked_on_brings_it_back_once_afterwards() -> None:
+    keys = backlog()
+    keys.add("a", 0.0)
+    keys.take(0.0)
+    keys.add("a", 0.0)
+    keys.add("a", 0.0)
+    assert keys.take(1.0) is None, "never twice at a time"
+    keys.succeeded("a", 1.0, 0.5)
+    assert keys.take(1.0) == "a"
+    keys.succeeded("a", 1.0, 0.5)
+    assert keys.take(1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("failures", "chance", "delay_s"),
+    [(1, 0.5, 1.0), (2, 0.5, 2.0), (4, 0.5, 8.0), (7, 0.5, 60.0), (999, 0.5, 60.0), (1, 0.0, 0.8)],
+)
+def test_each_failure_waits_longer_up_to_a_limit(
+    failures: int, chance: float, delay_s: float
+) -> None:
+    assert backlog().pace.delay_s(failures, chance) == pytest.approx(delay_s)
+
+
+def test_news_shortens_a_long_delay_but_not_the_shortest() -> None:
+    keys = backlog()
+    keys.add("a", 0.0)
+    now = 0.0
+    for _ in range(6):
+        assert keys.take(now) == "a"
+        now += keys.failed("a", now, 0.5)
+    failed_at = now - 32.0
+    keys.add("a", failed_at + 0.1)
+    assert keys.next_due() == pytest.approx(failed_at + 1.0)
+
+
+def test_a_success_forgets_failures_and_sets_the_resync() -> None:
+    keys = backlog()
+    keys.add("a", 0.0)
+    keys.take(0.0)
+    keys.failed("a", 0.0, 0.5)
+    keys.take(1.0)
+    keys.succeeded("a", 1.0, 0.0)
+    assert keys.next_due() == pytest.approx(1.0 + 450.0)
+    keys.add("a", 2.0)
+    assert keys.take(2.0) == "a"
+    assert keys.failed("a", 2.0, 0.5) == pytest.approx(1.0)
+
+
+def test_what_is_gone_is_not_looked_at_again_unless_there_was_news() -> None:
+    keys = backlog()
+    keys.add("a", 0.0)
+    keys.take(0.0)
+    keys.gone("a", 0.0)
+    assert keys.next_due() is None
+    keys.add("a", 1.0)
+    keys.take(1.0)
+    keys.add("a", 1.0)
+    keys.gone("a", 1.0)
+    assert keys.take(1.0) == "a"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "take", "ok", "fail"]), st.sampled_from("abc"))))
+def test_no_news_is_lost_whatever_the_order(steps: list[tuple[str, str]]) -> None:
+    keys, running, owed, now = backlog(), set[str](), set[str](), 0.0
+    for what, key in steps:
+        now += 0.5
+        if what == "add":
+            keys.add(key, now)
+            owed.add(key)
+        elif what == "take":
+            taken = keys.take(now)
+            if taken is not None:
+                assert taken not in running
+                running.add(taken)
+                owed.discard(taken)
+        elif key in running:
+            running.discard(key)
+            if what == "ok":
+                keys.succeeded(key, now, 0.5)
+            else:
+                keys.failed(key, now, 0.5)
+                owed.add(key)
+    for key in running:
+        keys.succeeded(key, now, 0.5)
+    later, found = now + 61.0, set[str]()
+    while (taken := keys.take(later)) is not None:
+        found.add(taken)
+    assert owed <= found

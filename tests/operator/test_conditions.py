@@ -1,0 +1,126 @@
+"""What is said of a model for what is seen of its pods, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from penstock_operator import conditions
+from penstock_operator.conditions import Asked
+from penstock_operator.seen import GatewayStatus, Seen
+
+ASKED = Asked("team", "qwen", generation=3)
+
+
+def pod(component: str, *, ready: bool = False, **status: Any) -> dict[str, Any]:
+    status.setdefault("conditions", [{"type": "Ready", "status": "True" if ready else "False"}])
+    return {
+        "metadata": {"name": f"qwen-{component}-0", "labels": {"app.kubernetes.io/component": component}},
+        "status": status,
+    }  # fmt: skip
+
+
+def seen(*pods: dict[str, Any], now: str = "2026-01-01T00:00:00Z", **more: Any) -> Seen:
+    return Seen(now=now, operator_image="image", operator_version="1", pods=pods, **more)
+
+
+def of(status: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((one for one in status["conditions"] if one["type"] == kind), {})
+
+
+HEALTHY = (pod("server", ready=True), pod("gateway", ready=True))
+
+
+def waiting(reason: str, message: str = "") -> list[dict[str, Any]]:
+    return [{"name": "server", "image": "x:1", "state": {"waiting": {"reason": reason, "message": message}}}]  # fmt: skip
+
+
+def ended(code: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"name": "server", "restartCount": 3, "state": {}, "lastState": {"terminated": {"exitCode": code, **more}}}]  # fmt: skip
+
+
+FETCHER = [{"name": "fetch", "state": {"terminated": {"exitCode": 1, "message": '{"reason": "ModelNotFound", "message": "No such file at the hub."}'}}}]  # fmt: skip
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+
+
+@pytest.mark.parametrize(
+    ("server", "reason", "words", "stalled"),
+    [
+        (pod("server", containerStatuses=waiting("ImagePullBackOff", "not found")), "ImagePullFailed", "x:1", False),
+        (pod("server", containerStatuses=waiting("CreateContainerConfigError", 'secret "hf" not found')), "CredentialsMissing", "hf", True),
+        (pod("server", containerStatuses=ended(137, reason="OOMKilled")), "OOMKilled", "memory", False),
+        (pod("server", containerStatuses=ended(1)), "CrashLooping", "kubectl logs", False),
+        (pod("server", conditions=[{**UNSCHEDULABLE, "message": "0/1 nodes: Insufficient memory"}]), "Unschedulable", "Insufficient memory", False),
+        (pod("server", conditions=[{**UNSCHEDULABLE, "message": "unbound immediate PersistentVolumeClaims"}]), "CacheUnbindable", "No node", True),
+        (pod("server", initContainerStatuses=FETCHER), "ModelNotFound", "No such file", True),
+    ],
+)  # fmt: skip
+def test_a_failure_of_a_pod_is_said_with_its_reason_and_cleared_when_healed(
+    server: dict[str, Any], reason: str, words: str, stalled: bool
+) -> None:
+    sick = conditions.status(ASKED, seen(server, pod("gateway", ready=True)))
+    assert of(sick, "Ready")["status"] == "False"
+    assert of(sick, "Ready")["reason"] == reason
+    assert words in of(sick, "Ready")["message"]
+    assert sick["lastFailure"]["reason"] == reason
+    assert bool(of(sick, "Stalled")) is stalled
+    assert bool(of(sick, "Reconciling")) is not stalled
+
+    healed = conditions.status(ASKED, seen(*HEALTHY, before=sick))
+    assert of(healed, "Ready")["status"] == "True"
+    assert "lastFailure" not in healed
+    assert not of(healed, "Stalled")
+    assert not of(healed, "Reconciling")
+    assert conditions.patch(healed, sick)["lastFailure"] is None
+
+
+def test_an_unusable_spec_stalls_and_says_why() -> None:
+    status = conditions.status(
+        Asked("team", "qwen", 3, refused="spec.model.uri: `s4://x` has no known scheme."), seen()
+    )
+    assert of(status, "Ready")["reason"] == "InvalidSpec"
+    assert of(status, "Stalled")["status"] == "True"
+    assert status["phase"] == "Failed"
+
+
+def test_times_move_only_with_the_truth_of_a_condition() -> None:
+    first = conditions.status(ASKED, seen(*HEALTHY))
+    later = conditions.status(ASKED, seen(*HEALTHY, now="2026-01-01T01:00:00Z", before=first))
+    assert not conditions.differs(later, first)
+    broken = conditions.status(
+        ASKED, seen(pod("gateway", ready=True), now="2026-01-01T02:00:00Z", before=first)
+    )
+    assert of(broken, "Ready")["lastTransitionTime"] == "2026-01-01T02:00:00Z"
+    assert of(broken, "GatewayReady")["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
+def test_what_gateways_see_is_read_back_and_the_least_is_told() -> None:
+    def gateway(window: int, slots: int) -> GatewayStatus:
+        model = {"id": "m", "context_window": window, "window_source": "running", "slots": slots}
+        limit = {"limit": slots, "source": "slots"}
+        return GatewayStatus(
+            "g", {"upstreams": [{"state": "ok", "concurrency": limit, "models": [model]}]}
+        )
+
+    status = conditions.status(
+        ASKED, seen(*HEALTHY, gateways={"a": gateway(8192, 4), "b": gateway(4096, 2)})
+    )
+    assert status["tuning"] == {
+        "contextLength": 4096, "source": "Engine", "parallelRequests": 2,
+        "concurrency": 2, "limitedBy": "Slots",
+    }  # fmt: skip
+    assert of(status, "ModelLoaded")["status"] == "True"
+
+
+def test_suspended_is_at_rest_without_pods() -> None:
+    status = conditions.status(Asked("team", "qwen", 3, suspended=True), seen())
+    assert status["phase"] == "Suspended"
+    assert not of(status, "Reconciling")
+
+
+def test_events_are_owed_only_where_something_turned() -> None:
+    loading = conditions.status(ASKED, seen(pod("server"), pod("gateway")))
+    ready = conditions.status(ASKED, seen(*HEALTHY, before=loading))
+    assert [one[1] for one in conditions.transitions(ready, loading)] == ["Ready"]
+    assert conditions.transitions(ready, ready) == []
