@@ -15,8 +15,7 @@ from typing import Literal
 
 Scope = Literal["model", "own", "cluster"]
 
-_READ = ("get", "list", "watch")
-_APPLY = ("get", "list", "watch", "create", "patch", "delete")
+_APPLY = ("list", "watch", "create", "patch", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,70 +39,43 @@ class Permission:
 
 
 PERMISSIONS: tuple[Permission, ...] = (
-    Permission("model", "penstock.dev", "localmodels", _READ, "hears of models"),
+    Permission("model", "penstock.dev", "localmodels", ("get", "list", "watch"), "hears of models"),
     Permission("model", "penstock.dev", "localmodels/status", ("patch",), "writes their status"),
     Permission(
-        "model",
-        "penstock.dev",
-        "localmodels/finalizers",
-        ("update",),
+        "model", "penstock.dev", "localmodels/finalizers", ("update",),
         "owns children where OwnerReferencesPermissionEnforcement is on (OpenShift)",
     ),
     Permission("model", "apps", "deployments", _APPLY, "servers and gateways"),
     Permission("model", "", "services", _APPLY, "addresses of servers and gateways"),
     Permission("model", "", "configmaps", _APPLY, "the gateways' settings"),
     Permission(
-        "model", "", "persistentvolumeclaims", _APPLY, "the weights; deletes only claims it made"
+        "model", "", "persistentvolumeclaims", ("list", "watch", "create", "patch"),
+        "the weights; deletes none",
     ),
     Permission(
-        "model",
-        "",
-        "secrets",
-        ("create", "patch"),
+        "model", "", "secrets", ("create", "patch"),
         "writes each model's admin token; reads no Secret",
     ),
     Permission("model", "policy", "poddisruptionbudgets", _APPLY, "from two gateways"),
     Permission("model", "networking.k8s.io", "networkpolicies", _APPLY, "who reaches what"),
-    Permission("model", "", "pods", _READ, "why a pod is not ready"),
+    Permission("model", "", "pods", ("list", "watch"), "why a pod is not ready"),
+    Permission("model", "events.k8s.io", "events", ("create",), "says what turned"),
     Permission(
-        "model",
-        "",
-        "pods/proxy",
-        ("get", "create"),
-        "asks gateways and drains them when the operator runs outside the cluster",
+        "model", "gateway.networking.k8s.io", "httproutes", ("create", "patch"),
+        "routes, where the Gateway API is installed", optional=True,
     ),
     Permission(
-        "model",
-        "",
-        "events",
-        ("list", "create", "patch"),
-        "says what turned; reads why a claim or a pod waits",
+        "model", "monitoring.coreos.com", "servicemonitors", ("create", "patch"),
+        "scraping, where the Prometheus operator is installed", optional=True,
     ),
     Permission(
-        "model",
-        "gateway.networking.k8s.io",
-        "httproutes",
-        _APPLY,
-        "routes, where the Gateway API is installed",
-        optional=True,
+        "own", "coordination.k8s.io", "leases", ("get", "create", "update"), "one replica leads"
     ),
     Permission(
-        "model",
-        "monitoring.coreos.com",
-        "servicemonitors",
-        _APPLY,
-        "scraping, where the Prometheus operator is installed",
-        optional=True,
+        "cluster", "apiextensions.k8s.io", "customresourcedefinitions", ("list", "watch"),
+        "kopf hears of kinds that are added later",
     ),
-    Permission(
-        "own",
-        "coordination.k8s.io",
-        "leases",
-        ("get", "create", "update"),
-        "one replica leads",
-    ),
-    Permission("cluster", "", "nodes", ("list",), "the memory that a model can be given"),
-)
+)  # fmt: skip
 
 
 def granted(*, cluster_wide: bool) -> Iterator[Permission]:
