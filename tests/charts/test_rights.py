@@ -32,11 +32,13 @@ def of_table(scope: str) -> Rights:
 def of_chart(scope: str) -> Rights:
     if scope == "model":
         text = (TEMPLATES / "_helpers.tpl").read_text(encoding="utf-8")
-        found = re.search(r'define "penstock.modelRules" -}}\n(.*?)\{\{- end', text, re.S)
+        found = re.search(r'define "penstock.modelRules" -}}\n(.*?)\{\{- end', text, re.DOTALL)
     else:
         text = (TEMPLATES / "rbac.yaml").read_text(encoding="utf-8")
         group = {"own": r"\[coordination.k8s.io\]", "cluster": r"\[apiextensions.k8s.io\]"}[scope]
-        found = re.search(rf"^( *- apiGroups: {group}\n.*?)^(?:---|\S)", text, re.S | re.M)
+        found = re.search(
+            rf"^( *- apiGroups: {group}\n.*?)^(?:---|\S)", text, re.DOTALL | re.MULTILINE
+        )
     assert found is not None
     return of_rules(yaml.safe_load(found[1]))
 
