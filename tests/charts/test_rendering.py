@@ -1,0 +1,89 @@
+"""What Helm makes of the chart. Needs `helm`, on the path or named by PENSTOCK_TEST_HELM."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "penstock"
+HELM = os.environ.get("PENSTOCK_TEST_HELM") or shutil.which("helm")
+pytestmark = pytest.mark.skipif(HELM is None, reason="Helm is not here: put `helm` on the path.")
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert HELM is not None
+    return subprocess.run([HELM, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def rendered(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
+    done = helm("template", "penstock", str(CHART), "-n", "system", *arguments)
+    assert done.returncode == 0, done.stderr
+    found = [one for one in yaml.safe_load_all(done.stdout) if one]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+def test_lint_has_nothing_to_say() -> None:
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_defaults_make_these_objects() -> None:
+    assert set(rendered()) == {
+        ("ServiceAccount", "penstock"),
+        ("ClusterRole", "system-penstock"),
+        ("ClusterRoleBinding", "system-penstock"),
+        ("Role", "penstock-own"),
+        ("RoleBinding", "penstock-own"),
+        ("Secret", "penstock-master-key"),
+        ("Deployment", "penstock"),
+        ("Service", "penstock-metrics"),
+        ("NetworkPolicy", "penstock"),
+        ("PodDisruptionBudget", "penstock"),
+    }
+
+
+def test_a_namespaced_install_makes_nothing_of_the_cluster() -> None:
+    found = rendered("--set", "watch.namespaces={a,b}")
+    assert not [kind for kind, _ in found if kind.startswith("Cluster")]
+    roles = [one for (kind, _), one in found.items() if kind == "Role"]
+    assert {one["metadata"]["namespace"] for one in roles} >= {"b", "system"}
+    operator = found["Deployment", "penstock"]["spec"]["template"]["spec"]["containers"][0]
+    assert operator["args"][:2] == ["--namespace=a", "--namespace=b"]
+
+
+def test_every_pod_is_restricted() -> None:
+    found = rendered("--set", "test.model=tiny")
+    pods = [found["Pod", "penstock-test"]["spec"]]
+    pods.append(found["Deployment", "penstock"]["spec"]["template"]["spec"])
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    found = rendered(
+        "--set", "replicas=1,metrics.enabled=false,networkPolicy.enabled=false,rbac.create=false",
+        "--set", "masterKey.existingSecret=mine,serviceAccount.create=false,serviceAccount.name=me",
+    )  # fmt: skip
+    assert set(found) == {("Deployment", "penstock")}
+    pod = found["Deployment", "penstock"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "me"
+    assert pod["volumes"][0]["secret"]["secretName"] == "mine"
+
+
+def test_helm_refuses_a_value_that_does_not_exist() -> None:
+    done = helm("template", "penstock", str(CHART), "--set", "replica=1")
+    assert done.returncode != 0
+    assert "replica" in done.stderr
