@@ -1,0 +1,61 @@
+"""
+The shape of a LocalModel's status, as the CustomResourceDefinition states it. What stands in it is decided in
+`penstock_operator.conditions`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from penstock.domain.options import option
+from penstock_operator.resource.spec import Part, Passed
+
+
+class Condition(Part):
+    """One condition, as the API conventions have it."""
+
+    type: str = option(effect="Ready, Accepted, ModelCached, ServerReady, ...")
+    status: Literal["True", "False", "Unknown"] = option(effect="Whether it holds.")
+    reason: str = option(effect="One word for programs.")
+    message: str = option(effect="A sentence for people.")
+    observed_generation: int = option(0, effect="Generation of the spec that it speaks of.")
+    last_transition_time: str = option("", effect="When its status changed last.")
+
+
+class LastFailure(Part):
+    """What went wrong last; gone when it is healed."""
+
+    component: str = option("", effect="weights, server or gateway.")
+    pod: str = option("", effect="The pod.")
+    container: str = option("", effect="The container.")
+    reason: str = option("", effect="One word for programs.")
+    message: str = option("", effect="A sentence for people.")
+    exit_code: int | None = option(None, effect="Exit code, when it ended.")
+    time: str = option("", effect="When it was seen.")
+
+
+Conditions = Annotated[
+    list[Condition],
+    Field(
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+    ),
+]
+
+
+class LocalModelStatus(Part):
+    """What the operator saw last."""
+
+    observed_generation: int = option(0, effect="Generation of the spec that the status speaks of.")
+    phase: str = option("", effect="One word for people; programs read the conditions.")
+    conditions: Conditions = option(factory=list, effect="`Ready` rolls the others up.")
+    url: str = option("", effect="Base URL for clients inside the cluster.")
+    served_model_name: str = option("", effect="What clients call the model.")
+    runtime: str = option("", effect="The engine.")
+    replicas: int = option(0, effect="Servers that are there.")
+    ready_replicas: int = option(0, effect="Servers that answer.")
+    selector: str = option("", effect="Labels of the servers' pods, for autoscalers.")
+    tuning: Passed = option(factory=dict, effect="What the engine got, each with source and limit.")
+    performance: Passed = option(factory=dict, effect="How quick it was when measured.")
+    last_failure: LastFailure | None = option(None, effect="What went wrong last.")
