@@ -1,6 +1,7 @@
 """
-Writes the chart's README from its values: each value with its default and the comment above it.
-`python charts/generate.py` writes it; a test holds that it is in step.
+Writes what of the chart follows from elsewhere: its README from its values (each with its default and the comment
+above it), the template of the CustomResourceDefinition from the typed LocalModel.
+`python charts/generate.py` writes them; a test holds that they are in step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import click
 import yaml
+
+from penstock_operator.resource.crd import crd
 
 CHART = Path(__file__).resolve().parent / "penstock"
 HEAD = """# Penstock's chart
@@ -56,7 +59,33 @@ def rows_of(values: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def definition() -> str:
+    """
+    The CustomResourceDefinition as a template: one in `crds/` would never be upgraded by Helm.
+
+    Texts of the definition hold no `{{`, so that Helm takes them as they are.
+    """
+    text = yaml.safe_dump(crd(), sort_keys=False, allow_unicode=True, width=100)
+    assert "{{" not in text
+    name = "metadata:\n  name: localmodels.penstock.dev\n"
+    assert text.count(name) == 1
+    annotations = (
+        "  {{- if .Values.crd.keep }}\n"
+        "  annotations:\n    helm.sh/resource-policy: keep\n"
+        "  {{- end }}\n"
+        '  labels: {{- include "penstock.labels" . | nindent 4 }}\n'
+    )
+    note = "# Made by charts/generate.py.\n{{- if .Values.crd.install }}\n"
+    return note + text.replace(name, name + annotations) + "{{- end }}\n"
+
+
+def files() -> dict[str, str]:
+    """Path below the chart -> text."""
+    values = (CHART / "values.yaml").read_text(encoding="utf-8")
+    return {"README.md": readme(values), "templates/crd.yaml": definition()}
+
+
 if __name__ == "__main__":
-    text = readme((CHART / "values.yaml").read_text(encoding="utf-8"))
-    (CHART / "README.md").write_text(text, encoding="utf-8")
-    click.echo("charts/penstock/README.md")
+    for path, text in files().items():
+        (CHART / path).write_text(text, encoding="utf-8")
+        click.echo(f"charts/penstock/{path}")

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from penstock_operator.resource.crd import crd
+
 CHART = Path(__file__).resolve().parents[2] / "charts" / "penstock"
 HELM = os.environ.get("PENSTOCK_TEST_HELM") or shutil.which("helm")
 pytestmark = pytest.mark.skipif(HELM is None, reason="Helm is not here: put `helm` on the path.")
@@ -18,7 +20,9 @@ pytestmark = pytest.mark.skipif(HELM is None, reason="Helm is not here: put `hel
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert HELM is not None
-    return subprocess.run([HELM, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [HELM, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def rendered(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
@@ -35,6 +39,7 @@ def test_lint_has_nothing_to_say() -> None:
 
 def test_the_defaults_make_these_objects() -> None:
     assert set(rendered()) == {
+        ("CustomResourceDefinition", "localmodels.penstock.dev"),
         ("ServiceAccount", "penstock"),
         ("ClusterRole", "system-penstock"),
         ("ClusterRoleBinding", "system-penstock"),
@@ -74,7 +79,7 @@ def test_every_pod_is_restricted() -> None:
 
 def test_what_is_switched_off_is_not_there() -> None:
     found = rendered(
-        "--set", "replicas=1,metrics.enabled=false,networkPolicy.enabled=false,rbac.create=false",
+        "--set", "crd.install=false,replicas=1,metrics.enabled=false,networkPolicy.enabled=false,rbac.create=false",
         "--set", "masterKey.existingSecret=mine,serviceAccount.create=false,serviceAccount.name=me",
     )  # fmt: skip
     assert set(found) == {("Deployment", "penstock")}
@@ -87,3 +92,11 @@ def test_helm_refuses_a_value_that_does_not_exist() -> None:
     done = helm("template", "penstock", str(CHART), "--set", "replica=1")
     assert done.returncode != 0
     assert "replica" in done.stderr
+
+
+def test_the_definition_is_the_operators_own_and_stays_at_uninstall() -> None:
+    name = ("CustomResourceDefinition", "localmodels.penstock.dev")
+    found = rendered()[name]
+    assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert found["spec"] == crd()["spec"]
+    assert "annotations" not in rendered("--set", "crd.keep=false")[name]["metadata"]

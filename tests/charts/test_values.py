@@ -44,10 +44,11 @@ def test_wrong_values_are_refused(changed: dict[str, Any], said: str) -> None:
     assert said in found[0]
 
 
-def test_the_readme_is_in_step_with_the_values() -> None:
+def test_what_is_generated_is_in_step() -> None:
     spec = importlib.util.spec_from_file_location("chart_generate", CHARTS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert (CHARTS / "penstock" / "README.md").read_text(encoding="utf-8") == module.readme(VALUES)
+    for path, text in module.files().items():
+        assert (CHARTS / "penstock" / path).read_text(encoding="utf-8") == text, path
