@@ -35,6 +35,7 @@ def reasons(source: str) -> Iterator[str]:
 
 
 def test_every_reason_is_documented_and_no_other() -> None:
+    """The page and the code have the same reasons."""
     used: set[str] = set()
     for name in ("conditions", "failures"):
         source = ROOT / "operator" / "penstock_operator" / f"{name}.py"

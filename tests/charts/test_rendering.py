@@ -33,11 +33,13 @@ def rendered(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def test_lint_has_nothing_to_say() -> None:
+    """Also when it is strict."""
     done = helm("lint", "--strict", str(CHART))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_defaults_make_these_objects() -> None:
+    """An install without values makes these and no others."""
     assert set(rendered()) == {
         ("CustomResourceDefinition", "localmodels.penstock.dev"),
         ("ServiceAccount", "penstock"),
@@ -54,6 +56,7 @@ def test_the_defaults_make_these_objects() -> None:
 
 
 def test_a_namespaced_install_makes_nothing_of_the_cluster() -> None:
+    """Roles in its namespaces, no ClusterRole."""
     found = rendered("--set", "watch.namespaces={a,b}")
     assert not [kind for kind, _ in found if kind.startswith("Cluster")]
     roles = [one for (kind, _), one in found.items() if kind == "Role"]
@@ -63,6 +66,7 @@ def test_a_namespaced_install_makes_nothing_of_the_cluster() -> None:
 
 
 def test_every_pod_is_restricted() -> None:
+    """By the restricted Pod Security Standard."""
     found = rendered("--set", "test.model=tiny")
     pods = [found["Pod", "penstock-test"]["spec"]]
     pods.append(found["Deployment", "penstock"]["spec"]["template"]["spec"])
@@ -78,6 +82,7 @@ def test_every_pod_is_restricted() -> None:
 
 
 def test_what_is_switched_off_is_not_there() -> None:
+    """Each switch takes its objects away."""
     found = rendered(
         "--set", "crd.install=false,replicas=1,metrics.enabled=false,networkPolicy.enabled=false,rbac.create=false",
         "--set", "masterKey.existingSecret=mine,serviceAccount.create=false,serviceAccount.name=me",
@@ -89,12 +94,14 @@ def test_what_is_switched_off_is_not_there() -> None:
 
 
 def test_helm_refuses_a_value_that_does_not_exist() -> None:
+    """A misspelt value is no silent default."""
     done = helm("template", "penstock", str(CHART), "--set", "replica=1")
     assert done.returncode != 0
     assert "replica" in done.stderr
 
 
 def test_the_definition_is_the_operators_own_and_stays_at_uninstall() -> None:
+    """The same schema, kept unless values say otherwise."""
     name = ("CustomResourceDefinition", "localmodels.penstock.dev")
     found = rendered()[name]
     assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}

@@ -45,32 +45,38 @@ def of_chart(scope: str) -> Rights:
 
 @pytest.mark.parametrize("scope", ["model", "own", "cluster"])
 def test_roles_grant_exactly_what_the_table_says(scope: str) -> None:
+    """Neither more nor less, scope by scope."""
     assert of_chart(scope) == of_table(scope)
 
 
 def test_no_role_reads_secrets() -> None:
+    """Secrets are written and never read."""
     for scope in ("model", "own", "cluster"):
         assert of_chart(scope).get(("", "secrets"), set()) <= {"create", "patch"}
 
 
 def test_no_role_has_a_wildcard() -> None:
+    """Groups, resources and verbs are all named."""
     for scope in ("model", "own", "cluster"):
         for (group, resource), verbs in of_chart(scope).items():
             assert "*" not in {group, resource, *verbs}
 
 
 def test_a_namespaced_install_is_granted_nothing_in_the_cluster() -> None:
+    """Its rights end at its namespaces."""
     assert {row.scope for row in granted(cluster_wide=False)} == {"model", "own"}
     assert {row.scope for row in granted(cluster_wide=True)} == {"model", "own", "cluster"}
 
 
 def test_every_row_says_why_and_stands_once() -> None:
+    """A right without a reason is none."""
     assert all(row.why and row.verbs for row in PERMISSIONS)
     named = [(row.scope, row.group, row.resource) for row in PERMISSIONS]
     assert len(named) == len(set(named))
 
 
 def test_the_preflight_asks_for_nothing_that_is_not_granted() -> None:
+    """An install by the chart passes the preflight."""
     preflight = pytest.importorskip("penstock_operator.preflight", exc_type=ImportError)
     from penstock_operator.cluster import RESOURCES
 

@@ -22,6 +22,7 @@ def refusals(**changed: Any) -> list[str]:
 
 
 def test_the_defaults_are_valid_and_each_is_in_the_schema() -> None:
+    """No value is unknown to the schema."""
     assert refusals() == []
     assert set(yaml.safe_load(VALUES)) == set(SCHEMA["properties"]) - {"global"}
 
@@ -39,12 +40,14 @@ def test_the_defaults_are_valid_and_each_is_in_the_schema() -> None:
     ],
 )
 def test_wrong_values_are_refused(changed: dict[str, Any], said: str) -> None:
+    """With a message that names the mistake."""
     found = refusals(**changed)
     assert len(found) == 1
     assert said in found[0]
 
 
 def test_what_is_generated_is_in_step() -> None:
+    """The README and the definition are those of the code."""
     spec = importlib.util.spec_from_file_location("chart_generate", CHARTS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
