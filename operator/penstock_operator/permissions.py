@@ -1,0 +1,85 @@
+"""
+What the operator may do in a cluster, and why: the one table behind the chart's roles and the preflight.
+
+A test holds the chart's roles against it. Three scopes: `model` rows hold in each watched namespace (a ClusterRole
+when all are watched, a Role in each otherwise), `own` rows only in the operator's own namespace, `cluster` rows
+only when all namespaces are watched: a namespaced install has no rights in the cluster at all.
+No row reads a Secret: those of models are written by server-side apply (`create`, `patch`) and never read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["model", "own", "cluster"]
+
+_APPLY = ("list", "watch", "create", "patch", "delete")
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """
+    Verbs on one resource.
+
+    Attributes:
+        group: API group; empty for the core.
+        resource: plural, with its subresource after a slash.
+        why: what the operator does with it.
+        optional: the API may be absent; the operator then goes without it.
+    """
+
+    scope: Scope
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    why: str
+    optional: bool = False
+
+
+PERMISSIONS: tuple[Permission, ...] = (
+    Permission("model", "penstock.dev", "localmodels", ("get", "list", "watch"), "hears of models"),
+    Permission("model", "penstock.dev", "localmodels/status", ("patch",), "writes their status"),
+    Permission(
+        "model", "penstock.dev", "localmodels/finalizers", ("update",),
+        "owns children where OwnerReferencesPermissionEnforcement is on (OpenShift)",
+    ),
+    Permission("model", "apps", "deployments", _APPLY, "servers and gateways"),
+    Permission("model", "", "services", _APPLY, "addresses of servers and gateways"),
+    Permission("model", "", "configmaps", _APPLY, "the gateways' settings"),
+    Permission(
+        "model", "", "persistentvolumeclaims", ("list", "watch", "create", "patch"),
+        "the weights; deletes none",
+    ),
+    Permission(
+        "model", "", "secrets", ("create", "patch"),
+        "writes each model's admin token; reads no Secret",
+    ),
+    Permission("model", "policy", "poddisruptionbudgets", _APPLY, "from two gateways"),
+    Permission("model", "networking.k8s.io", "networkpolicies", _APPLY, "who reaches what"),
+    Permission("model", "", "pods", ("list", "watch"), "why a pod is not ready"),
+    Permission("model", "events.k8s.io", "events", ("create",), "says what turned"),
+    Permission(
+        "model", "gateway.networking.k8s.io", "httproutes", ("create", "patch"),
+        "routes, where the Gateway API is installed", optional=True,
+    ),
+    Permission(
+        "model", "monitoring.coreos.com", "servicemonitors", ("create", "patch"),
+        "scraping, where the Prometheus operator is installed", optional=True,
+    ),
+    Permission(
+        "own", "coordination.k8s.io", "leases", ("get", "create", "update"), "one replica leads"
+    ),
+    Permission(
+        "cluster", "apiextensions.k8s.io", "customresourcedefinitions", ("list", "watch"),
+        "kopf hears of kinds that are added later",
+    ),
+)  # fmt: skip
+
+
+def granted(*, cluster_wide: bool) -> Iterator[Permission]:
+    """What an install of that kind has."""
+    for row in PERMISSIONS:
+        if cluster_wide or row.scope != "cluster":
+            yield row

@@ -1,0 +1,89 @@
+"""The chart's roles and the operator's table of permissions say the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from penstock_operator.permissions import PERMISSIONS, granted
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "charts" / "penstock" / "templates"
+Rights = dict[tuple[str, str], set[str]]
+
+
+def of_rules(rules: list[dict[str, Any]]) -> Rights:
+    found: Rights = {}
+    for rule in rules:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                found.setdefault((group, resource), set()).update(rule["verbs"])
+    return found
+
+
+def of_table(scope: str) -> Rights:
+    rows = (row for row in PERMISSIONS if row.scope == scope)
+    return {(row.group, row.resource): set(row.verbs) for row in rows}
+
+
+def of_chart(scope: str) -> Rights:
+    if scope == "model":
+        text = (TEMPLATES / "_helpers.tpl").read_text(encoding="utf-8")
+        found = re.search(r'define "penstock.modelRules" -}}\n(.*?)\{\{- end', text, re.DOTALL)
+    else:
+        text = (TEMPLATES / "rbac.yaml").read_text(encoding="utf-8")
+        group = {"own": r"\[coordination.k8s.io\]", "cluster": r"\[apiextensions.k8s.io\]"}[scope]
+        found = re.search(
+            rf"^( *- apiGroups: {group}\n.*?)^(?:---|\S)", text, re.DOTALL | re.MULTILINE
+        )
+    assert found is not None
+    return of_rules(yaml.safe_load(found[1]))
+
+
+@pytest.mark.parametrize("scope", ["model", "own", "cluster"])
+def test_roles_grant_exactly_what_the_table_says(scope: str) -> None:
+    """Neither more nor less, scope by scope."""
+    assert of_chart(scope) == of_table(scope)
+
+
+def test_no_role_reads_secrets() -> None:
+    """Secrets are written and never read."""
+    for scope in ("model", "own", "cluster"):
+        assert of_chart(scope).get(("", "secrets"), set()) <= {"create", "patch"}
+
+
+def test_no_role_has_a_wildcard() -> None:
+    """Groups, resources and verbs are all named."""
+    for scope in ("model", "own", "cluster"):
+        for (group, resource), verbs in of_chart(scope).items():
+            assert "*" not in {group, resource, *verbs}
+
+
+def test_a_namespaced_install_is_granted_nothing_in_the_cluster() -> None:
+    """Its rights end at its namespaces."""
+    assert {row.scope for row in granted(cluster_wide=False)} == {"model", "own"}
+    assert {row.scope for row in granted(cluster_wide=True)} == {"model", "own", "cluster"}
+
+
+def test_every_row_says_why_and_stands_once() -> None:
+    """A right without a reason is none."""
+    assert all(row.why and row.verbs for row in PERMISSIONS)
+    named = [(row.scope, row.group, row.resource) for row in PERMISSIONS]
+    assert len(named) == len(set(named))
+
+
+def test_the_preflight_asks_for_nothing_that_is_not_granted() -> None:
+    """An install by the chart passes the preflight."""
+    preflight = pytest.importorskip("penstock_operator.preflight", exc_type=ImportError)
+    from penstock_operator.cluster import RESOURCES
+
+    rights = of_table("model")
+    for kind, verbs in preflight.NEEDED:
+        name, _, part = kind.partition("/")
+        at = RESOURCES[name]
+        resource = f"{at.plural}/{part}" if part else at.plural
+        assert set(verbs) <= rights[at.group, resource], kind
+    assert set(preflight.LEASE) <= of_table("own")["coordination.k8s.io", "leases"]
