@@ -13,12 +13,13 @@ FOLDER = "/models"
 
 
 class Weights(NamedTuple):
-    """*path*: what the engine is told to load."""
+    """*path*: what the engine is told to load; *is_fetched*: it comes over the network, by us or by the engine."""
 
     path: str
     volumes: list[dict[str, Any]]
     mounts: list[dict[str, Any]]
     fetchers: list[dict[str, Any]]
+    is_fetched: bool = True
 
 
 def has_claim(model: LocalModel) -> bool:
@@ -54,12 +55,12 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
         first = asked.files[0] if asked.files else ""
         if scheme == "oci":
             volume = {"name": "weights", "image": {"reference": rest, "pullPolicy": "IfNotPresent"}}
-            return Weights(_path(first), [volume], mounts, [])
+            return Weights(_path(first), [volume], mounts, [], is_fetched=False)
         volume = {
             "name": "weights",
             "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True},
         }
-        return Weights(_path(inner, first), [volume], mounts, [])
+        return Weights(_path(inner, first), [volume], mounts, [], is_fetched=False)
     name = model.spec.cache.claim_name or children(model.name).weights
     volumes: list[dict[str, Any]] = [
         {"name": "weights", "persistentVolumeClaim": {"claimName": name}}
@@ -72,7 +73,7 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
     uris = [f"{asked.uri}/{one}" for one in asked.files] or [asked.uri or ""]
     image = model.spec.gateway.image or seen.operator_image
     fetchers = [_fetcher(model, image, uri, place) for place, uri in enumerate(uris)]
-    return Weights(_path(uris[0].rsplit("/", 1)[-1].split("@")[0]), volumes, mounts, fetchers)
+    return Weights(_file(uris[0]), volumes, mounts, fetchers)
 
 
 def environment(model: LocalModel) -> list[dict[str, Any]]:
@@ -92,7 +93,14 @@ def environment(model: LocalModel) -> list[dict[str, Any]]:
 
 
 def _fetcher(model: LocalModel, image: str, uri: str, place: int) -> dict[str, Any]:
-    command = ["penstock", "fetch", uri, FOLDER]
+    command = [
+        "penstock",
+        "fetch",
+        uri,
+        _file(uri),
+        "--termination-message",
+        "/dev/termination-log",
+    ]
     if model.spec.model.sha256 is not None and place == 0:
         command += ["--sha256", model.spec.model.sha256]
     mounts: list[dict[str, Any]] = [{"name": "weights", "mountPath": FOLDER}]
@@ -102,6 +110,11 @@ def _fetcher(model: LocalModel, image: str, uri: str, place: int) -> dict[str, A
         "name": f"fetch-{place}", "image": image, "command": command, "env": environment(model),
         "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
     }  # fmt: skip
+
+
+def _file(uri: str) -> str:
+    """Where the file at *uri* is kept: by its name, without revision and query."""
+    return _path(uri.rsplit("/", 1)[-1].partition("@")[0].partition("?")[0])
 
 
 def _path(*parts: str) -> str:
