@@ -14,8 +14,8 @@ from penstock_operator.desired.common import (
     pull_secrets,
     resources,
 )  # fmt: skip
-from penstock_operator.desired.images import image
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
+from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen

@@ -60,7 +60,10 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
             "name": "weights",
             "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True},
         }
-        return Weights(_path(inner, first), [volume], mounts, [], is_fetched=False)
+        path = _path(inner, first)
+        image = model.spec.gateway.image or seen.operator_image
+        checker = [_fetcher(model, image, asked.uri or "", 0, path)] if asked.sha256 else []
+        return Weights(path, [volume], mounts, checker, is_fetched=False)
     name = model.spec.cache.claim_name or children(model.name).weights
     volumes: list[dict[str, Any]] = [
         {"name": "weights", "persistentVolumeClaim": {"claimName": name}}
@@ -72,7 +75,7 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
         return Weights(rest, volumes, mounts, [])  # these engines fetch and keep weights themselves
     uris = [f"{asked.uri}/{one}" for one in asked.files] or [asked.uri or ""]
     image = model.spec.gateway.image or seen.operator_image
-    fetchers = [_fetcher(model, image, uri, place) for place, uri in enumerate(uris)]
+    fetchers = [_fetcher(model, image, uri, place, _file(uri)) for place, uri in enumerate(uris)]
     return Weights(_file(uris[0]), volumes, mounts, fetchers)
 
 
@@ -92,19 +95,17 @@ def environment(model: LocalModel) -> list[dict[str, Any]]:
     return found
 
 
-def _fetcher(model: LocalModel, image: str, uri: str, place: int) -> dict[str, Any]:
-    command = [
-        "penstock",
-        "fetch",
-        uri,
-        _file(uri),
-        "--termination-message",
-        "/dev/termination-log",
-    ]
+def _fetcher(model: LocalModel, image: str, uri: str, place: int, path: str) -> dict[str, Any]:
+    """Brings the file at *uri* to *path*; what is on a claim of theirs is only checked."""
+    command = ["penstock", "fetch", uri, path, "--termination-message", "/dev/termination-log"]
     if model.spec.model.sha256 is not None and place == 0:
         command += ["--sha256", model.spec.model.sha256]
     mounts: list[dict[str, Any]] = [{"name": "weights", "mountPath": FOLDER}]
-    if model.spec.model.ca_config_map_ref is not None:
+    if uri.startswith("pvc://"):
+        mounts[0]["readOnly"] = True
+    authority = model.spec.model.ca_config_map_ref
+    if authority is not None:
+        command += ["--ca-file", f"/etc/penstock/ca/{authority.key}"]
         mounts.append({"name": "ca", "mountPath": "/etc/penstock/ca", "readOnly": True})
     return {
         "name": f"fetch-{place}", "image": image, "command": command, "env": environment(model),
