@@ -343,7 +343,7 @@ class Cluster(kube_parts.ApiServer):
                 self.ctr("-n", "k8s.io", "tasks", "kill", "-s", "KILL", "--all", made)
                 return
 
-    def volumes(self, count: int, size: str = "1Gi") -> None:
+    def volumes(self, count: int, size: str = "100Gi") -> None:
         """Volumes that claims without a storage class are bound to; folders of this machine."""
         for _ in range(count):
             self._volumes += 1
