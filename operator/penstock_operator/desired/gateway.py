@@ -96,8 +96,12 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     if spec.expose.service.annotations:
         exposed["metadata"]["annotations"] = dict(spec.expose.service.annotations)
     text = json.dumps(configuration(model), indent=2) + "\n"
-    found = [
-        child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text}),
+    # What pods mount comes before them.
+    found = [child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text})]
+    if seen.admin_token:
+        secret = {"token": seen.admin_token}
+        found.append(child(model, "v1", "Secret", ours.admin, GATEWAY, stringData=secret))
+    found += [
         deployment(
             model, ours.gateway, GATEWAY, pod,
             replicas=0 if spec.suspend else asked.replicas,
@@ -105,12 +109,6 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         ),
         exposed,
     ]  # fmt: skip
-    if seen.admin_token:
-        found.append(
-            child(
-                model, "v1", "Secret", ours.admin, GATEWAY, stringData={"token": seen.admin_token}
-            )
-        )
     if (asked.replicas or 1) > 1:
         budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(model.name, GATEWAY)}}
         found.append(
