@@ -22,7 +22,9 @@ def main() -> None:
     kube_cluster.prepare()
     started = time.monotonic()
     with kube_cluster.Cluster() as cluster:
-        parts.say(f"the cluster is up ({time.monotonic() - started:.0f} s); installing Penstock ...")
+        parts.say(
+            f"the cluster is up ({time.monotonic() - started:.0f} s); installing Penstock ..."
+        )
         kube_release.install(cluster, "--set", "test.model=tiny", "--set", "test.namespace=default")
         kube_release.shelve(cluster, tiny=kube_release.model())
         cluster.volumes(8)

@@ -34,6 +34,12 @@ def helm(cluster: kube_parts.ApiServer, *arguments: str, program: str = "helm") 
     return done.stdout
 
 
+def prepare() -> None:
+    """Build what is needed, before any clock starts."""
+    kube_build.program("helm")
+    kube_images.penstock()
+
+
 def install(cluster: kube_cluster.Cluster, *more: str) -> str:
     """Load the image and install the chart; what Helm says at the end."""
     cluster.load_image(kube_images.penstock())
