@@ -96,10 +96,15 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     head, row = cluster.kubectl("get", "lm", "smallest", "-n", namespace).splitlines()
     assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
     assert row.split()[:6] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1"]
-    status = cluster.get("lm", "smallest", "-n", namespace)["status"]
-    assert status["tuning"]["source"] == "Engine"
-    assert status["tuning"]["contextLength"] == 8192
-    assert "lastFailure" not in status
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.get("lm", "smallest", "-n", namespace)["status"]
+        return found
+
+    # Read back from the engine, through the gateway, as soon as that can be asked.
+    until(lambda: status().get("tuning", {}).get("source") == "Engine", "nothing was read back")
+    assert status()["tuning"]["contextLength"] == 8192
+    assert "lastFailure" not in status()
     told = cluster.get("events", "-n", namespace)["items"]
     ours = [one for one in told if one["involvedObject"]["name"] == "smallest" and one["involvedObject"]["kind"] == "LocalModel"]  # fmt: skip
     assert ours[-1]["reason"] == "Ready"

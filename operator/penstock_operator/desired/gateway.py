@@ -79,8 +79,10 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         "command": ["penstock", "serve", "--config", "/etc/penstock/config/penstock.yaml"],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
         "ports": [{"name": "http", "containerPort": 8080}], "resources": resources(asked.resources),
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
+        # A busy node is no reason to end answers: time to start, and a minute before a gateway counts as hung.
+        "startupProbe": {**_probe("/healthz"), "periodSeconds": 1, "failureThreshold": 180},
+        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5},
+        "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
     }  # fmt: skip
     pod = {
@@ -115,3 +117,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
             child(model, "policy/v1", "PodDisruptionBudget", ours.gateway, GATEWAY, spec=budget)
         )
     return found
+
+
+def _probe(path: str) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}
