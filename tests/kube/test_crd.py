@@ -37,7 +37,7 @@ def tried(cluster: kube_parts.ApiServer, namespace: str, body: dict[str, Any]) -
 
 def test_the_definition_is_taken_without_a_complaint(cluster: kube_parts.ApiServer) -> None:
     """The API server takes the definition without a warning, and finds its schema structural."""
-    said = cluster.apply(crd())
+    said = cluster.apply(crd(), "--force-conflicts")
     assert "Warning" not in said
     held = cluster.get("crd", "localmodels.penstock.dev")["status"]["conditions"]
     states = {one["type"]: one["status"] for one in held}
