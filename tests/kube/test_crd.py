@@ -471,6 +471,7 @@ def test_lists_scale_and_status_work(cluster: kube_parts.ApiServer, namespace: s
         "servedModelName": "shown",
         "readyReplicas": 1,
         "replicas": 1,
+        "tuning": {"contextLength": 8192},
         "selector": "penstock.dev/model=shown",
         "conditions": [
             {
@@ -492,8 +493,17 @@ def test_lists_scale_and_status_work(cluster: kube_parts.ApiServer, namespace: s
     after = cluster.get("lm", "shown", "-n", namespace)
     assert after["spec"] == before["spec"]
     head, row = cluster.kubectl("get", "lm", "shown", "-n", namespace).splitlines()
-    assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
-    assert row.split()[:-1] == ["shown", "shown", "LlamaCpp", "True", "Serving", "1"]
+    assert head.split() == [
+        "NAME",
+        "MODEL",
+        "RUNTIME",
+        "READY",
+        "REASON",
+        "SERVERS",
+        "CONTEXT",
+        "AGE",
+    ]
+    assert row.split()[:-1] == ["shown", "shown", "LlamaCpp", "True", "Serving", "1", "8192"]
     assert "shown" in cluster.kubectl("get", "penstock", "-n", namespace)
     cluster.kubectl("wait", "--for=condition=Ready", "lm/shown", "-n", namespace, "--timeout=5s")
     cluster.kubectl("scale", "lm", "shown", "-n", namespace, "--replicas=3")
