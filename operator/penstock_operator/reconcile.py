@@ -46,7 +46,8 @@ class Reconciler:
         read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
         ask: asks the model's gateway pods for their status.
         token: the admin token of a model, from its key and uid.
-        apis: the optional kinds that the API server serves now.
+        apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
+        admitted: peers of a NetworkPolicy that reach every gateway.
         stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
@@ -61,6 +62,7 @@ class Reconciler:
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -72,6 +74,7 @@ class Reconciler:
         self._token = token
         self._ask = ask
         self._apis = apis
+        self._admitted = admitted
         self._now = now
         self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
@@ -93,6 +96,7 @@ class Reconciler:
         return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
 
     async def _look(self, key: Key, body: Manifest) -> Seen:
+        apis = await self._apis()  # before the children: it may bring some
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -102,7 +106,8 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis(),
+            apis=apis,
+            admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )

@@ -10,6 +10,7 @@ from penstock_operator.desired.common import (
     POD_SECURITY,
     child,
     deployment,
+    pull_secrets,
     resources,
 )  # fmt: skip
 from penstock_operator.localmodel.names import GATEWAY, children, selector
@@ -85,7 +86,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     pod = {
         "automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": spec.rollout.idle_timeout_seconds + 60,
-        "containers": [container], "volumes": volumes,
+        "containers": [container], "volumes": volumes, **pull_secrets(model),
     }  # fmt: skip
     service = {
         "type": spec.expose.service.type, "selector": selector(model.name, GATEWAY),
