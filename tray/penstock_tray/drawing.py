@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from penstock_tray.icon_state import IconState
 
@@ -19,6 +19,15 @@ _COLOURS = {
     "degraded": (227, 160, 8), "error": (207, 34, 46),
 }  # fmt: skip
 _WHITE, _BLUE = (255, 255, 255, 255), (9, 105, 218, 255)
+
+
+def template(icon: IconState, size: int) -> Image.Image:
+    """The icon in black, its light parts cut out, as macOS recolours it for light and dark bars."""
+    drawn = draw(icon, size)
+    red, _, blue, alpha = drawn.split()
+    light = ImageChops.darker(red, blue).point(lambda value: 255 if value > 200 else 0)
+    black = Image.new("L", drawn.size, 0)
+    return Image.merge("RGBA", (black, black, black, ImageChops.subtract(alpha, light)))
 
 
 def draw(icon: IconState, size: int) -> Image.Image:

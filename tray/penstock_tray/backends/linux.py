@@ -1,0 +1,106 @@
+"""
+Linux: a StatusNotifierItem wherever a panel takes one, an XEmbed icon where there is a panel of the old kind only.
+
+The item waits on the session bus for a panel to come, so a tray that starts before its panel, or outlives one, shows
+up all the same. For an old panel there is no such word: it is looked for every half a minute, as long as no other is
+there. Where neither comes within some seconds, one sentence says what to do; GNOME needs an extension.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+from penstock_tray.backends import Calls, Look
+from penstock_tray.drawing import pixmaps
+from penstock_tray.icon_state import IconState
+
+if sys.platform != "linux":
+    raise ImportError("this backend is Linux's own")
+
+from penstock_tray.backends.xembed import XEmbedIcon, has_panel
+from penstock_tray.notifier_item import Notifier
+
+_PATIENCE_S, _LOOK_S = 8.0, 30.0
+
+
+class LinuxBackend:
+    """See `backends.Backend`."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._look = Look()
+        self._drawn: tuple[IconState, list[list[object]]] | None = None
+        self._item = Notifier(calls.clicked, calls.opened, self._panel_came, calls.ended)
+        self._xembed: XEmbedIcon | None = None
+        self._search: asyncio.Task[None] | None = None
+        self._has_bus = False
+
+    async def start(self) -> None:
+        try:
+            await self._item.start()
+            self._has_bus = True
+        except (OSError, ValueError, EOFError) as exc:
+            if not os.environ.get("DISPLAY"):
+                self._calls.hidden(
+                    f"There is no desktop session here ({exc}): no bus and no display."
+                )
+        self._search = asyncio.create_task(self._search_old_panel())
+
+    def show(self, look: Look) -> None:
+        self._look = look
+        if self._drawn is None or self._drawn[0] != look.icon:
+            self._drawn = (look.icon, pixmaps(look.icon))
+        self._item.update(look.items, look.title, self._drawn[1])
+        if self._xembed is not None:
+            self._xembed.show(look)
+
+    def stop(self) -> None:
+        if self._search is not None:
+            self._search.cancel()
+        self._leave_old_panel()
+        self._item.stop()
+
+    def _panel_came(self) -> None:
+        self._leave_old_panel()
+
+    def _leave_old_panel(self) -> None:
+        if self._xembed is not None:
+            self._xembed.stop()
+            self._xembed = None
+
+    async def _search_old_panel(self) -> None:
+        """As long as no panel takes the item."""
+        loop, told = asyncio.get_running_loop(), False
+        began = loop.time()
+        await asyncio.sleep(1.0)  # a panel of the new kind comes first
+        while True:
+            if self._xembed is not None and not self._xembed.is_alive():
+                self._xembed = None
+            if self._item.has_panel:
+                await self._item.panel_left()
+                continue
+            if self._xembed is None and await asyncio.to_thread(has_panel):
+                self._xembed = XEmbedIcon(lambda: self._calls.clicked("show"), self._look)
+                self._xembed.start()
+            waited_s = loop.time() - began
+            if self._xembed is None and not told and waited_s >= _PATIENCE_S:
+                told = True
+                self._calls.hidden(hint(os.environ.get("XDG_CURRENT_DESKTOP", ""), self._has_bus))
+            await asyncio.sleep(1.0 if waited_s < _PATIENCE_S else _LOOK_S)
+
+
+def hint(desktop: str, has_bus: bool) -> str:
+    """What to do where no panel shows icons."""
+    if not has_bus:
+        return "There is no session bus, and no panel that shows icons without one."
+    if "GNOME" in desktop.upper().split(":"):
+        return (
+            "GNOME shows no tray icons by itself. Install its extension “AppIndicator and KStatusNotifierItem "
+            "Support”; the icon appears as soon as it is on. `penstock open` shows the dashboard meanwhile."
+        )
+    return (
+        "No panel here shows tray icons; the icon appears as soon as one does. `penstock open` shows the dashboard "
+        "meanwhile."
+    )
