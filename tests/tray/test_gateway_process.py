@@ -16,7 +16,7 @@ from penstock_tray import gateway_process
 NO_SERVER = ("--upstream", "http://127.0.0.1:9", "--port", "0")
 
 
-def until(true: Callable[[], bool], within_s: float = 30.0) -> None:
+def until(true: Callable[[], bool], within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"

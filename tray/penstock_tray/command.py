@@ -26,9 +26,8 @@ _ROOT = (
 @click.group(invoke_without_command=True)
 @click.option("--no-gateway", is_flag=True, help="Start no gateway where none runs.")
 @click.option("--at-login", is_flag=True, hidden=True)
-@click.option("--serve-flag", "flags", multiple=True, hidden=True)
 @click.pass_context
-def tray(ctx: click.Context, no_gateway: bool, at_login: bool, flags: tuple[str, ...]) -> int:
+def tray(ctx: click.Context, no_gateway: bool, at_login: bool) -> int:
     """Show Penstock's icon and menu on your desktop, and start the gateway where none runs. If the icon is there already,
     its dashboard opens."""
     if ctx.invoked_subcommand is not None:
@@ -49,12 +48,12 @@ def tray(ctx: click.Context, no_gateway: bool, at_login: bool, flags: tuple[str,
         click.echo(f"Penstock is in your tray already (process {ask(word)}).", err=True)
         return 0
     try:
-        return _run(instance, starts=not no_gateway, flags=flags)
+        return _run(instance, starts=not no_gateway)
     finally:
         instance.leave()
 
 
-def _run(instance: object, *, starts: bool, flags: tuple[str, ...]) -> int:
+def _run(instance: object, *, starts: bool) -> int:
     from penstock_tray.backends import choose
     from penstock_tray.desk import Desk
     from penstock_tray.instance import Instance
@@ -62,19 +61,19 @@ def _run(instance: object, *, starts: bool, flags: tuple[str, ...]) -> int:
     assert isinstance(instance, Instance)
 
     async def here() -> None:
-        await Desk(choose, starts=starts, flags=flags).run(instance)
+        await Desk(choose, starts=starts).run(instance)
 
     if sys.platform == "linux":
         asyncio.run(here())
+        instance.leave()
         sys.stdout.flush()
         sys.stderr.flush()
-        instance.leave()
         # Threads that wait for a panel or a stream hold nothing that matters.
         os._exit(0)
-    return _in_main_thread(instance, starts=starts, flags=flags)
+    return _in_main_thread(instance, starts=starts)
 
 
-def _in_main_thread(instance: object, *, starts: bool, flags: tuple[str, ...]) -> int:
+def _in_main_thread(instance: object, *, starts: bool) -> int:
     """Windows and macOS: the toolkit has the main thread, the event loop another one."""
     from penstock_tray.backends import Calls
     from penstock_tray.backends.toolkit import ToolkitBackend
@@ -91,7 +90,7 @@ def _in_main_thread(instance: object, *, starts: bool, flags: tuple[str, ...]) -
         return made[0]
 
     async def here() -> None:
-        await Desk(choose, starts=starts, flags=flags).run(instance)
+        await Desk(choose, starts=starts).run(instance)
 
     thread = threading.Thread(target=lambda: asyncio.run(here()), daemon=True)
     thread.start()

@@ -13,7 +13,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -35,12 +35,9 @@ class Desk:
     Args:
         choose: makes the backend.
         starts: whether a gateway is started where none runs.
-        flags: added to the command of a gateway that is started.
     """
 
-    def __init__(
-        self, choose: Callable[[Calls], Backend], *, starts: bool, flags: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, choose: Callable[[Calls], Backend], *, starts: bool) -> None:
         self._loop = asyncio.get_running_loop()
         calls = Calls(
             clicked=self._from_anywhere(self.clicked),
@@ -49,7 +46,7 @@ class Desk:
             ended=self._from_anywhere(self.end),
         )
         self.backend = choose(calls)
-        self._starts, self._flags = starts, flags
+        self._starts = starts
         self._followed = Snapshot()
         self._own: Snapshot | None = None
         self._desktop = Desktop()
@@ -162,7 +159,7 @@ class Desk:
         self._own = Snapshot("starting")
         self._changed()
         log = gateway_process.start_log()
-        process = await asyncio.to_thread(gateway_process.start, log, self._flags)
+        process = await asyncio.to_thread(gateway_process.start, log)
         wrong = await asyncio.to_thread(gateway_process.wait_until_up, process, log)
         threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it
         if wrong:

@@ -9,6 +9,7 @@ lock, so a gateway that outlives the tray keeps nobody out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -68,6 +69,9 @@ class Instance:
                 import fcntl
 
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is(descriptor, path):  # its holder left, and took the file away, a moment ago
+                os.close(descriptor)
+                return cls.take()
         except OSError:
             os.close(descriptor)
             return None
@@ -100,7 +104,16 @@ class Instance:
         if self._server is not None:
             self._server.close()
         _address_path().unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            _lock_path().unlink(missing_ok=True)
         os.close(self._descriptor)
+
+
+def _is(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def ask(word: str) -> int:

@@ -103,8 +103,13 @@ def title(snapshot: Snapshot) -> str:
     if not snapshot.servers:
         return "Penstock is on; no server was found"
     away = [server.name for server in snapshot.servers if server.state == "unreachable"]
-    told = f"Penstock is on; {', '.join(away)} does not answer" if away else "Penstock is on"
-    return f"{told}, passes through unchanged" if snapshot.bypass == "all" else told
+    if len(away) == 1:
+        return f"Penstock: {away[0]} does not answer"
+    if away:
+        return f"Penstock: {len(away)} servers do not answer"
+    if snapshot.bypass == "all":
+        return "Penstock passes through unchanged"
+    return "Penstock is on"
 
 
 def menu_spec(snapshot: Snapshot, desktop: Desktop | None = None) -> tuple[Item, ...]:
@@ -148,7 +153,7 @@ def quit_label(snapshot: Snapshot) -> str:
     """Says whether the gateway ends too: it does where a tray started it."""
     if snapshot.gateway == "running" and not snapshot.ours:
         return "Quit Penstock tray (gateway goes on)"
-    return "Quit Penstock"
+    return "Quit Penstock (gateway ends)" if snapshot.gateway == "running" else "Quit Penstock"
 
 
 def _line(name: str) -> Item:

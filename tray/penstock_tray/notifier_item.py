@@ -186,11 +186,15 @@ class Notifier:
             case "GetGroupProperties":
                 wanted = set(message.body[0])
                 found = [
-                    [number, _properties(one)]
-                    for one in _flat(self._items)
-                    if (number := self._number(one.key)) in wanted or not wanted
+                    [number, values]
+                    for number, values in self._all_properties().items()
+                    if number in wanted or not wanted
                 ]
                 return Message.new_method_return(message, "a(ia{sv})", [found])
+            case "GetProperty":
+                number, name = message.body
+                value = self._all_properties().get(number, {}).get(name)
+                return None if value is None else Message.new_method_return(message, "v", [value])
             case "Event":
                 self._event(message.body[0], message.body[1])
                 return Message.new_method_return(message)
@@ -214,6 +218,9 @@ class Notifier:
         if kind == "clicked" and key in shown and shown[key].enabled:
             self._clicked(key)
 
+    def _all_properties(self) -> dict[int, dict[str, Variant]]:
+        return {0: _ROOT, **{self._number(one.key): _properties(one) for one in _flat(self._items)}}
+
     def _number(self, key: str) -> int:
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         self._keys[number] = key
@@ -224,7 +231,7 @@ class Notifier:
             if self._number(one.key) == parent:
                 return self._node(one)
         kids = [Variant("(ia{sv}av)", self._node(one)) for one in self._items]
-        return [0, {"children-display": Variant("s", "submenu")}, kids]
+        return [0, _ROOT, kids]
 
     def _node(self, one: Item) -> list[Any]:
         kids = [Variant("(ia{sv}av)", self._node(kid)) for kid in one.items]
@@ -246,6 +253,7 @@ class Notifier:
         }
 
 
+_ROOT = {"children-display": Variant("s", "submenu")}
 _MENU_PROPERTIES = {
     "Version": Variant("u", 3),
     "TextDirection": Variant("s", "ltr"),
