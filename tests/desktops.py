@@ -277,8 +277,7 @@ class Screen:
 
     def find(self, colour: tuple[int, int, int]) -> tuple[int, int] | None:
         """The middle of what has this colour; None where too little has."""
-        box = _box(self.picture(), colour)
-        return None if box is None else ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
+        return middle_of(self.picture(), colour)
 
     def do(self, *arguments: str) -> str:
         """xdotool."""
@@ -301,7 +300,8 @@ class Screen:
         ]
 
 
-def _box(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, int, int] | None:
+def middle_of(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int] | None:
+    """The middle of what has this colour in *picture*; None where too little has."""
     near = [
         band.point(lambda value, want=want: 255 if abs(value - want) <= 8 else 0)
         for band, want in zip(picture.split(), colour, strict=True)
@@ -309,7 +309,8 @@ def _box(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int, 
     mask = Image.merge("RGB", near).convert("L").point(lambda value: 255 if value == 255 else 0)
     if mask.histogram()[255] < 12:
         return None
-    return mask.getbbox()
+    box = mask.getbbox()
+    return None if box is None else ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
 
 
 def wait_for(what: Callable[[], Any], name: str) -> Any:

@@ -73,7 +73,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(person: Person) -> Iterator[Stage]:
     """For all tests here."""
-    with session_bus(person) as bus, parts.start_llamacpp() as server:
+    with session_bus(person) as bus, parts.start_llamacpp("slow") as server:
         yield Stage(person, bus, server)
         person.run("penstock", "stop")
 
@@ -166,7 +166,7 @@ def test_how_many_requests_run_is_asked_when_the_menu_opens(stage: Stage, gatewa
         async with stage.tray(panel), httpx.AsyncClient(trust_env=False, timeout=60) as client:
             await panel.until(lambda: row(panel, "llama"), "the server")
             body = {
-                "model": "any", "stream": True, "max_tokens": 4000,
+                "model": "any", "stream": True, "max_tokens": 2000,
                 "messages": [{"role": "user", "content": "go on"}],
             }  # fmt: skip
             async with client.stream(
@@ -290,6 +290,8 @@ def test_a_gateway_that_was_killed_comes_back_only_where_a_tray_started_it(stage
     """A gateway of the tray's own that dies is started again; a port that another program has is left alone and said;
     logging out leaves the gateway."""
 
+    stage.person.run("penstock", "stop")  # the one of the tests before
+
     async def play(panel: FakePanel) -> None:
         async with stage.tray(panel) as tray:
             await panel.until(lambda: stage.status().get("started_by") == "tray", "its own gateway")
@@ -305,6 +307,6 @@ def test_a_gateway_that_was_killed_comes_back_only_where_a_tray_started_it(stage
         server = await asyncio.start_server(lambda _r, w: w.close(), "127.0.0.1", port)
         async with server, stage.tray(panel):
             await panel.until(lambda: row(panel, "Penstock does not run: another"), "the reason")
-            assert (await row(panel, "Penstock on")).checked is False  # type: ignore[union-attr]
+            assert await _unchecked(panel, "Penstock on")
 
     on_panel(stage, play)

@@ -36,6 +36,7 @@ class LinuxBackend:
         self._xembed: XEmbedIcon | None = None
         self._search: asyncio.Task[None] | None = None
         self._has_bus = False
+        self._lost = asyncio.Event()
 
     async def start(self) -> None:
         try:
@@ -63,7 +64,9 @@ class LinuxBackend:
         self._item.stop()
 
     def _panel_came(self) -> None:
-        self._leave_old_panel()
+        if self._xembed is not None:
+            self._leave_old_panel()
+            self._lost.set()
 
     def _leave_old_panel(self) -> None:
         if self._xembed is not None:
@@ -72,23 +75,38 @@ class LinuxBackend:
 
     async def _search_old_panel(self) -> None:
         """As long as no panel takes the item."""
-        loop, told = asyncio.get_running_loop(), False
+        loop, told, losses = asyncio.get_running_loop(), False, 0
         began = loop.time()
         await asyncio.sleep(1.0)  # a panel of the new kind comes first
         while True:
-            if self._xembed is not None and not self._xembed.is_alive():
-                self._xembed = None
+            if self._lost.is_set():
+                # A panel that is restarted is back in a second; one that throws icons out is not asked for ever.
+                losses = losses + 1 if loop.time() - began < _LOOK_S else 0
+                await asyncio.sleep(min(_LOOK_S, 2.0**losses))
+                self._lost.clear()
+                self._leave_old_panel()
+                began = loop.time()
             if self._item.has_panel:
                 await self._item.panel_left()
-                continue
+                began = loop.time()
             if self._xembed is None and await asyncio.to_thread(has_panel):
-                self._xembed = XEmbedIcon(lambda: self._calls.clicked("show"), self._look)
+                self._xembed = XEmbedIcon(
+                    lambda: self._calls.clicked("show"),
+                    lambda: loop.call_soon_threadsafe(self._lost.set),
+                    self._look,
+                )
                 self._xembed.start()
             waited_s = loop.time() - began
             if self._xembed is None and not told and waited_s >= _PATIENCE_S:
                 told = True
                 self._calls.hidden(hint(os.environ.get("XDG_CURRENT_DESKTOP", ""), self._has_bus))
-            await asyncio.sleep(1.0 if waited_s < _PATIENCE_S else _LOOK_S)
+            # While an icon is there, nothing wakes up but its loss.
+            pause_s = 1.0 if waited_s < _PATIENCE_S else _LOOK_S
+            try:
+                async with asyncio.timeout(None if self._xembed is not None else pause_s):
+                    await self._lost.wait()
+            except TimeoutError:
+                pass
 
 
 def hint(desktop: str, has_bus: bool) -> str:

@@ -2,8 +2,8 @@
 pystray's XEmbed icon, for panels that know nothing newer (tint2, trayer, old docks). It has no menu: a click opens the
 dashboard, which can do nearly all that the menu can.
 
-Four of its defects are mended here: it never asked for clicks; it drew transparent icons on black, and stretched them;
-an icon whose panel is away is docked by nobody; and its thread may wait for ever when it is stopped from another one.
+Its defects are mended here: it never asked for clicks; it drew transparent icons on black, and stretched them; nobody
+docked an icon whose panel went away and came again; its thread may wait for ever when it is stopped from another one.
 
 Sources: pystray 0.19.5, `_xorg.py`; System Tray Protocol Specification 0.4 (freedesktop.org).
 """
@@ -53,21 +53,23 @@ class XEmbedIcon(threading.Thread):
 
     Args:
         clicked: called in this thread.
+        lost: its panel is gone, or it never got there; called in this thread.
     """
 
-    def __init__(self, clicked: Callable[[], None], look: Look) -> None:
+    def __init__(self, clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> None:
         super().__init__(name="xembed", daemon=True)
-        self._clicked = clicked
+        self._clicked, self._lost = clicked, lost
         self._look = look
         self._icon: Any = None
 
     def run(self) -> None:
         logging.getLogger("pystray").setLevel(logging.CRITICAL)
         try:
-            self._icon = _made(self._clicked, self._look)
+            self._icon = _made(self._clicked, self._lost, self._look)
             self._icon.run(_visible)
         except Exception as exc:  # noqa: BLE001 - a panel that goes away may break any of its calls
             logging.getLogger(__name__).info("The panel's icon is gone: %s", exc)
+        self._lost()
 
     def show(self, look: Look) -> None:
         """Show something else; never waits for the panel."""
@@ -95,7 +97,7 @@ def _visible(icon: Any) -> None:
     icon.visible = True
 
 
-def _made(clicked: Callable[[], None], look: Look) -> Any:
+def _made(clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> Any:
     os.environ["PYSTRAY_BACKEND"] = "xorg"
     import pystray
     from Xlib import X
@@ -105,6 +107,15 @@ def _made(clicked: Callable[[], None], look: Look) -> Any:
     icon._window.change_attributes(
         event_mask=X.ExposureMask | X.StructureNotifyMask | X.ButtonPressMask
     )
+
+    destroyed = icon._message_handlers[X.DestroyNotify]
+
+    def panel_destroyed(event: Any) -> None:
+        destroyed(event)
+        if icon._systray_manager is None:
+            lost()
+
+    icon._message_handlers[X.DestroyNotify] = panel_destroyed
 
     def fit(width: int, height: int) -> None:
         if icon._icon_data and icon._icon_data.size == (width, height):
