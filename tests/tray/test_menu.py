@@ -87,7 +87,7 @@ def test_keys_are_unique_and_quit_is_last() -> None:
 def test_a_status_is_read() -> None:
     """A gateway's status becomes a snapshot; what is new in it is passed over."""
     status = {
-        "url": "http://127.0.0.1:1", "overall": "ok", "started_by": "tray", "added_later": 1,
+        "url": "http://127.0.0.1:1", "overall": "ok", "state": "ok", "started_by": "tray", "added_later": 1,
         "switched": {"paused": "none", "bypass": "all", "drained": "none"},
         "upstreams": [
             {

@@ -45,7 +45,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def at_home(person: Person) -> Iterator[Person]:
     """The person, with a bus, settings, a browser and a gateway that runs."""
-    need("tint2", "sway", "waybar", "grim")
+    need("tint2", "sway", "waybar", "grim", "xclip")
     with session_bus(person), parts.start_llamacpp() as server:
         settings = {
             "version": 1,
@@ -78,6 +78,10 @@ def test_an_old_panel_shows_the_icon_and_a_click_opens_the_dashboard(
         opened = at_home.home / "opened"
         wait_for(lambda: opened.exists() and "/penstock/session" in opened.read_text(), "a page")
         assert screen.find(GREEN)
+        # Where no program for it is installed, a process of ours hands copied text out.
+        copied = ("sh", "-c", "printf Schön | python -m penstock_tray.x_clipboard")
+        assert at_home.run(*copied).returncode == 0
+        assert at_home.run("xclip", "-selection", "clipboard", "-o").stdout == "Schön"
         panel.send_signal(signal.SIGKILL)
         panel.wait()
         wait_for(lambda: screen.find(GREEN) is None, "the end of the panel")

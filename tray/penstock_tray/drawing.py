@@ -39,6 +39,7 @@ def draw(icon: IconState, size: int) -> Image.Image:
     box, line = (w * 0.06, w * 0.06, w * 0.94, w * 0.94), round(w * 0.12)
     match icon.state:
         case "off":
+            pen.ellipse((w * 0.03, w * 0.03, w * 0.97, w * 0.97), outline=_WHITE, width=w // 5)
             pen.ellipse(box, outline=colour, width=line)
         case "starting":
             for start in range(0, 360, 60):

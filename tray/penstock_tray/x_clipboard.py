@@ -28,8 +28,12 @@ def main() -> int:
     connection.sync()
     if connection.get_selection_owner(clipboard) != window:
         return 1
-    if hasattr(os, "fork") and os.fork():
-        os._exit(0)
+    if hasattr(os, "fork"):
+        if os.fork():
+            os._exit(0)
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):  # whoever started this waits for the ends of its pipes
+            os.dup2(nowhere, number)
     while True:
         said = connection.next_event()
         if said.type == X.SelectionClear:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 
 from penstock_tray.backends import Calls, Look
 from penstock_tray.drawing import pixmaps
@@ -19,6 +20,7 @@ from penstock_tray.icon_state import IconState
 if sys.platform != "linux":
     raise ImportError("this backend is Linux's own")
 
+from penstock_tray.backends.linux_hint import hint
 from penstock_tray.backends.xembed import XEmbedIcon, has_panel
 from penstock_tray.notifier_item import Notifier
 
@@ -92,7 +94,7 @@ class LinuxBackend:
             if self._xembed is None and await asyncio.to_thread(has_panel):
                 self._xembed = XEmbedIcon(
                     lambda: self._calls.clicked("show"),
-                    lambda: loop.call_soon_threadsafe(self._lost.set),
+                    partial(_from_thread, loop, self._lost),
                     self._look,
                 )
                 self._xembed.start()
@@ -109,16 +111,6 @@ class LinuxBackend:
                 pass
 
 
-def hint(desktop: str, has_bus: bool) -> str:
-    """What to do where no panel shows icons."""
-    if not has_bus:
-        return "There is no session bus, and no panel that shows icons without one."
-    if "GNOME" in desktop.upper().split(":"):
-        return (
-            "GNOME shows no tray icons by itself. Install its extension “AppIndicator and KStatusNotifierItem "
-            "Support”; the icon appears as soon as it is on. `penstock open` shows the dashboard meanwhile."
-        )
-    return (
-        "No panel here shows tray icons; the icon appears as soon as one does. `penstock open` shows the dashboard "
-        "meanwhile."
-    )
+def _from_thread(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(event.set)

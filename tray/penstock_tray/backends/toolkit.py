@@ -18,6 +18,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from penstock_tray.backends import Calls, Look
@@ -119,6 +120,9 @@ class ToolkitBackend:
     def _menu(self, pystray: Any, look: Look) -> Any:
         return pystray.Menu(*(self._row(pystray, one) for one in look.items))
 
+    def _chosen(self, key: str, _icon: Any, _row: Any) -> None:
+        self._calls.clicked(key)
+
     def _row(self, pystray: Any, one: Item) -> Any:
         if one.separator:
             return pystray.Menu.SEPARATOR
@@ -126,15 +130,19 @@ class ToolkitBackend:
         if one.items:
             rows = pystray.Menu(*(self._row(pystray, kid) for kid in one.items))
             return pystray.MenuItem(label, rows, enabled=one.enabled)
-        checked = None if one.checked is None else (lambda _row, is_on=one.checked: is_on)
+        checked = None if one.checked is None else partial(_is, one.checked)
         # A left click does what opens the dashboard, and never what toggles.
         return pystray.MenuItem(
             label,
-            lambda _icon, _row, key=one.key: self._calls.clicked(key),
+            partial(self._chosen, one.key),
             checked=checked,
             enabled=one.enabled,
             default=one.key == "dashboard",
         )
+
+
+def _is(on: bool, _row: Any) -> bool:
+    return on
 
 
 def on_windows(backend: ToolkitBackend, icon: Any) -> Callable[[], None]:
