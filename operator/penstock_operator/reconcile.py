@@ -22,6 +22,7 @@ from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
+_AT_ONCE_S = 2.0  # while a gateway answers and the model does not
 _SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
@@ -92,8 +93,15 @@ class Reconciler:
             for manifest in wanted:
                 await self._apply(key, manifest, seen)
             await self._remove(body["metadata"]["uid"], key, wanted, seen)
-        await self._tell(body, conditions.status(read.asked, seen))
-        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+        status = conditions.status(read.asked, seen)
+        await self._tell(body, status)
+        if read.asked.refused or not seen.pods:
+            return Done()
+        # Nothing tells when a gateway begins to find its server well; it is asked.
+        is_ready = any(
+            one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"]
+        )
+        return Done(again_s=_SOON_S if is_ready or not seen.gateways else _AT_ONCE_S)
 
     async def _look(self, key: Key, body: Manifest) -> Seen:
         apis = await self._apis()  # before the children: it may bring some
