@@ -263,15 +263,27 @@ class Screen:
         self.display = f":{number.decode().strip()}"
         os.close(said)
         person.env["DISPLAY"] = self.display
+        self._colour(0x4A6A8A)
+
+    def _colour(self, pixel: int) -> None:
+        """The desktop behind everything: pictures on black look like faults."""
+        from Xlib import display
+
+        connection = display.Display(self.display)
+        root = connection.screen().root
+        root.change_attributes(background_pixel=pixel)
+        root.clear_area()
+        connection.sync()
+        connection.close()
 
     def picture(self) -> Image.Image:
         """What is on the screen."""
         return ImageGrab.grab(xdisplay=self.display).convert("RGB")
 
-    def keep(self, name: str) -> Path:
-        """Keep a picture of the screen."""
+    def keep(self, name: str, box: tuple[int, int, int, int] | None = None) -> Path:
+        """Keep a picture of the screen, or of a part."""
         path = self._shots / f"{name}.png"
-        self.picture().save(path)
+        self.picture().crop(box).save(path, optimize=True)
         return path
 
     def find(self, colour: tuple[int, int, int]) -> tuple[int, int] | None:
