@@ -22,6 +22,7 @@ from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
+_AT_ONCE_S = 2.0  # while a gateway answers and the model does not
 _SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
@@ -46,7 +47,8 @@ class Reconciler:
         read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
         ask: asks the model's gateway pods for their status.
         token: the admin token of a model, from its key and uid.
-        apis: the optional kinds that the API server serves now.
+        apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
+        admitted: peers of a NetworkPolicy that reach every gateway.
         stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
@@ -61,6 +63,7 @@ class Reconciler:
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -72,6 +75,7 @@ class Reconciler:
         self._token = token
         self._ask = ask
         self._apis = apis
+        self._admitted = admitted
         self._now = now
         self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
@@ -89,10 +93,18 @@ class Reconciler:
             for manifest in wanted:
                 await self._apply(key, manifest, seen)
             await self._remove(body["metadata"]["uid"], key, wanted, seen)
-        await self._tell(body, conditions.status(read.asked, seen))
-        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+        status = conditions.status(read.asked, seen)
+        await self._tell(body, status)
+        if read.asked.refused or not seen.pods:
+            return Done()
+        # Nothing tells when a gateway begins to find its server well; it is asked.
+        is_ready = any(
+            one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"]
+        )
+        return Done(again_s=_SOON_S if is_ready or not seen.gateways else _AT_ONCE_S)
 
     async def _look(self, key: Key, body: Manifest) -> Seen:
+        apis = await self._apis()  # before the children: it may bring some
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -102,7 +114,8 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis(),
+            apis=apis,
+            admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )

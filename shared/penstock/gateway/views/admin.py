@@ -19,6 +19,7 @@ from penstock.errors import ErrorCode, RequestError, SettingsError
 from penstock.gateway.dashboard import add_dashboard
 from penstock.gateway.runtime import Runtime
 from penstock.gateway.views.controls import add_controls
+from penstock.gateway.views.looks import add_looks
 from penstock.gateway.views.record import describe
 from penstock.gateway.views.status import snapshot
 
@@ -54,6 +55,7 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
 
     add_controls(app, runtime)
     add_dashboard(app, runtime)
+    add_looks(app, runtime)
 
     @app.get("/penstock/events")
     async def events(
@@ -78,9 +80,9 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
         return _json(describe(exchange))
 
     @app.get("/penstock/history")
-    async def history() -> Response:
+    async def history(since: float = 0.0) -> Response:
         """The last half hour as numbers; see docs/status.md."""
-        return _json(runtime.history.shown())
+        return _json(runtime.history.shown(since))
 
     @app.get("/penstock/settings")
     async def settings() -> Response:
