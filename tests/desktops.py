@@ -36,10 +36,12 @@ _PROGRAMS = {
 
 
 def need(*programs: str) -> None:
-    """Debian's packages with these programs."""
+    """Debian's packages with these programs, by default all that the tests use."""
     if not sys.platform.startswith("linux"):
         pytest.skip("platform: a Linux desktop")
-    parts.need_packages(sorted({_PROGRAMS[one] for one in programs if shutil.which(one) is None}))
+    parts.need_packages(
+        sorted({_PROGRAMS[one] for one in programs or _PROGRAMS if shutil.which(one) is None})
+    )
 
 
 class Person:
