@@ -53,9 +53,24 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
         "used_share": 0.83, "gpus": [gpu],
     }  # fmt: skip
     made["errors"] = [
-        {"upstream": "box", "code": "queue_full", "count": 41, "meaning": "As many requests wait for this upstream as are allowed to."},
-        {"upstream": "attic", "code": "out_of_memory", "count": 5, "meaning": "The upstream ran out of memory."},
-        {"upstream": "none", "code": "model_not_found", "count": 2, "meaning": "No upstream has this model."},
+        {
+            "upstream": "box",
+            "code": "queue_full",
+            "count": 41,
+            "meaning": "As many requests wait for this upstream as are allowed to.",
+        },
+        {
+            "upstream": "attic",
+            "code": "out_of_memory",
+            "count": 5,
+            "meaning": "The upstream ran out of memory.",
+        },
+        {
+            "upstream": "none",
+            "code": "model_not_found",
+            "count": 2,
+            "meaning": "No upstream has this model.",
+        },
     ]
     stages = [
         request(1, stage="prefilling", prefill={"processed": 13200, "total": 21000}, age_s=4.2, answering_s=None),
@@ -94,6 +109,6 @@ def history() -> dict[str, Any]:
             "at": 1_764_000_000.0 + 5 * i, "pieces_per_s": round(34 + 22 * wave + 6 * math.sin(i / 3), 1), "failed": 3 if i in (120, 121, 300) else 0,
             "first_token_s": round(0.8 + 2.4 * wave + (i % 7) / 10, 2) if i % 3 else None, "memory_share": round(0.6 + 0.22 * i / 360, 3),
             "gpu_shares": [round(0.55 + 0.3 * min(1, i / 100), 3)],
-            "upstreams": {"box": [1 + (i % 5 > 0), max(0, int((i - 180) * 0.55)) if i > 180 else 0, 2], "attic": [int(i % 9 > 4), 0, 1]},
+            "upstreams": {"box": [1 + (i % 60 > 14), max(0, int((i - 180) * 0.55)) if i > 180 else 0, 2], "attic": [int(i % 90 > 70), 0, 1]},
         })  # fmt: skip
     return {"every_s": 5.0, "samples": samples}

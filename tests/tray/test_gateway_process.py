@@ -35,7 +35,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproc
     process.wait()
 
 
-def test_a_started_gateway_is_detached_and_quit_ends_it(started: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_a_started_gateway_is_detached_and_quit_ends_it(
+    started: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     """It has a session of its own, is found as ours, and ends with exit code 0."""
     try:
         until(lambda: gateway_process.look().gateway == "running")
