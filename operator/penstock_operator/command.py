@@ -80,6 +80,8 @@ def operator(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    # It warns that it takes no signals in a thread of its own, which is as it should be.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     own = os.environ.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default")
     chosen = Choices(
         kubeconfig=kubeconfig,

@@ -136,13 +136,15 @@ def transitions(
         if one["type"] == "Ready" and was.get("reason") != one["reason"]:
             worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
+        if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
+            owed.append(("Warning", one["reason"], one["message"]))
     return owed
 
 
 def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> list[Condition]:
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
-    found = [Condition("Accepted", "True", "Valid", "The spec can be used.")]
+    found = [Condition("Accepted", "True", "Valid", "The spec can be used."), _applied(seen)]
     if asked.suspended:
         return found
     if not asked.external:
@@ -152,6 +154,13 @@ def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str)
     found.append(_gateway(asked, seen, failure))
     found.append(_loaded(seen))
     return found
+
+
+def _applied(seen: Seen) -> Condition:
+    """It does not take Ready away: what others set may do as well."""
+    if seen.left:
+        return Condition("Applied", "False", "FieldConflict", " ".join(seen.left))
+    return Condition("Applied", "True", "Applied", "All that belongs to the model was applied.")
 
 
 def _weights(seen: Seen, failure: Failure | None) -> Condition:
@@ -209,7 +218,7 @@ def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None
         return Condition("Ready", "False", "Suspended", "Suspended: `spec.suspend` is true.")
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
-    missing = [one for one in found if one.status == "False"]
+    missing = [one for one in found if one.status == "False" and one.type != "Applied"]
     if not missing:
         return Condition("Ready", "True", "Ready", "The model answers.")
     first = missing[0]

@@ -1,21 +1,19 @@
 """
 Brings one LocalModel where it should be: look, decide, write. Level-triggered, so it can be cut off anywhere and run
 again; nothing of what it does depends on which event brought it here.
-
-A child is written only when what we want or what stands there has changed since we wrote it last; the memory of that
-is lost with the process, and then each child is applied once more, which changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from penstock_operator import conditions
-from penstock_operator.cache import Cache, digest, fingerprint
+from penstock_operator.applying import Applying
+from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.conditions import Asked
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
@@ -24,7 +22,7 @@ from penstock_operator.work_queue import Done
 _log = logging.getLogger(__name__)
 _SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
-_KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
+_APIS_S = 15.0  # while it waits for a kind that the API server does not serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +32,12 @@ class Read:
 
     Attributes:
         children: what there should be, given what is seen; None when the spec cannot be used.
+        optional: kinds among them that the API server need not serve.
     """
 
     asked: Asked
     children: Callable[[Seen], list[Manifest]] | None
+    optional: frozenset[str] = frozenset()
 
 
 class Reconciler:
@@ -75,24 +75,25 @@ class Reconciler:
         self._now = now
         self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
-        self._applied: dict[tuple[Key, str, str], tuple[str, str]] = {}
+        self._children = Applying(cluster, cache, stale=stale)
 
     async def __call__(self, key: Key) -> Done:
         body = self._cache.model(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            self._forget(key)
+            self._children.forget(key)
             return Done(gone=True)
         read = self._read(body)
-        seen = await self._look(key, body)
+        seen = await self._look(key, body, read.optional)
         if read.children is not None:
             wanted = read.children(seen)
             for manifest in wanted:
-                await self._apply(key, manifest, seen)
-            await self._remove(body["metadata"]["uid"], key, wanted, seen)
+                await self._children.apply(key, manifest, seen)
+            await self._children.remove(body["metadata"]["uid"], key, wanted, seen)
+        seen = replace(seen, left=self._children.left(key))
         await self._tell(body, conditions.status(read.asked, seen))
-        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+        return Done(again_s=_again_s(read, seen))
 
-    async def _look(self, key: Key, body: Manifest) -> Seen:
+    async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -102,43 +103,10 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis(),
+            apis=await self._apis() if optional else frozenset(),
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )
-
-    async def _apply(self, key: Key, manifest: Manifest, seen: Seen) -> None:
-        kind, name = str(manifest["kind"]), str(manifest["metadata"]["name"])
-        wanted = digest(manifest)
-        there = seen.child(kind, name)
-        secret = kind == "Secret"  # never watched, never read
-        standing = "" if secret else (fingerprint(there) if there else "absent")
-        if self._applied.get((key, kind, name)) == (wanted, standing):
-            return
-        version = str(there["metadata"]["resourceVersion"]) if there else None
-        try:
-            written = await self._cluster.apply(manifest, version=version)
-        except ApiRefused as exc:
-            if exc.status in (404, 409):
-                self._stale(kind)
-            raise
-        after = "" if secret else fingerprint(written)
-        self._applied[key, kind, name] = (wanted, after)
-        if not secret:
-            self._cache.heard({**written, "kind": kind})
-
-    async def _remove(self, uid: str, key: Key, wanted: list[Manifest], seen: Seen) -> None:
-        """What we made for it and no longer want."""
-        names = {(one["kind"], one["metadata"]["name"]) for one in wanted}
-        for (kind, name), there in seen.children.items():
-            if (kind, name) in names or kind in _KEPT:
-                continue
-            owners = there["metadata"].get("ownerReferences") or ()
-            if any(owner.get("controller") and owner.get("uid") == uid for owner in owners):
-                await self._cluster.delete(
-                    kind, key.namespace, name, uid=str(there["metadata"]["uid"])
-                )
-                self._applied.pop((key, kind, name), None)
 
     async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:
         before = body.get("status") or {}
@@ -198,6 +166,11 @@ class Reconciler:
             },
         }  # fmt: skip
 
-    def _forget(self, key: Key) -> None:
-        for at in [at for at in self._applied if at[0] == key]:
-            del self._applied[at]
+
+def _again_s(read: Read, seen: Seen) -> float | None:
+    """When the model is looked at again without news; None leaves it to the resync."""
+    if read.asked.refused:
+        return None
+    if not read.optional <= seen.apis:
+        return _APIS_S
+    return _SOON_S if seen.pods else None
