@@ -62,6 +62,7 @@ class Applying:
         self._stale = stale
         self._clock = clock
         self._written: dict[Key, dict[tuple[str, str], _Written]] = {}
+        self._outdated: dict[str, str] = {}  # uid to version
 
     async def apply(self, key: Key, manifest: Manifest, seen: Seen) -> None:
         """Bring one child where it should be."""
@@ -79,10 +80,11 @@ class Applying:
         try:
             written, left = await self._write(manifest, version)
         except ApiRefused as exc:
-            if exc.status in (404, 409) and not isinstance(exc, FieldConflict):
-                self._stale(at[0])
+            self.refused(exc, at[0], there)
             raise
         after = fingerprint(written) if watched else ""
+        if there is not None:
+            self._outdated.pop(str(there["metadata"]["uid"]), None)
         mine[at] = _Written(wanted, after, now, sentence(*at, left) if left else "")
         if at[0] != "Secret":
             self._cache.heard({**written, "kind": at[0]})
@@ -114,6 +116,22 @@ class Applying:
         mine = self._written.get(key, {})
         for at in mine.keys() - names:
             del mine[at]
+
+    def refused(self, exc: ApiRefused, kind: str, there: Manifest | None) -> None:
+        """
+        A write that was decided from *there* was refused.
+
+        Somebody wrote in between, and the watch will tell; refused twice from the same version, it has missed
+        something, and the kind is listed.
+        """
+        version = str(there["metadata"]["resourceVersion"]) if there else ""
+        uid = str(there["metadata"]["uid"]) if there else ""
+        again = self._outdated.get(uid) == version
+        if exc.status == 404 or (exc.reason == "Conflict" and again):
+            self._stale(kind)
+            self._outdated.pop(uid, None)
+        elif exc.reason == "Conflict":
+            self._outdated[uid] = version
 
     def left(self, key: Key) -> tuple[str, ...]:
         """What others own of its children, a sentence for each."""

@@ -45,24 +45,24 @@ class Cache:
         An object is as *body* says, or gone.
 
         Returns:
-            the LocalModel that it concerns; None when it concerns none.
+            the LocalModel that it concerns; None when it concerns none, or was known: what we wrote ourselves comes
+            back as an event.
         """
         metadata = body.get("metadata") or {}
         kind, name = str(body.get("kind", "")), str(metadata.get("name", ""))
         namespace = str(metadata.get("namespace", ""))
         if kind == "LocalModel":
             key = Key(namespace, name)
-            _hear(self._models, key, body, deleted=deleted)
-            return key
+            return key if _hear(self._models, key, body, deleted=deleted) else None
         owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
         if not owner:
             return None
         key = Key(namespace, str(owner))
         mine = self._children.setdefault(key, {})
-        _hear(mine, (kind, name), body, deleted=deleted)
+        news = _hear(mine, (kind, name), body, deleted=deleted)
         if not mine:
             del self._children[key]
-        return key
+        return key if news else None
 
     def lost(self, kind: str, uid: str) -> Key | None:
         """An object is gone, and no event told of it. The LocalModel that it concerned, if it was known."""
@@ -112,18 +112,22 @@ class Cache:
 
 def _hear(
     kept: dict[Any, _Kept], at: Key | tuple[str, str], body: Mapping[str, Any], *, deleted: bool
-) -> None:
+) -> bool:
+    """Whether that is news."""
     there, uid = kept.get(at), str(body["metadata"].get("uid", ""))
     if deleted:
         # The news of a deletion may come after that of its successor of the same name.
-        if there is not None and there.uid == uid:
-            del kept[at]
-        return
+        if there is None or there.uid != uid:
+            return False
+        del kept[at]
+        return True
     said = str(body["metadata"].get("resourceVersion", ""))
     # Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35).
     version = int(said) if said.isdecimal() else 0
-    if there is None or version >= there.version:
-        kept[at] = _Kept(uid, version, orjson.dumps(slim(body)))
+    if there is not None and version <= there.version and version:
+        return False
+    kept[at] = _Kept(uid, version, orjson.dumps(slim(body)))
+    return True
 
 
 def slim(body: Mapping[str, Any]) -> Manifest:
@@ -133,11 +137,14 @@ def slim(body: Mapping[str, Any]) -> Manifest:
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
-    """Changes when somebody changes what was asked for, and not when a controller writes status."""
+    """Changes when somebody changes what was asked for, and not when a controller of Kubernetes' own does its work."""
     metadata = body.get("metadata") or {}
     kept = {key: value for key, value in body.items() if key not in ("metadata", "status")}
-    kept["metadata"] = {
-        key: metadata.get(key) for key in ("uid", "labels", "annotations", "ownerReferences")
+    kept["metadata"] = {key: metadata.get(key) for key in ("uid", "labels", "ownerReferences")}
+    kept["annotations"] = {
+        key: value
+        for key, value in (metadata.get("annotations") or {}).items()
+        if not key.partition("/")[0].endswith("kubernetes.io")
     }
     return digest(kept)
 

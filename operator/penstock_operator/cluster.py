@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -116,6 +117,9 @@ class Cluster:
                 await config.load_kube_config(client_configuration=settings)
         else:
             await config.load_kube_config(kubeconfig, client_configuration=settings)
+        # By itself the session asks the environment for a proxy and a password before each call, in a thread.
+        settings.proxy = settings.proxy or _proxy(str(settings.host))
+        settings.client_session_kwargs = {"trust_env": False, "json_serialize": _json}
         return cls(ApiClient(settings))
 
     async def close(self) -> None:
@@ -290,3 +294,15 @@ class Cluster:
             raise ApiRefused(message, response.status, str(value.get("reason", "")))
         assert isinstance(value, dict)
         return value
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _proxy(url: str) -> str | None:
+    """What the environment (HTTPS_PROXY, NO_PROXY) says for that address."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)

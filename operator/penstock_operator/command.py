@@ -80,8 +80,9 @@ def operator(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    # It warns that it takes no signals in a thread of its own, which is as it should be.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    # That its watches ended is said once, by `watching`, and without a trace of the stack for each of them.
+    for quiet in ("running", "orchestration"):
+        logging.getLogger(f"kopf._core.reactor.{quiet}").setLevel(logging.CRITICAL)
     own = os.environ.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default")
     chosen = Choices(
         kubeconfig=kubeconfig,

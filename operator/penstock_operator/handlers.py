@@ -91,7 +91,7 @@ def registry(tell: Tell, *, in_cluster: bool = True) -> kopf.OperatorRegistry:
         settings.scanning.disabled = True
         settings.peering.standalone = True
         settings.posting.enabled = False  # Events are ours
-        settings.process.ultimate_exiting_timeout = 25
+        settings.process.ultimate_exiting_timeout = None  # kopf would kill the whole process
         settings.execution.max_workers = 1
         for kind in WATCHED[1:]:
             resource = RESOURCES[kind]

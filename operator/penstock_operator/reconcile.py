@@ -6,6 +6,7 @@ again; nothing of what it does depends on which event brought it here.
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,11 +17,14 @@ from penstock_operator.applying import Applying
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.conditions import Asked
+from penstock_operator.failures import is_ready
+from penstock_operator.localmodel.names import GATEWAY
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
-_SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
+_SOON_S = 15.0  # while a gateway is there and the model is not ready
+_MEASURED_S = 120.0  # to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
 
@@ -73,7 +77,6 @@ class Reconciler:
         self._ask = ask
         self._apis = apis
         self._now = now
-        self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
         self._children = Applying(cluster, cache, stale=stale)
 
@@ -90,8 +93,9 @@ class Reconciler:
                 await self._children.apply(key, manifest, seen)
             await self._children.remove(body["metadata"]["uid"], key, wanted, seen)
         seen = replace(seen, left=self._children.left(key))
-        await self._tell(body, conditions.status(read.asked, seen))
-        return Done(again_s=_again_s(read, seen))
+        status = conditions.status(read.asked, seen)
+        await self._tell(body, status)
+        return Done(again_s=_again_s(read, seen, status))
 
     async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
         pods = self._cache.pods(key)
@@ -119,8 +123,7 @@ class Reconciler:
                 conditions.patch(status, before), str(metadata["resourceVersion"]),
             )  # fmt: skip
         except ApiRefused as exc:
-            if exc.status in (404, 409):
-                self._stale("LocalModel")
+            self._children.refused(exc, "LocalModel", body)
             raise
         self._cache.heard({**written, "kind": "LocalModel"})
         for kind, reason, note in conditions.transitions(status, before):
@@ -167,10 +170,13 @@ class Reconciler:
         }  # fmt: skip
 
 
-def _again_s(read: Read, seen: Seen) -> float | None:
+def _again_s(read: Read, seen: Seen, status: Mapping[str, Any]) -> float | None:
     """When the model is looked at again without news; None leaves it to the resync."""
     if read.asked.refused:
         return None
     if not read.optional <= seen.apis:
         return _APIS_S
-    return _SOON_S if seen.pods else None
+    if not any(is_ready(pod) for pod in seen.pods_of(GATEWAY)):
+        return None  # there is nobody to ask, and what pods do is told by the watch
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
+    return _MEASURED_S * random.uniform(0.75, 1.25) if ready else _SOON_S

@@ -90,13 +90,16 @@ class Watches:
 
         async def watch() -> None:
             self._loop = asyncio.get_running_loop()
-            await kopf.operator(
-                registry=registry(tell, in_cluster=self._in_cluster),
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
-                standalone=True,
-                stop_flag=stop,
-            )
+            try:
+                await kopf.operator(
+                    registry=registry(tell, in_cluster=self._in_cluster),
+                    clusterwide=not self._namespaces,
+                    namespaces=self._namespaces,
+                    standalone=True,
+                    stop_flag=stop,
+                )
+            finally:
+                stop.set()  # kopf waits for it in a thread, and the loop waits for that thread at its end
 
         def thread() -> None:
             try:
