@@ -86,6 +86,25 @@ class NotLeading(PenstockError):
     """A write was not sent: another replica leads, or may."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """
+    How the API server is reached, for another client; what is not needed is None.
+
+    Attributes:
+        authority, certificate, private_key: paths.
+        token: that of now, it may be rotated.
+    """
+
+    url: str
+    authority: str | None
+    certificate: str | None
+    private_key: str | None
+    token: str | None
+    verifies: bool
+    proxy: str | None
+
+
 class Cluster:
     """
     Args:
@@ -121,6 +140,24 @@ class Cluster:
         settings.proxy = settings.proxy or _proxy(str(settings.host))
         settings.client_session_kwargs = {"trust_env": False, "json_serialize": _json}
         return cls(ApiClient(settings))
+
+    async def access(self) -> Access:
+        """The way that it goes itself, with what authenticates it now."""
+        settings = self._api.configuration
+        headers: dict[str, str] = {}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], "/", "GET", None)
+        said = next(
+            (value for name, value in headers.items() if name.lower() == "authorization"), ""
+        )
+        return Access(
+            url=str(settings.host),
+            authority=settings.ssl_ca_cert,
+            certificate=settings.cert_file,
+            private_key=settings.key_file,
+            token=said.partition(" ")[2].strip() or None,
+            verifies=bool(settings.verify_ssl),
+            proxy=settings.proxy,
+        )
 
     async def close(self) -> None:
         """Close its connections."""

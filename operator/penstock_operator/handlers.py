@@ -9,12 +9,12 @@ kinds (what changed, how far a handler came) costs a copy of each object, so its
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import kopf
 
-from penstock_operator.cluster import RESOURCES
+from penstock_operator.cluster import RESOURCES, Access
 
 WATCHED = (
     "LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim",
@@ -66,12 +66,12 @@ class _NoProgress(kopf.ProgressStorage):
         return essence
 
 
-def registry(tell: Tell, *, in_cluster: bool = True) -> kopf.OperatorRegistry:
+def registry(tell: Tell, access: Callable[[], Awaitable[Access]]) -> kopf.OperatorRegistry:
     """
     Handlers of one operator, in a registry of its own: kopf's default one is shared by the process.
 
     Args:
-        in_cluster: log in by the pod's service account, where there is one.
+        access: how to reach the API server; asked again when the credentials no longer hold.
     """
     handlers = kopf.OperatorRegistry()
 
@@ -100,10 +100,18 @@ def registry(tell: Tell, *, in_cluster: bool = True) -> kopf.OperatorRegistry:
             )
 
     @kopf.on.login(registry=handlers)
-    async def login(**about: Any) -> kopf.ConnectionInfo | None:
-        # A private registry has no login of its own; the order is that of `Cluster.connect`.
-        found = kopf.login_with_service_account(**about) if in_cluster else None
-        return found or kopf.login_with_kubeconfig(**about)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        # kopf's own ways in know neither commands that fetch a token nor a pod without DNS.
+        way = await access()
+        return kopf.ConnectionInfo(
+            server=way.url,
+            ca_path=way.authority,
+            certificate_path=way.certificate,
+            private_key_path=way.private_key,
+            token=way.token,
+            insecure=None if way.verifies else True,
+            proxy_url=way.proxy,
+        )
 
     async def heard(event: Any, **_: Any) -> None:
         tell(event["type"], event["object"])

@@ -105,8 +105,6 @@ async def run(choices: Choices) -> None:
             f"The master key {choices.master_key} cannot be read ({exc.strerror}): give --master-key "
             "a file; `openssl rand -hex 32` makes one."
         ) from exc
-    if choices.kubeconfig is not None:
-        os.environ["KUBECONFIG"] = choices.kubeconfig  # kopf logs in by it
     cluster = await Cluster.connect(choices.kubeconfig)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -193,12 +191,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         if key is not None:
             work.add(key)
 
-    watches = Watches(
-        choices.namespaces,
-        heard,
-        lambda: _known(cluster),
-        in_cluster=choices.kubeconfig is None,
-    )
+    watches = Watches(choices.namespaces, heard, lambda: _known(cluster), cluster.access)
     metrics.models(cache)
     metrics.reads("queue_depth", "LocalModels that wait to be looked at.", lambda: work.depth)
     metrics.reads("api_calls", "Calls to the API server since the start.", lambda: cluster.calls)

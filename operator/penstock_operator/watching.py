@@ -15,6 +15,7 @@ from typing import Any
 
 import kopf
 
+from penstock_operator.cluster import Access
 from penstock_operator.handlers import WATCHED, Backoff, Tell, registry
 
 _log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class Watches:
         namespaces: that are watched; empty for all.
         tell: is told every event, in the loop of `run`.
         known: waits until the API server knows LocalModel.
-        in_cluster: log in by the pod's service account, where there is one.
+        access: how to reach the API server.
     """
 
     def __init__(
@@ -34,13 +35,12 @@ class Watches:
         namespaces: tuple[str, ...],
         tell: Tell,
         known: Callable[[], Awaitable[None]],
-        *,
-        in_cluster: bool,
+        access: Callable[[], Awaitable[Access]],
     ) -> None:
         self._namespaces = namespaces
         self._tell = tell
         self._known = known
-        self._in_cluster = in_cluster
+        self._access = access
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waits = False
         self.restarts = 0
@@ -92,7 +92,7 @@ class Watches:
             self._loop = asyncio.get_running_loop()
             try:
                 await kopf.operator(
-                    registry=registry(tell, in_cluster=self._in_cluster),
+                    registry=registry(tell, self._access),
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
                     standalone=True,
