@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
@@ -18,6 +19,7 @@ from penstock_operator.seen import Seen
 from penstock_operator.tuned import performance, tuning
 
 Truth = Literal["True", "False", "Unknown"]
+_BINDING_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,9 @@ class Asked:
         external: the server is not ours: no workload, no weights.
         cached: weights are fetched to a claim.
         refused: why the spec cannot be used, a sentence; empty when it can.
+        route: an HTTPRoute is asked for.
+        monitor: a ServiceMonitor is asked for.
+        access: who reaches the model, a sentence.
     """
 
     namespace: str
@@ -42,6 +47,9 @@ class Asked:
     gateway_replicas: int = 1
     server_replicas: int = 1
     refused: str = ""
+    route: bool = False
+    monitor: bool = False
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +96,7 @@ def status(asked: Asked, seen: Seen, rollout: str = "") -> dict[str, Any]:
         "selector": f"penstock.dev/model={asked.name},app.kubernetes.io/component=server",
     }
     if not asked.refused:
-        value["url"] = f"http://{asked.name}.{asked.namespace}.svc/v1"
+        value["url"] = _url(asked)
         value["servedModelName"] = asked.served_name or asked.name
         if asked.runtime:
             value["runtime"] = asked.runtime
@@ -101,6 +109,10 @@ def status(asked: Asked, seen: Seen, rollout: str = "") -> dict[str, Any]:
     if quick:
         value["performance"] = quick
     return value
+
+
+def _url(asked: Asked) -> str:
+    return f"http://{asked.name}.{asked.namespace}.svc/v1"
 
 
 def differs(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -144,7 +156,11 @@ def transitions(
 def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> list[Condition]:
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
-    found = [Condition("Accepted", "True", "Valid", "The spec can be used."), _applied(seen)]
+    sentences = ["The spec can be used.", asked.access]
+    found = [
+        Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one)),
+        _applied(seen),
+    ]
     if asked.suspended:
         return found
     if not asked.external:
@@ -153,6 +169,25 @@ def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str)
         found.append(_server(asked, seen, failure, rollout))
     found.append(_gateway(asked, seen, failure))
     found.append(_loaded(seen))
+    return [*found, *_optional(asked, seen)]
+
+
+def _optional(asked: Asked, seen: Seen) -> list[Condition]:
+    """A route that is missing keeps clients out; without a monitor the model serves all the same."""
+    found: list[Condition] = []
+    if asked.route and "HTTPRoute" in seen.apis:
+        found.append(Condition("RouteReady", "True", "RouteMade", "The HTTPRoute is there."))
+    elif asked.route:
+        said = "The cluster does not know HTTPRoute: install the Gateway API, or take expose.httpRoute away."
+        found.append(Condition("RouteReady", "False", "GatewayAPIMissing", said))
+    if asked.monitor and "ServiceMonitor" in seen.apis:
+        found.append(Condition("Monitored", "True", "MonitorMade", "The ServiceMonitor is there."))
+    elif asked.monitor:
+        said = (
+            "The cluster does not know ServiceMonitor: install the Prometheus operator, or take monitoring away. "
+            "The model serves all the same."
+        )
+        found.append(Condition("Monitored", "Unknown", "PrometheusOperatorMissing", said))
     return found
 
 
@@ -171,7 +206,14 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
             return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     if failure is not None and failure.component == "weights":
         return Condition("ModelCached", "False", failure.reason, failure.message)
-    return Condition("ModelCached", "False", "Fetching", "The weights are being fetched.")
+    for pod in seen.pods_of("server"):
+        for one in (pod.get("status") or {}).get("initContainerStatuses") or ():
+            if "running" in (one.get("state") or {}):
+                shown = (
+                    f"`kubectl logs -f {pod['metadata']['name']} -c {one['name']}` shows how far."
+                )
+                return Condition("ModelCached", "False", "Fetching", f"The weights are being fetched; {shown}")  # fmt: skip
+    return Condition("ModelCached", "False", "Pending", "The weights are fetched as soon as a pod of the server starts.")  # fmt: skip
 
 
 def _server(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> Condition:
@@ -185,7 +227,10 @@ def _server(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> 
     if not any(seen.pods_of("server")):
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     return Condition(
-        "ServerReady", "False", "Loading", f"{ready} of {asked.server_replicas} servers answer."
+        "ServerReady",
+        "False",
+        "Loading",
+        f"The model is being loaded: {ready} of {asked.server_replicas} servers answer.",
     )
 
 
@@ -215,12 +260,12 @@ def _loaded(seen: Seen) -> Condition:
 
 def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None) -> Condition:
     if asked.suspended and not asked.refused:
-        return Condition("Ready", "False", "Suspended", "Suspended: `spec.suspend` is true.")
+        return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
     missing = [one for one in found if one.status == "False" and one.type != "Applied"]
     if not missing:
-        return Condition("Ready", "True", "Ready", "The model answers.")
+        return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
     named = [one for one in missing if failure is not None and one.reason == failure.reason]
     chosen = named[0] if named else first
@@ -246,7 +291,9 @@ def _phase(
 
 def _failure(seen: Seen) -> Failure | None:
     """The failure that is told: a fetcher's, then a server's, then a gateway's."""
-    servers = list(failures("server", seen.pods_of("server")))
+    servers = [
+        one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
+    ]
     inits = {
         str(one.get("name"))
         for pod in seen.pods_of("server")
@@ -264,6 +311,14 @@ def _failure(seen: Seen) -> Failure | None:
     ]:
         return one
     return None
+
+
+def _may_pass(failure: Failure, now: str) -> bool:
+    """A volume that is made on demand takes a while: until then the scheduler calls its claim unbound."""
+    if failure.reason != "CacheUnbindable" or not failure.at:
+        return False
+    age = datetime.fromisoformat(now) - datetime.fromisoformat(failure.at)
+    return age.total_seconds() < _BINDING_S
 
 
 def _count(seen: Seen, component: str, *, only_ready: bool) -> int:

@@ -23,7 +23,8 @@ from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
-_SOON_S = 15.0  # while a gateway is there and the model is not ready
+_AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tells when that turns
+_SOON_S = 15.0  # while a gateway is there and cannot be asked
 _MEASURED_S = 120.0  # to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
@@ -50,7 +51,8 @@ class Reconciler:
         read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
         ask: asks the model's gateway pods for their status.
         token: the admin token of a model, from its key and uid.
-        apis: the optional kinds that the API server serves now.
+        apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
+        admitted: peers of a NetworkPolicy that reach every gateway.
         stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
@@ -65,6 +67,7 @@ class Reconciler:
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -76,6 +79,7 @@ class Reconciler:
         self._token = token
         self._ask = ask
         self._apis = apis
+        self._admitted = admitted
         self._now = now
         self._told: dict[tuple[str, str, str], datetime] = {}
         self._children = Applying(cluster, cache, stale=stale)
@@ -98,6 +102,8 @@ class Reconciler:
         return Done(again_s=_again_s(read, seen, status))
 
     async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
+        # Before the children: it may bring some.
+        apis = await self._apis() if optional else frozenset[str]()
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -107,7 +113,8 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis() if optional else frozenset(),
+            apis=apis,
+            admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )
@@ -179,4 +186,6 @@ def _again_s(read: Read, seen: Seen, status: Mapping[str, Any]) -> float | None:
     if not any(is_ready(pod) for pod in seen.pods_of(GATEWAY)):
         return None  # there is nobody to ask, and what pods do is told by the watch
     ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
-    return _MEASURED_S * random.uniform(0.75, 1.25) if ready else _SOON_S
+    if ready:
+        return _MEASURED_S * random.uniform(0.75, 1.25)
+    return _AT_ONCE_S if seen.gateways else _SOON_S

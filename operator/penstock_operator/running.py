@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ from penstock.errors import PenstockError
 from penstock_operator import health, tokens
 from penstock_operator.asking import ask
 from penstock_operator.cache import Cache
-from penstock_operator.cluster import RESOURCES, ApiRefused, Cluster
+from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.handlers import WATCHED, Backoff
 from penstock_operator.leader import Leader
 from penstock_operator.metrics import Metrics
 from penstock_operator.preflight import missing
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.seen import Key
+from penstock_operator.seen import Key, Manifest
 from penstock_operator.sweep import Sweep
 from penstock_operator.watching import Watches
 from penstock_operator.work_queue import WorkQueue
@@ -41,6 +41,7 @@ from penstock_operator.work_queue import WorkQueue
 _log = logging.getLogger(__name__)
 OPTIONAL = ("HTTPRoute", "ServiceMonitor")
 APIS_S = 15.0
+_LISTED_S = 900.0
 _LOOK_S = 5.0
 
 
@@ -55,6 +56,7 @@ class Choices:
         kubeconfig: None for the pod's own account, else the user's.
         namespaces: that are watched; empty for all.
         lease: the name of the Lease by which one replica leads; it lies in *lease_namespace*.
+        admitted: peers of a NetworkPolicy that reach every gateway.
     """
 
     kubeconfig: str | None
@@ -65,34 +67,47 @@ class Choices:
     image: str
     lease: str
     lease_namespace: str
+    admitted: tuple[Manifest, ...] = ()
 
 
 class OptionalApis:
-    """Which optional kinds the API server serves and lets us write; asked again after a while, for they may come later."""
+    """
+    Which optional kinds the API server serves; asked again once in a while, since they may come later.
 
-    def __init__(self, cluster: Cluster, namespace: str | None) -> None:
+    They are not watched: a watch of a kind that is not there would hold up everything. What there is of them is
+    listed when they are found, and at long intervals; between, the cache knows what we wrote.
+
+    Args:
+        look: lists a kind into the cache.
+    """
+
+    def __init__(self, cluster: Cluster, look: Callable[[str], Awaitable[None]]) -> None:
         self._cluster = cluster
-        self._namespace = namespace
+        self._look = look
         self._found: frozenset[str] = frozenset()
         self._asked_at: float | None = None
+        self._listed_at: dict[str, float] = {}
         self._lock = asyncio.Lock()
 
     async def __call__(self) -> frozenset[str]:
         async with self._lock:
-            if self._asked_at is None or time.monotonic() - self._asked_at > APIS_S:
-                self._found = frozenset([one for one in OPTIONAL if await self._usable(one)])
-                self._asked_at = time.monotonic()
+            now = time.monotonic()
+            if self._asked_at is None or now - self._asked_at > APIS_S:
+                self._found = frozenset([one for one in OPTIONAL if await self._usable(one, now)])
+                self._asked_at = now
             return self._found
 
-    async def _usable(self, kind: str) -> bool:
+    async def _usable(self, kind: str, now: float) -> bool:
         if not await self._cluster.serves(kind):
+            self._listed_at.pop(kind, None)
             return False
-        at = RESOURCES[kind]
-        for verb in ("create", "patch"):
-            if not await self._cluster.allowed(verb, at.group, at.plural, self._namespace):
-                if kind not in self._found:
-                    _log.warning("The operator may not %s %s: it does without.", verb, at.plural)
+        if kind not in self._listed_at or now - self._listed_at[kind] > _LISTED_S:
+            try:
+                await self._look(kind)
+            except ApiRefused as exc:
+                _log.warning("%s is left alone: %s", kind, exc)
                 return False
+            self._listed_at[kind] = now
         return True
 
 
@@ -169,6 +184,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         work.add(key)
 
     sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
+    apis = OptionalApis(cluster, sweep.look)
     reconciler = Reconciler(
         cluster,
         cache,
@@ -177,7 +193,8 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         version=__version__,
         token=lambda key, uid: tokens.token(master, key, uid),
         ask=ask,
-        apis=OptionalApis(cluster, namespaces[0]),
+        apis=apis,
+        admitted=choices.admitted,
         stale=sweep.owed,
     )
     work: WorkQueue[Key] = WorkQueue(reconciler, may_work=leader.leads, finished=metrics.finished)
@@ -207,7 +224,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
     )
     _log.info("Metrics and probes answer on %s:%s.", choices.host, choices.port)
     try:
-        await _first_listing(cluster, sweep, stop)
+        await _first_listing(cluster, sweep, apis, stop)
         ready = True
         if not stop.is_set():
             await _until(stop, watches.run(), leader.run(), work.run(), sweep.run(), _lag(metrics))
@@ -215,14 +232,18 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         await server.cleanup()
 
 
-async def _first_listing(cluster: Cluster, sweep: Sweep, stop: asyncio.Event) -> None:
+async def _first_listing(
+    cluster: Cluster, sweep: Sweep, apis: OptionalApis, stop: asyncio.Event
+) -> None:
     """List everything; a definition that is not there is waited for."""
 
     async def look() -> None:
         for wait_s in Backoff():
             await _known(cluster)
             try:
-                return await sweep.first()
+                await sweep.first()
+                await apis()  # a route that is no longer wanted is found, too
+                return
             except ApiRefused as exc:
                 _log.warning("The cluster could not be listed yet: %s", exc)
                 await asyncio.sleep(wait_s)
