@@ -33,6 +33,15 @@ def chromium(tools: Any) -> Iterator[Any]:
     Args:
         tools: what `sync_playwright()` gives.
     """
+    with running() as address:
+        browser = tools.chromium.connect_over_cdp(address, timeout=60_000)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """A browser's process; the address of its debugging port."""
     # In /tmp itself: pytest's folders let nobody but their owner in.
     home = Path(tempfile.mkdtemp(prefix="penstock-browser-"))
     process = None
@@ -43,9 +52,7 @@ def chromium(tools: Any) -> Iterator[Any]:
         if process is None:
             process, port = _start(home, ("--no-sandbox",))
         assert process is not None, (home / "log").read_text(errors="replace")
-        browser = tools.chromium.connect_over_cdp(f"http://127.0.0.1:{port}", timeout=60_000)
-        yield browser
-        browser.close()
+        yield f"http://127.0.0.1:{port}"
     finally:
         if process is not None:
             process.terminate()

@@ -111,6 +111,17 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     assert {one["type"] for one in ours} == {"Normal"}, ours
 
 
+def test_the_image_holds_no_tools(cluster: kube_cluster.Cluster, namespace: str) -> None:
+    """A gateway runs as nobody in particular, in an image that can neither build nor install."""
+    wait_ready(cluster, namespace, "smallest")
+    question = "id -u; command -v pip pip3 gcc cc make strip; touch /opt/penstock/here 2>&1 || true"
+    said = cluster.kubectl("exec", "deploy/smallest", "-n", namespace, "--", "sh", "-c", question)
+    user, *rest = said.split("\n", 1)
+    assert user == "65532"
+    assert "Read-only file system" in rest[0] or "Permission denied" in rest[0]
+    assert "/bin/" not in rest[0], rest[0]
+
+
 def test_helm_test_gets_a_token(cluster: kube_cluster.Cluster, namespace: str) -> None:
     """What the chart's notes promise: `helm test` asks the model that the values name."""
     wait_ready(cluster, namespace, "smallest")
