@@ -53,9 +53,24 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
         "used_share": 0.83, "gpus": [gpu],
     }  # fmt: skip
     made["errors"] = [
-        {"upstream": "box", "code": "queue_full", "count": 41, "meaning": "As many requests wait for this upstream as are allowed to."},
-        {"upstream": "attic", "code": "out_of_memory", "count": 5, "meaning": "The upstream ran out of memory."},
-        {"upstream": "none", "code": "model_not_found", "count": 2, "meaning": "No upstream has this model."},
+        {
+            "upstream": "box",
+            "code": "queue_full",
+            "count": 41,
+            "meaning": "As many requests wait for this upstream as are allowed to.",
+        },
+        {
+            "upstream": "attic",
+            "code": "out_of_memory",
+            "count": 5,
+            "meaning": "The upstream ran out of memory.",
+        },
+        {
+            "upstream": "none",
+            "code": "model_not_found",
+            "count": 2,
+            "meaning": "No upstream has this model.",
+        },
     ]
     stages = [
         request(1, stage="prefilling", prefill={"processed": 13200, "total": 21000}, age_s=4.2, answering_s=None),
