@@ -89,7 +89,9 @@ class Watched:
         """What grew."""
         found = []
         if self.last.heap_mb > self.first.heap_mb + 2:
-            found.append(f"the heap grew from {self.first.heap_mb:.1f} to {self.last.heap_mb:.1f} MB")
+            found.append(
+                f"the heap grew from {self.first.heap_mb:.1f} to {self.last.heap_mb:.1f} MB"
+            )
         if self.last.nodes > self.first.nodes + 100:
             found.append(f"the nodes grew from {self.first.nodes} to {self.last.nodes}")
         if self.last.gateway_mb > self.first.gateway_mb * 1.1 + 5:
@@ -165,7 +167,10 @@ async def watch(page: Any, gateway: RunningGateway, seconds: float) -> Watched:
 
 async def _ask(port: int, text: str) -> int:
     """One chat on a connection of its own: 1 when it was answered."""
-    body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "%b"}]}' % text.encode()
+    body = (
+        b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "%b"}]}'
+        % text.encode()
+    )
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:

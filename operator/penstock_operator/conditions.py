@@ -148,6 +148,8 @@ def transitions(
         if one["type"] == "Ready" and was.get("reason") != one["reason"]:
             worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
+        if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
+            owed.append(("Warning", one["reason"], one["message"]))
     return owed
 
 
@@ -155,7 +157,10 @@ def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str)
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
     sentences = ["The spec can be used.", asked.access]
-    found = [Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one))]
+    found = [
+        Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one)),
+        _applied(seen),
+    ]
     if asked.suspended:
         return found
     if not asked.external:
@@ -184,6 +189,13 @@ def _optional(asked: Asked, seen: Seen) -> list[Condition]:
         )
         found.append(Condition("Monitored", "Unknown", "PrometheusOperatorMissing", said))
     return found
+
+
+def _applied(seen: Seen) -> Condition:
+    """It does not take Ready away: what others set may do as well."""
+    if seen.left:
+        return Condition("Applied", "False", "FieldConflict", " ".join(seen.left))
+    return Condition("Applied", "True", "Applied", "All that belongs to the model was applied.")
 
 
 def _weights(seen: Seen, failure: Failure | None) -> Condition:
@@ -251,7 +263,7 @@ def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None
         return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
-    missing = [one for one in found if one.status == "False"]
+    missing = [one for one in found if one.status == "False" and one.type != "Applied"]
     if not missing:
         return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
