@@ -7,7 +7,8 @@ It finds a gateway of this user by its runtime file and presents the admin token
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -124,6 +125,8 @@ class Client:
         token: its admin token, None for reading only.
         api_key: a client key, where the gateway wants one.
         entry: the runtime file it was found by.
+        headers: more of them, for what stands between (the API server of a cluster).
+        verify: whom `https` is believed; True asks the usual authorities.
     """
 
     def __init__(
@@ -134,15 +137,21 @@ class Client:
         api_key: str | None = None,
         entry: RuntimeFile | None = None,
         timeout_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
-        headers = {}
+        sent = dict(headers or {})
         if token:
-            headers["penstock-admin-token"] = token
+            sent["penstock-admin-token"] = token
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+            sent["authorization"] = f"Bearer {api_key}"
         self.url = url
         self.entry = entry
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
+        if url.startswith("http:"):
+            verify = False  # nothing is checked, and to read the authorities takes a while
+        self._http = httpx.Client(
+            base_url=url, headers=sent, timeout=timeout_s, trust_env=False, verify=verify
+        )
 
     @classmethod
     def find(cls, port: int | None = None, *, folder: Path | None = None) -> Client:
@@ -212,11 +221,17 @@ class Client:
         """Hold new requests for one upstream or all, or refuse them; running ones go on."""
         return _switched(self._post("/penstock/pause", upstream=upstream, refuse=refuse))
 
-    def resume(self, upstream: str | None = None, *, wait_s: float = 8.0) -> Resumed:
-        """End pause and drain. Servers are looked at first; for one that is not back it waits for *wait_s*."""
+    def resume(
+        self, upstream: str | None = None, *, wait_s: float = 8.0, keep_pause: bool = False
+    ) -> Resumed:
+        """
+        End drain, and pause too unless *keep_pause*. Servers are looked at first; for one that is not back it waits
+        for *wait_s*.
+        """
         answer = self._post(
-            "/penstock/resume", within_s=wait_s + 10.0, upstream=upstream, wait_s=wait_s
-        )
+            "/penstock/resume", within_s=wait_s + 10.0,
+            upstream=upstream, wait_s=wait_s, keep_pause=keep_pause,
+        )  # fmt: skip
         return Resumed(tuple(answer["resumed"]), tuple(answer["away"]))
 
     def drain(
@@ -226,6 +241,7 @@ class Client:
         hold: bool = False,
         timeout_s: float | None = None,
         wait: bool = True,
+        release_s: float | None = None,
     ) -> Iterator[DrainProgress]:
         """
         Let running requests end, and refuse new ones, or hold them, until `resume`.
@@ -233,11 +249,14 @@ class Client:
         Args:
             timeout_s: how long to wait for the end; None takes the gateway's `timeouts.drain_s`.
             wait: False returns what runs now, and does not wait for its end.
+            release_s: the drain ends by itself after so long, unless it is asked for again before; None keeps it.
 
         Yields:
             how far it is; the last one says `drained`, or `expired` when requests still run.
         """
-        fields = {"upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait}
+        fields = {
+            "upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait, "release_s": release_s,
+        }  # fmt: skip
         try:
             with self._http.stream(
                 "POST", "/penstock/drain", json=fields, timeout=30.0
