@@ -17,6 +17,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import kopf
 from penstock import __version__
 from penstock.errors import PenstockError
 from penstock_operator import health, tokens
-from penstock_operator.asking import ask
+from penstock_operator.asking import PORT, Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.handlers import WATCHED, registry, watchers_live
@@ -127,6 +128,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
         work.add(key)
 
     sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
+    gateways = Gateways(directly() if cluster.inside else partial(cluster.proxied, port=PORT))
     reconciler = Reconciler(
         cluster,
         cache,
@@ -134,7 +136,9 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
         image=choices.image,
         version=__version__,
         token=lambda key, uid: tokens.token(master, key, uid),
-        ask=ask,
+        ask=gateways.ask,
+        hold=gateways.hold,
+        resume=gateways.resume,
         apis=OptionalApis(cluster),
         stale=sweep.owed,
     )

@@ -177,7 +177,9 @@ def test_a_drain_that_nobody_renews_ends_by_itself() -> None:
             waiting = asyncio.create_task(here.chat())
             await until(lambda: state.holding.waiting)
             for release_s in (30.0, 0.05):
-                lines = await drain(here, upstream="box", hold=True, wait=False, release_s=release_s)
+                lines = await drain(
+                    here, upstream="box", hold=True, wait=False, release_s=release_s
+                )
                 assert [one["held"] for one in lines[-1]["upstreams"]] == [1]
             assert (await waiting).status_code == 200
             assert here.runtime.board.switches == Switches()

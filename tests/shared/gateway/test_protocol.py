@@ -124,9 +124,7 @@ def test_a_server_that_leaves_ends_each_connection_with_its_answer(run: Run) -> 
         config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", access_log=False)
         config.load()
         protocol = with_limits(WireLimits())
-        server = await loop.create_server(
-            lambda: protocol(config, state, {}, loop), "127.0.0.1", 0
-        )
+        server = await loop.create_server(lambda: protocol(config, state, {}, loop), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         running, rested, silent = [
             Client(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(3)
