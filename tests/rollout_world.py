@@ -242,7 +242,8 @@ class World:
             "labels": {"penstock.dev/model": "m", "app.kubernetes.io/component": component},
         }  # fmt: skip
         told = [{"type": "Ready", "status": "True" if ready else "False"}]
-        status = {"podIP": "10.0.0.1", "conditions": told}
+        fetched = [{"name": "fetch-0", "state": {"terminated": {"exitCode": 0}}}]
+        status = {"podIP": "10.0.0.1", "conditions": told, "initContainerStatuses": fetched}
         self._heard(self.cluster.put({"kind": "Pod", "metadata": about, "status": status}))
 
     def _heard(self, body: Manifest) -> None:

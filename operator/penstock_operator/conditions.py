@@ -175,6 +175,11 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
             return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     if failure is not None and failure.component == "weights":
         return Condition("ModelCached", "False", failure.reason, failure.message)
+    was = [
+        one["status"] for one in seen.before.get("conditions") or () if one["type"] == "ModelCached"
+    ]
+    if was == ["True"] and not any(seen.pods_of("server")):
+        return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     return Condition("ModelCached", "False", "Fetching", "The weights are being fetched.")
 
 
