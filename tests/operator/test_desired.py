@@ -70,7 +70,21 @@ def test_settings_reach_the_gateway_in_its_own_words():
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
-    assert configuration(model(spec))["timeouts"] == {"stall_s": 60}
+    assert configuration(model(spec))["timeouts"] == {"stall_s": 60, "drain_s": 300}
+
+
+def test_a_gateway_is_given_the_time_that_its_answers_have():
+    """The kubelet waits longer than the gateway lets its answers run, whoever set that."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    for more, drain_s in (
+        ({}, 300),
+        ({"rollout": {"idleTimeoutSeconds": 20}}, 20),
+        ({"gateway": {"settings": {"timeouts": {"drainS": 1000}}}}, 1000),
+    ):
+        pod = children({**spec, **more})["Deployment", "m"]["spec"]["template"]["spec"]
+        assert configuration(model({**spec, **more}))["timeouts"]["drain_s"] == drain_s
+        assert pod["terminationGracePeriodSeconds"] == drain_s + 30
+        assert "lifecycle" not in pod["containers"][0]
 
 
 @pytest.mark.parametrize(
