@@ -16,9 +16,11 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
+
+import psutil
 
 import kube_build
 import parts
@@ -26,6 +28,10 @@ import parts
 READY_WITHIN_S = 60.0
 _ADMIN_TOKEN = "admin-of-a-test"
 _CONTROLLER_TOKEN = "controller-of-a-test"
+_TOKENS = (
+    f'{_ADMIN_TOKEN},admin,1,"system:masters"',
+    f"{_CONTROLLER_TOKEN},system:kube-controller-manager,2",
+)
 # The shell becomes the program; beside it waits a reader that ends both when the test run, which holds the other
 # end of the pipe, is gone. At once: an API server whose etcd went first would wait for it.
 _END_WITH_PARENT = """
@@ -39,13 +45,16 @@ class Refused(Exception):
     """kubectl failed; the text is what it said."""
 
 
-class _Process:
-    """One program of the control plane, with its log."""
+class Process:
+    """One program of a cluster, with its log; started by *inside*, a command that enters namespaces."""
 
-    def __init__(self, folder: Path, name: str, *arguments: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, *arguments: str, inside: Sequence[str] = ()
+    ) -> None:
         self.name = name
         self._log = folder / f"{name}.log"
-        command = [str(kube_build.program(name)), *arguments]
+        self._wrapped = bool(inside)
+        command = [*inside, str(kube_build.program(name)), *arguments]
         clean = {key: value for key, value in os.environ.items() if not key.startswith("KUBE")}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -57,7 +66,16 @@ class _Process:
                 env={key: value for key, value in clean.items() if not key.lower().endswith("_proxy")},
                 start_new_session=True,
             )  # fmt: skip
-        self.pid = self._process.pid
+
+    @property
+    def pid(self) -> int:
+        """Of the program."""
+        if self._wrapped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for one in psutil.Process(self._process.pid).children():
+                    if one.name() != "sh":  # the reader beside it
+                        return one.pid
+        return self._process.pid
 
     @property
     def runs(self) -> bool:
@@ -73,11 +91,11 @@ class _Process:
         """End it: politely, and after ten seconds, or with *kill*, without asking."""
         if self.runs and not kill:
             os.kill(self.pid, signal.SIGCONT)  # it may be paused
-            self._process.terminate()
+            os.kill(self.pid, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(10)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)  # the reader beside it, too
+            os.killpg(self._process.pid, signal.SIGKILL)  # the reader beside it, too
         self._process.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -93,11 +111,18 @@ class ApiServer:
         kubeconfig: of an administrator.
     """
 
+    # What a cluster with a node has otherwise (tests/kube_cluster.py).
+    _programs: tuple[str, ...] = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
+    _tokens: tuple[str, ...] = ()
+    _inside: tuple[str, ...] = ()
+    _address = "127.0.0.1"
+    _services = "10.96.0.0/16"
+
     def __init__(self) -> None:
-        for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl"):
+        for name in self._programs:
             kube_build.program(name)  # builds come before the clock starts
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-kube-"))
-        self._running: dict[str, _Process] = {}
+        self._running: dict[str, Process] = {}
         self._namespaces = 0
         try:
             self._begin()
@@ -108,13 +133,10 @@ class ApiServer:
     def _begin(self) -> None:
         pki = self.folder / "pki"
         pki.mkdir()
-        (pki / "tokens.csv").write_text(
-            f'{_ADMIN_TOKEN},admin,1,"system:masters"\n'
-            f"{_CONTROLLER_TOKEN},system:kube-controller-manager,2\n"
-        )
+        (pki / "tokens.csv").write_text("".join(f"{row}\n" for row in (*_TOKENS, *self._tokens)))
         self._etcd = f"http://127.0.0.1:{parts.free_port()}"
         self._port = parts.free_port()
-        self.url = f"https://127.0.0.1:{self._port}"
+        self.url = f"https://{self._address}:{self._port}"
         peers = f"http://127.0.0.1:{parts.free_port()}"
         self._start(
             "etcd", "--data-dir=etcd", "--unsafe-no-fsync", "--listen-client-urls", self._etcd,
@@ -142,23 +164,26 @@ class ApiServer:
         self._wait_for_account("default")
 
     def _start(self, name: str, *arguments: str) -> None:
-        self._running[name] = _Process(self.folder, name, *arguments)
+        self._running[name] = Process(self.folder, name, *arguments, inside=self._inside)
 
-    def process(self, name: str) -> _Process:
-        """Of `etcd`, `kube-apiserver` or `kube-controller-manager`."""
+    def _apiserver_arguments(self) -> tuple[str, ...]:
+        # No reconciler of endpoints: it would not take a loopback address.
+        return ("--endpoint-reconciler-type=none", "--authorization-mode=RBAC")
+
+    def process(self, name: str) -> Process:
+        """Of `etcd`, `kube-apiserver`, `kube-controller-manager` ..."""
         return self._running[name]
 
     def start_apiserver(self) -> None:
         """Start it, and wait until it is ready; on the same port and data after `stop_apiserver`."""
         # The key that it makes for its own certificate signs service accounts' tokens as well.
-        # No reconciler of endpoints: it would not take a loopback address.
         self._start(
-            "kube-apiserver", "--etcd-servers", self._etcd, "--bind-address=127.0.0.1",
-            f"--secure-port={self._port}", "--cert-dir=pki", "--endpoint-reconciler-type=none",
-            "--service-cluster-ip-range=10.96.0.0/16", "--token-auth-file=pki/tokens.csv",
-            "--authorization-mode=RBAC", "--service-account-issuer=https://kubernetes.default.svc",
+            "kube-apiserver", "--etcd-servers", self._etcd, f"--bind-address={self._address}",
+            f"--secure-port={self._port}", "--cert-dir=pki",
+            f"--service-cluster-ip-range={self._services}", "--token-auth-file=pki/tokens.csv",
+            "--service-account-issuer=https://kubernetes.default.svc",
             "--service-account-key-file=pki/apiserver.key",
-            "--service-account-signing-key-file=pki/apiserver.key",
+            "--service-account-signing-key-file=pki/apiserver.key", *self._apiserver_arguments(),
         )  # fmt: skip
         self.wait_ready()
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from penstock.adapters.transport.opening import connected_socket, is_address
+from penstock.adapters.transport.opening import connected_socket, is_address, refuse_itself
 from penstock.domain.upstream import Upstream
 
 _MOST_CONNECTIONS = 100
@@ -105,13 +105,16 @@ class _Network(httpcore.AsyncNetworkBackend):
 
 async def _open(host: str, port: int) -> _Stream:
     if is_address(host):
-        return _Stream(*await asyncio.open_connection(host, port))
-    sock = await connected_socket(asyncio.get_running_loop(), host, port)
-    try:
-        return _Stream(*await asyncio.open_connection(sock=sock))
-    except BaseException:
-        sock.close()
-        raise
+        reader, writer = await asyncio.open_connection(host, port)
+    else:
+        sock = await connected_socket(asyncio.get_running_loop(), host, port)
+        try:
+            reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
+    refuse_itself(writer.transport)
+    return _Stream(reader, writer)
 
 
 @contextlib.asynccontextmanager

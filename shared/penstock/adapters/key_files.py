@@ -2,17 +2,14 @@
 Client keys in a folder: each file is named after the client whose key it holds.
 
 A Secret is mounted like that. Kubernetes writes a new folder beside the old one and swaps the symbolic link
-`..data`, so names that begin with a dot are the mount's own and a change shows in where the files lead to.
+`..data`, so names that begin with a dot are the mount's own.
 
 Source: kubernetes `pkg/volume/util/atomic_writer.go`.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 _LONGEST_NAME = 64
 
@@ -40,33 +37,3 @@ def key_files(folder: str | None, problems: list[str]) -> dict[str, Path]:
         )
         del found[name]
     return found
-
-
-@dataclass(slots=True)
-class FolderWatch:
-    """Notices that a file of a folder came, went or was replaced."""
-
-    folder: Path
-    _last: tuple[Any, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._last = self._look()
-
-    def changed(self) -> bool:
-        """Whether it differs from the last call."""
-        now = self._look()
-        if now == self._last or not now:
-            return False
-        self._last = now
-        return True
-
-    def _look(self) -> tuple[Any, ...]:
-        seen: list[tuple[str, str, int, int]] = []
-        try:
-            for file in sorted(self.folder.iterdir()):
-                if not file.name.startswith("."):
-                    told = file.stat()
-                    seen.append((file.name, os.path.realpath(file), told.st_mtime_ns, told.st_size))
-            return (os.path.realpath(self.folder), *seen)
-        except OSError:
-            return ()  # in the middle of a swap

@@ -414,32 +414,3 @@ def _secret(
         problems.append(f"{at}: expected a key of one line, without control characters")
         return None
     return value or None
-
-
-@dataclass(slots=True)
-class FileWatch:
-    """
-    Notices that a file was replaced, by asking about it: also an editor's rename and the swap of the
-    symbolic link that a Kubernetes ConfigMap is mounted by, which inode-based watchers miss.
-    """
-
-    path: Path
-    _last: tuple[Any, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._last = self._look()
-
-    def changed(self) -> bool:
-        """Whether it is another file than at the last call."""
-        now = self._look()
-        if now == self._last or not now:
-            return False
-        self._last = now
-        return True
-
-    def _look(self) -> tuple[Any, ...]:
-        try:
-            found = self.path.stat()
-            return (os.path.realpath(self.path), found.st_mtime_ns, found.st_ino, found.st_size)
-        except OSError:
-            return ()  # gone for a moment, in the middle of a swap

@@ -25,8 +25,8 @@ import uvicorn
 
 from penstock import __version__
 from penstock.adapters import runtime_file
-from penstock.adapters.key_files import FolderWatch
-from penstock.adapters.settings_file import FileWatch, LoadedSettings
+from penstock.adapters.path_watch import PathWatch
+from penstock.adapters.settings_file import LoadedSettings
 from penstock.adapters.surroundings import raise_descriptor_limit
 from penstock.adapters.transport import Transport
 from penstock.domain.upstream import Upstream
@@ -392,14 +392,11 @@ class GatewayServer:
         self.request_stop()
 
 
-def _watches(loaded: LoadedSettings) -> list[FileWatch | FolderWatch]:
+def _watches(loaded: LoadedSettings) -> list[PathWatch]:
     """What a reload follows: the settings file, and the secrets that it names by file."""
     listen = loaded.settings.listen
-    files = [loaded.path, listen.admin_token_file and Path(listen.admin_token_file).expanduser()]
-    watches: list[FileWatch | FolderWatch] = [FileWatch(Path(file)) for file in files if file]
-    if listen.client_keys_dir:
-        watches.append(FolderWatch(Path(listen.client_keys_dir).expanduser()))
-    return watches
+    paths = (loaded.path, listen.admin_token_file, listen.client_keys_dir)
+    return [PathWatch(Path(path).expanduser()) for path in paths if path]
 
 
 def _enumerated(names: list[str], most: int = 12) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock.adapters.files import write_atomically
-from penstock.adapters.settings_file import FileWatch, LoadedSettings, load
+from penstock.adapters.settings_file import LoadedSettings, load
 from penstock.errors import SettingsError
 
 
@@ -190,25 +190,6 @@ def test_no_tree_is_too_odd(tmp_path_factory: pytest.TempPathFactory, tree: Any)
         told = exc.problems
     assert told
     assert all(told)
-
-
-def test_replaced_files_are_noticed(tmp_path: Path) -> None:
-    """Written in place, by rename, and by the swap of a ConfigMap's symbolic link."""
-    for number in (1, 2):
-        (tmp_path / f"..v{number}").mkdir()
-        (tmp_path / f"..v{number}" / "penstock.yaml").write_text("version: 1\n")
-    (tmp_path / "..data").symlink_to(tmp_path / "..v1")
-    (tmp_path / "penstock.yaml").symlink_to(tmp_path / "..data" / "penstock.yaml")
-    watch = FileWatch(tmp_path / "penstock.yaml")
-    assert not watch.changed()
-    (tmp_path / "..tmp").symlink_to(tmp_path / "..v2")
-    os.replace(tmp_path / "..tmp", tmp_path / "..data")
-    assert watch.changed()
-    assert not watch.changed()
-    write_atomically(tmp_path / "..v2" / "penstock.yaml", b"version: 1\nlog: {level: debug}\n")
-    assert watch.changed()
-    (tmp_path / "..v2" / "penstock.yaml").unlink()
-    assert not watch.changed()
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from loops import Run, on_both_loops, until
 from penstock.adapters.transport import Origin, Transport, TransportError, UpstreamRequest
-from penstock.adapters.transport.opening import interleave, proxy_credentials
+from penstock.adapters.transport.opening import interleave, proxy_credentials, refuse_itself
 from rawserver import CLOSE, GONE, REQUEST, Peer, RawServer, Step, answer
 
 TLS = Path(__file__).parents[2] / "fixtures" / "tls"
@@ -348,3 +348,22 @@ def test_credentials_are_unquoted() -> None:
     """The proxy's URL may hold any password, quoted."""
     assert proxy_credentials("http://u:p%3Aw@h") == "Basic dTpwOnc="
     assert proxy_credentials("http://h") is None
+
+
+@on_both_loops
+def test_a_connection_to_itself_is_refused(run: Run) -> None:
+    """TCP connects a port to itself when it is both ends; it counts as a server that is not there, and is closed."""
+
+    async def check() -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.connect(sock.getsockname())
+            sock.setblocking(False)
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                asyncio.Protocol, sock=sock
+            )
+            with pytest.raises(ConnectionRefusedError):
+                refuse_itself(transport)
+            assert transport.is_closing()
+
+    run(check())

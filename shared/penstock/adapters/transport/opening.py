@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -59,20 +60,41 @@ async def _open_tcp(
     port: int,
     tls: ssl.SSLContext | None,
 ) -> Any:
+    name = host if tls else None
     if is_address(host):
-        _, protocol = await loop.create_connection(
-            made, host, port, ssl=tls, server_hostname=host if tls else None
+        transport, protocol = await loop.create_connection(
+            made, host, port, ssl=tls, server_hostname=name
         )
+        refuse_itself(transport)
         return protocol
     sock = await connected_socket(loop, host, port)
     try:
-        _, protocol = await loop.create_connection(
-            made, sock=sock, ssl=tls, server_hostname=host if tls else None
+        transport, protocol = await loop.create_connection(
+            made, sock=sock, ssl=tls, server_hostname=name
         )
     except BaseException:
         sock.close()
         raise
+    refuse_itself(transport)
     return protocol
+
+
+def refuse_itself(transport: asyncio.BaseTransport) -> None:
+    """
+    Close a connection that leads to itself.
+
+    Whoever asks again and again for a dead server on a port of the range for outgoing connections is given that port
+    as its own end one day. TCP connects the two (RFC 9293 section 3.5, simultaneous open), and the server could not
+    listen there again.
+
+    Raises:
+        ConnectionRefusedError: it leads to itself.
+    """
+    own, other = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+    if isinstance(own, tuple) and own == other:
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.abort()
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
 
 
 async def connected_socket(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
