@@ -355,15 +355,23 @@ def test_a_connection_to_itself_is_refused(run: Run) -> None:
     """TCP connects a port to itself when it is both ends; it counts as a server that is not there, and is closed."""
 
     async def check() -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            sock.connect(sock.getsockname())
-            sock.setblocking(False)
-            transport, _ = await asyncio.get_running_loop().create_connection(
-                asyncio.Protocol, sock=sock
-            )
-            with pytest.raises(ConnectionRefusedError):
-                refuse_itself(transport)
-            assert transport.is_closing()
+        sock = socket.socket()  # the transport's from here on
+        sock.bind(("127.0.0.1", 0))
+        sock.connect(sock.getsockname())
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        lost: asyncio.Future[None] = loop.create_future()
+        transport, _ = await loop.create_connection(lambda: _TellsWhenLost(lost), sock=sock)
+        with pytest.raises(ConnectionRefusedError):
+            refuse_itself(transport)
+        await lost
 
     run(check())
+
+
+class _TellsWhenLost(asyncio.Protocol):
+    def __init__(self, lost: asyncio.Future[None]) -> None:
+        self._lost = lost
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set_result(None)

@@ -92,8 +92,7 @@ def refuse_itself(transport: asyncio.BaseTransport) -> None:
     """
     own, other = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
     if isinstance(own, tuple) and own == other:
-        if isinstance(transport, asyncio.WriteTransport):
-            transport.abort()
+        cast(asyncio.Transport, transport).abort()  # uvloop's is none by its class
         raise ConnectionRefusedError(errno.ECONNREFUSED, "nothing listens there")
 
 
