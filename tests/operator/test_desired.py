@@ -1,5 +1,6 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,34 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
     changed = children({**spec, "tuning": {"contextLength": 4096}}, upgraded)
     container = changed["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == "penstock:2"
+
+
+def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
+    """What runs stays as it is until something else is asked for; a drift from it is still put right."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    older = copy.deepcopy(before)
+    template = older["Deployment", "m-server"]["spec"]["template"]
+    template["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] = 7
+    template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+    upgraded = replace(SEEN, operator_image="penstock:2", children=older)
+    assert children(spec, upgraded)["Deployment", "m-server"] == older["Deployment", "m-server"]
+    for more in ({"tuning": {"contextLength": 4096}}, {"resources": {"limits": {"memory": "1Gi"}}}):
+        changed = children({**spec, **more}, upgraded)["Deployment", "m-server"]["spec"]["template"]
+        assert changed["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] == 5
+    drifted = copy.deepcopy(before)
+    drifted["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]["image"] = "x"
+    healed = children(spec, replace(SEEN, children=drifted))
+    assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
+
+
+def test_another_gateway_image_restarts_no_server():
+    """The fetcher of the weights is of that image too, and has done its work."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    changed = children({**spec, "gateway": {"image": "mine:1"}}, replace(SEEN, children=before))
+    assert changed["Deployment", "m-server"] == before["Deployment", "m-server"]
+    assert changed["Deployment", "m"] != before["Deployment", "m"]
 
 
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():

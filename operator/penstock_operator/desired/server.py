@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from penstock_operator.desired.common import (
     POD_SECURITY,
     child,
     deployment,
+    digest,
     resources,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, environment, weights
-from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
+from penstock_operator.localmodel.names import ASKED_HASH, SERVER, TEMPLATE_HASH, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
@@ -32,21 +34,41 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    A server that runs keeps the release of our image that it has, as long as nothing else about its pod changes:
-    an operator upgrade restarts no model pod.
+    An operator upgrade restarts no model pod: as long as nothing else is asked for, a server that runs keeps the
+    release of our image that it has, and where this release would write its pod in another way, the pod it has.
     """
-    running = seen.child("Deployment", children(model.name).server) or {}
-    template = running.get("spec", {}).get("template", {})
-    digest = template.get("metadata", {}).get("annotations", {}).get(TEMPLATE_HASH)
-    pod = template.get("spec", {})
-    for container in [*pod.get("initContainers", ()), *pod.get("containers", ())]:
-        made = _made(model, replace(seen, operator_image=container["image"]))
-        if made[0]["spec"]["template"]["metadata"]["annotations"][TEMPLATE_HASH] == digest:
+    asked = _asked(model)
+    running = seen.child("Deployment", children(model.name).server)
+    if running is None:
+        return _made(model, seen, asked)
+    template = running["spec"]["template"]
+    pod = template["spec"]
+    for container in [*pod.get("initContainers", ()), *pod["containers"]]:
+        made = _made(model, replace(seen, operator_image=container["image"]), asked)
+        if _hash(made[0]["spec"]["template"]) == _hash(template):
             return made
-    return _made(model, seen)
+    made = _made(model, seen, asked)
+    if (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
+        made[0]["spec"]["template"] = template
+    return made
 
 
-def _made(model: LocalModel, seen: Seen) -> list[Manifest]:
+def _asked(model: LocalModel) -> str:
+    """Of what is asked for that the server's pods depend on, and of nothing that a release decides."""
+    spec = model.spec
+    parts = (
+        spec.model, spec.runtime, spec.tuning, spec.accelerator, spec.resources, spec.scheduling,
+        spec.pod_metadata,
+    )  # fmt: skip
+    said = [one.model_dump(mode="json", exclude_defaults=True) for one in parts]
+    return digest([model.runtime, model.served_name, spec.cache.claim_name, said])
+
+
+def _hash(template: Mapping[str, Any]) -> str:
+    return str((template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH, ""))
+
+
+def _made(model: LocalModel, seen: Seen, asked: str) -> list[Manifest]:
     spec, name = model.spec, children(model.name).server
     found = weights(model, seen)
     container = {
@@ -80,8 +102,10 @@ def _made(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
     replicas = 0 if spec.suspend else spec.replicas
+    made = deployment(model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model))
+    made["metadata"]["annotations"] = {ASKED_HASH: asked}
     return [
-        deployment(model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model)),
+        made,
         child(model, "v1", "Service", name, SERVER, spec=headless),
     ]
 
