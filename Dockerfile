@@ -42,10 +42,12 @@ FROM base
 LABEL org.opencontainers.image.title="Penstock" \
       org.opencontainers.image.description="Makes local language models dependable." \
       org.opencontainers.image.licenses="Apache-2.0"
-RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip
+# Also under a number that a cluster chooses there is a name for who asks.
+RUN echo 'penstock:x:65532:65532::/tmp:/usr/sbin/nologin' >>/etc/passwd && echo 'penstock:x:65532:' >>/etc/group \
+ && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/site-packages/pip* /usr/local/lib/python3*/ensurepip
 COPY --from=packages /opt/penstock /opt/penstock
 COPY --from=program /opt/program /opt/penstock
-ENV PATH=/opt/penstock/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
+ENV PATH=/opt/penstock/bin:$PATH HOME=/tmp USER=penstock PYTHONUNBUFFERED=1
 WORKDIR /tmp
 USER 65532:65532
 EXPOSE 8080

@@ -237,7 +237,7 @@ def _run(command: list[str], **environment: str) -> str:
     return done.stdout
 
 
-def _forget(folder: Path, keep: int = 2) -> None:
+def _forget(folder: Path, keep: int = 4) -> None:
     """Keep the cache small: images of earlier sources go."""
     files = sorted(folder.glob("penstock-*.tar"), key=lambda file: file.stat().st_mtime)
     for file in files[:-keep]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
@@ -19,6 +20,7 @@ from penstock_operator.seen import Seen
 from penstock_operator.tuned import performance, tuning
 
 Truth = Literal["True", "False", "Unknown"]
+_BINDING_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,9 @@ class Asked:
         external: the server is not ours: no workload, no weights.
         cached: weights are fetched to a claim.
         refused: why the spec cannot be used, a sentence; empty when it can.
+        route: an HTTPRoute is asked for.
+        monitor: a ServiceMonitor is asked for.
+        access: who reaches the model, a sentence.
     """
 
     namespace: str
@@ -43,6 +48,9 @@ class Asked:
     gateway_replicas: int = 1
     server_replicas: int = 1
     refused: str = ""
+    route: bool = False
+    monitor: bool = False
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +163,8 @@ def _conditions(
 ) -> list[Condition]:
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
-    found = [Condition("Accepted", "True", "Valid", "The spec can be used.")]
+    sentences = ["The spec can be used.", asked.access]
+    found = [Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one))]
     if asked.suspended:
         return found
     if not asked.external:
@@ -164,6 +173,25 @@ def _conditions(
         found.append(_server(asked, seen, failure, rollout))
     found.append(_gateway(asked, seen, failure))
     found.append(_loaded(seen))
+    return [*found, *_optional(asked, seen)]
+
+
+def _optional(asked: Asked, seen: Seen) -> list[Condition]:
+    """A route that is missing keeps clients out; without a monitor the model serves all the same."""
+    found: list[Condition] = []
+    if asked.route and "HTTPRoute" in seen.apis:
+        found.append(Condition("RouteReady", "True", "RouteMade", "The HTTPRoute is there."))
+    elif asked.route:
+        said = "The cluster does not know HTTPRoute: install the Gateway API, or take expose.httpRoute away."
+        found.append(Condition("RouteReady", "False", "GatewayAPIMissing", said))
+    if asked.monitor and "ServiceMonitor" in seen.apis:
+        found.append(Condition("Monitored", "True", "MonitorMade", "The ServiceMonitor is there."))
+    elif asked.monitor:
+        said = (
+            "The cluster does not know ServiceMonitor: install the Prometheus operator, or take monitoring away. "
+            "The model serves all the same."
+        )
+        found.append(Condition("Monitored", "Unknown", "PrometheusOperatorMissing", said))
     return found
 
 
@@ -266,7 +294,9 @@ def _phase(
 
 def _failure(seen: Seen) -> Failure | None:
     """The failure that is told: a fetcher's, then a server's, then a gateway's."""
-    servers = list(failures("server", seen.pods_of("server")))
+    servers = [
+        one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
+    ]
     inits = {
         str(one.get("name"))
         for pod in seen.pods_of("server")
@@ -284,6 +314,14 @@ def _failure(seen: Seen) -> Failure | None:
     ]:
         return one
     return None
+
+
+def _may_pass(failure: Failure, now: str) -> bool:
+    """A volume that is made on demand takes a while: until then the scheduler calls its claim unbound."""
+    if failure.reason != "CacheUnbindable" or not failure.at:
+        return False
+    age = datetime.fromisoformat(now) - datetime.fromisoformat(failure.at)
+    return age.total_seconds() < _BINDING_S
 
 
 def _count(seen: Seen, component: str, *, only_ready: bool) -> int:

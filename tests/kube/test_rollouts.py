@@ -82,8 +82,12 @@ class Served:
     def __enter__(self) -> Self:
         self._weights()
         self.operator.start(RELEASES[0])
-        self.change()
-        self.wait_ready()
+        try:
+            self.change()
+            self.wait_ready()
+        except BaseException:
+            self.operator.stop(kill=True)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,7 +120,7 @@ class Served:
         """As a person waits for it."""
         try:
             self.cluster.kubectl(
-                "wait", f"lm/{NAME}", "-n", self.namespace, "--for=condition=Ready", f"--timeout={WITHIN_S:.0f}s"
+                "wait", f"lm/{NAME}", "-n", self.namespace, "--for=condition=Ready", "--timeout=80s"
             )  # fmt: skip
         except Exception as exc:
             raise AssertionError(f"{exc}\n{self.model().get('status')}\n{self.operator.log[-3000:]}") from exc  # fmt: skip

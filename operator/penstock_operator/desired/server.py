@@ -218,13 +218,13 @@ def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
     """
     path = "/api/version" if model.runtime == "Ollama" else "/health"
     ask = {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}
-    started: dict[str, Any] = {**ask, "periodSeconds": 5, "failureThreshold": _LOADS_WITHIN_S // 5}
+    started: dict[str, Any] = {**ask, "periodSeconds": 2, "failureThreshold": _LOADS_WITHIN_S // 2}
     if model.runtime == "Ollama":
         # An attempt that is cut off would begin the load anew; that of a server that does not listen yet ends at once.
         load = ["ollama", "run", "--", found.path, ""]
         started = {"exec": {"command": load}, "timeoutSeconds": _LOADS_WITHIN_S, "periodSeconds": 5, "failureThreshold": 60}  # fmt: skip
     elif not found.fetchers and found.is_fetched:
-        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 5
+        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 2
     return {
         "startupProbe": started,
         "readinessProbe": {**ask, "periodSeconds": 5, "failureThreshold": 3},
