@@ -7,6 +7,7 @@ from penstock_operator.desired import desired
 from penstock_operator.desired.weights import weights
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
 from penstock_operator.reconcile import Read
+from penstock_operator.rollout import Patience
 from penstock_operator.seen import Manifest, Seen
 
 
@@ -25,7 +26,9 @@ def read(body: Manifest) -> Read:
             ),
             None,
         )
-    return Read(_asked(model), lambda seen: desired(model, seen), _optional(model))
+    return Read(
+        _asked(model), lambda seen: desired(model, seen), _optional(model), _patience(model)
+    )
 
 
 def _optional(model: LocalModel) -> frozenset[str]:
@@ -35,6 +38,12 @@ def _optional(model: LocalModel) -> frozenset[str]:
     if model.spec.monitoring.service_monitor:
         found.add("ServiceMonitor")
     return frozenset(found)
+
+
+def _patience(model: LocalModel) -> Patience:
+    timeouts = model.policy.get("timeouts", {})
+    hold_s = float(timeouts.get("hold_s", Patience().hold_s))
+    return Patience(float(model.spec.rollout.idle_timeout_seconds), hold_s)
 
 
 def _asked(model: LocalModel) -> Asked:

@@ -13,10 +13,11 @@ from penstock_operator.desired.common import (
     digest_of,
     pull_secrets,
     resources,
+    said_of_pods,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
 from penstock_operator.localmodel.images import image
-from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
+from penstock_operator.localmodel.names import ASKED_HASH, SERVER, TEMPLATE_HASH, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
@@ -33,8 +34,8 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    A server that runs keeps the images that it has, as long as nothing else about its pod changes: an operator
-    upgrade, which brings another release of ours and of the engines, restarts no model pod.
+    An operator upgrade restarts no model pod: a server that runs keeps the images that it has, as long as nothing
+    else about its pod changes, and the pod that it has, where only this release would write it in another way.
     """
     spec, name = model.spec, children(model.name).server
     found = weights(model, seen)
@@ -73,15 +74,39 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
     ours = [one for one in chosen if not _named_image(model, one, found)]
-    matters = digest_of({**pod, "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
-    _keep_images(ours, seen.child("Deployment", name), matters)
+    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
+    running = seen.child("Deployment", name)
+    _keep_images(ours, running, matters)
     replicas = 0 if spec.suspend else spec.replicas
-    return [
-        deployment(
-            model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
-        ),
-        child(model, "v1", "Service", name, SERVER, spec=headless),
-    ]
+    made = deployment(
+        model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
+    )
+    _keep_pod(made, running, matters, _asked(model))
+    return [made, child(model, "v1", "Service", name, SERVER, spec=headless)]
+
+
+def _asked(model: LocalModel) -> str:
+    """
+    Of all that the server's pods depend on and that no release decides: what the spec says. What was decided by what
+    happened here (a shorter context after the memory ran out) belongs in it as well.
+    """
+    spec = model.spec
+    parts = (
+        spec.model, spec.runtime, spec.tuning, spec.accelerator, spec.resources, spec.scheduling,
+        spec.pod_metadata,
+    )  # fmt: skip
+    said = [one.model_dump(mode="json", exclude_defaults=True) for one in parts]
+    return digest_of({"spec": said, "runtime": model.runtime, "name": model.served_name, "claim": spec.cache.claim_name})  # fmt: skip
+
+
+def _keep_pod(made: Manifest, running: Mapping[str, Any] | None, matters: str, asked: str) -> None:
+    made["metadata"]["annotations"] = {ASKED_HASH: asked}
+    if running is None:
+        return
+    template = running["spec"]["template"]
+    is_other = (template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH) != matters
+    if is_other and (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
+        made["spec"]["template"] = template
 
 
 def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
