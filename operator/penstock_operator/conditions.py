@@ -30,6 +30,9 @@ class Asked:
         external: the server is not ours: no workload, no weights.
         cached: weights are fetched to a claim.
         refused: why the spec cannot be used, a sentence; empty when it can.
+        route: an HTTPRoute is asked for.
+        monitor: a ServiceMonitor is asked for.
+        access: who reaches the model, a sentence.
     """
 
     namespace: str
@@ -43,6 +46,9 @@ class Asked:
     gateway_replicas: int = 1
     server_replicas: int = 1
     refused: str = ""
+    route: bool = False
+    monitor: bool = False
+    access: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,8 @@ def _conditions(
 ) -> list[Condition]:
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
-    found = [Condition("Accepted", "True", "Valid", "The spec can be used.")]
+    sentences = ["The spec can be used.", asked.access]
+    found = [Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one))]
     if asked.suspended:
         return found
     if not asked.external:
@@ -164,6 +171,25 @@ def _conditions(
         found.append(_server(asked, seen, failure, rollout))
     found.append(_gateway(asked, seen, failure))
     found.append(_loaded(seen))
+    return [*found, *_optional(asked, seen)]
+
+
+def _optional(asked: Asked, seen: Seen) -> list[Condition]:
+    """A route that is missing keeps clients out; without a monitor the model serves all the same."""
+    found: list[Condition] = []
+    if asked.route and "HTTPRoute" in seen.apis:
+        found.append(Condition("RouteReady", "True", "RouteMade", "The HTTPRoute is there."))
+    elif asked.route:
+        said = "The cluster does not know HTTPRoute: install the Gateway API, or take expose.httpRoute away."
+        found.append(Condition("RouteReady", "False", "GatewayAPIMissing", said))
+    if asked.monitor and "ServiceMonitor" in seen.apis:
+        found.append(Condition("Monitored", "True", "MonitorMade", "The ServiceMonitor is there."))
+    elif asked.monitor:
+        said = (
+            "The cluster does not know ServiceMonitor: install the Prometheus operator, or take monitoring away. "
+            "The model serves all the same."
+        )
+        found.append(Condition("Monitored", "Unknown", "PrometheusOperatorMissing", said))
     return found
 
 

@@ -20,15 +20,22 @@ _IMAGE = {
     "RegistryUnavailable", "ImageInspectError",
 }  # fmt: skip
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-# What the weights fetcher may say in its termination message.
+# Reasons in the termination message of `penstock fetch` (penstock.adapters.fetching), and ours for them.
 _FETCH = {
-    "ModelNotFound", "CredentialsMissing", "CredentialsRefused", "ChecksumMismatch", "DiskFull",
-    "SourceUnreachable", "DownloadFailed",
-}  # fmt: skip
+    "NotFound": "ModelNotFound",
+    "Missing": "ModelNotFound",
+    "BadAddress": "ModelNotFound",
+    "Unauthorized": "CredentialsRefused",
+    "Mismatch": "ChecksumMismatch",
+    "DiskFull": "DiskFull",
+    "Unwritable": "VolumeUnwritable",
+    "Unreachable": "SourceUnreachable",
+    "ServerError": "SourceUnreachable",
+}
 # Nothing but a person ends these.
 FOR_A_PERSON = frozenset(
     {"ModelNotFound", "CredentialsMissing", "CredentialsRefused", "ChecksumMismatch", "DiskFull",
-     "CacheUnbindable"}
+     "VolumeUnwritable", "CacheUnbindable"}
 )  # fmt: skip
 
 
@@ -151,8 +158,9 @@ def _told(message: str) -> tuple[str, str] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("message"), str):
         return None
-    reason = value.get("reason")
-    return (reason if reason in _FETCH else "DownloadFailed"), value["message"]
+    said = value.get("reason")
+    reason = _FETCH[said] if said in _FETCH else "DownloadFailed"  # noqa: SIM401 - a test reads reasons here
+    return reason, value["message"]
 
 
 def _condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -61,11 +61,11 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission("model", "", "pods", ("list", "watch"), "why a pod is not ready"),
     Permission("model", "events.k8s.io", "events", ("create",), "says what turned"),
     Permission(
-        "model", "gateway.networking.k8s.io", "httproutes", ("create", "patch"),
+        "model", "gateway.networking.k8s.io", "httproutes", ("list", "create", "patch", "delete"),
         "routes, where the Gateway API is installed", optional=True,
     ),
     Permission(
-        "model", "monitoring.coreos.com", "servicemonitors", ("create", "patch"),
+        "model", "monitoring.coreos.com", "servicemonitors", ("list", "create", "patch", "delete"),
         "scraping, where the Prometheus operator is installed", optional=True,
     ),
     Permission(

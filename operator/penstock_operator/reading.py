@@ -51,4 +51,17 @@ def _asked(model: LocalModel) -> Asked:
         suspended=spec.suspend,
         gateway_replicas=spec.gateway.replicas or 1,
         server_replicas=spec.replicas,
+        route=spec.expose.http_route is not None,
+        monitor=spec.monitoring.service_monitor,
+        access=_access(model),
+    )
+
+
+def _access(model: LocalModel) -> str:
+    if model.spec.gateway.keys_secret_ref is not None:
+        return f"Clients need a key of the Secret {model.spec.gateway.keys_secret_ref.name}."
+    if model.spec.network_policy.enabled:
+        return f"It is open, without a key, to the namespace {model.namespace} only."
+    return (
+        "It is open, without a key, to whoever reaches its Service: networkPolicy.enabled is false."
     )

@@ -50,7 +50,8 @@ class Reconciler:
         ask: asks the model's gateway pods for their status.
         hold: has them hold new requests, and tells what still runs; resume: has them go on.
         token: the admin token of a model, from its key and uid.
-        apis: the optional kinds that the API server serves now.
+        apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
+        admitted: peers of a NetworkPolicy that reach every gateway.
         stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
@@ -67,6 +68,7 @@ class Reconciler:
         hold: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, Work]]],
         resume: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, str]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -80,6 +82,7 @@ class Reconciler:
         self._hold = hold
         self._resume = resume
         self._apis = apis
+        self._admitted = admitted
         self._now = now
         self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
@@ -130,6 +133,7 @@ class Reconciler:
             raise NotLeading("The gateways are left to the replica that leads.")
 
     async def _look(self, key: Key, body: Manifest) -> Seen:
+        apis = await self._apis()  # before the children: it may bring some
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -139,7 +143,8 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis(),
+            apis=apis,
+            admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )

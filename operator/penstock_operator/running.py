@@ -15,7 +15,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,13 +35,14 @@ from penstock_operator.metrics import Metrics
 from penstock_operator.preflight import missing
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.seen import Key
+from penstock_operator.seen import Key, Manifest
 from penstock_operator.sweep import Sweep
 from penstock_operator.work_queue import WorkQueue
 
 _log = logging.getLogger(__name__)
 _OPTIONAL = ("HTTPRoute", "ServiceMonitor")
 _APIS_S = 60.0
+_LISTED_S = 900.0
 
 
 class CannotRun(PenstockError):
@@ -55,6 +56,7 @@ class Choices:
         kubeconfig: None for the pod's own account, else the user's.
         namespaces: that are watched; empty for all.
         lease: the name of the Lease by which one replica leads; it lies in *lease_namespace*.
+        admitted: peers of a NetworkPolicy that reach every gateway.
     """
 
     kubeconfig: str | None
@@ -65,23 +67,48 @@ class Choices:
     image: str
     lease: str
     lease_namespace: str
+    admitted: tuple[Manifest, ...] = ()
 
 
 class OptionalApis:
-    """Which optional kinds the API server serves; asked again once in a while, since they may come later."""
+    """
+    Which optional kinds the API server serves; asked again once in a while, since they may come later.
 
-    def __init__(self, cluster: Cluster) -> None:
+    They are not watched: a watch of a kind that is not there would hold up everything. What there is of them is
+    listed when they are found, and at long intervals; between, the cache knows what we wrote.
+
+    Args:
+        look: lists a kind into the cache.
+    """
+
+    def __init__(self, cluster: Cluster, look: Callable[[str], Awaitable[None]]) -> None:
         self._cluster = cluster
+        self._look = look
         self._found: frozenset[str] = frozenset()
         self._asked_at: float | None = None
+        self._listed_at: dict[str, float] = {}
         self._lock = asyncio.Lock()
 
     async def __call__(self) -> frozenset[str]:
         async with self._lock:
-            if self._asked_at is None or time.monotonic() - self._asked_at > _APIS_S:
-                found = [one for one in _OPTIONAL if await self._cluster.serves(one)]
-                self._found, self._asked_at = frozenset(found), time.monotonic()
+            now = time.monotonic()
+            if self._asked_at is None or now - self._asked_at > _APIS_S:
+                self._found = frozenset([one for one in _OPTIONAL if await self._usable(one, now)])
+                self._asked_at = now
             return self._found
+
+    async def _usable(self, kind: str, now: float) -> bool:
+        if not await self._cluster.serves(kind):
+            self._listed_at.pop(kind, None)
+            return False
+        if kind not in self._listed_at or now - self._listed_at[kind] > _LISTED_S:
+            try:
+                await self._look(kind)
+            except ApiRefused as exc:
+                _log.warning("%s is left alone: %s", kind, exc)
+                return False
+            self._listed_at[kind] = now
+        return True
 
 
 async def run(choices: Choices) -> None:
@@ -139,7 +166,8 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
         ask=gateways.ask,
         hold=gateways.hold,
         resume=gateways.resume,
-        apis=OptionalApis(cluster),
+        apis=OptionalApis(cluster, sweep.look),
+        admitted=choices.admitted,
         stale=sweep.owed,
     )
     work: WorkQueue[Key] = WorkQueue(reconciler, may_work=leader.leads, finished=metrics.finished)

@@ -68,6 +68,7 @@ class Seen:
         before: the status that stands on the LocalModel.
         admin_token: of this model, for the Secret that gateways mount.
         operator_image: the image of gateway and fetcher.
+        admitted: peers of a NetworkPolicy that reach every gateway: the operator, a scraper.
     """
 
     now: str
@@ -81,6 +82,7 @@ class Seen:
     gateways: Mapping[str, GatewayStatus] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
+    admitted: tuple[Mapping[str, Any], ...] = ()
 
     def child(self, kind: str, name: str) -> Manifest | None:
         """That child, or None."""

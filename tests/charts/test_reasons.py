@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from penstock_operator.failures import failures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes-troubleshooting.md").read_text(encoding="utf-8")
@@ -35,8 +38,10 @@ def reasons(source: str) -> Iterator[str]:
             if node.targets[0].id == "reason":
                 yield from texts(node.value)
             elif node.targets[0].id in SETS:
-                for inner in ast.walk(node.value):
-                    yield from texts(inner)
+                value = node.value
+                for part in value.values if isinstance(value, ast.Dict) else [value]:
+                    for inner in ast.walk(part):
+                        yield from texts(inner)
 
 
 def test_every_reason_is_documented_and_no_other() -> None:
@@ -48,3 +53,21 @@ def test_every_reason_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert len(used) > 15
     assert documented == used
+
+
+def test_every_reason_of_the_fetcher_has_one_of_ours() -> None:
+    """What `penstock fetch` says in its termination message is understood."""
+    source = (ROOT / "shared/penstock/adapters/fetching.py").read_text(encoding="utf-8")
+    said = {
+        text
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "FetchFailed"
+        for text in texts(node.args[0])
+    }
+    assert len(said) > 5
+    for reason in said:
+        told = json.dumps({"reason": reason, "message": "It failed."})
+        ended = {"terminated": {"exitCode": 1, "message": told}}
+        pod = {"metadata": {"name": "p"}, "status": {"initContainerStatuses": [{"state": ended}]}}
+        (found,) = failures("server", [pod])
+        assert found.reason != "DownloadFailed", reason

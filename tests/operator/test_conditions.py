@@ -40,7 +40,7 @@ def ended(code: int, **more: Any) -> list[dict[str, Any]]:
     return [{"name": "server", "restartCount": 3, "state": {}, "lastState": {"terminated": {"exitCode": code, **more}}}]  # fmt: skip
 
 
-FETCHER = [{"name": "fetch", "state": {"terminated": {"exitCode": 1, "message": '{"reason": "ModelNotFound", "message": "No such file at the hub."}'}}}]  # fmt: skip
+FETCHER = [{"name": "fetch", "state": {"terminated": {"exitCode": 1, "message": '{"reason": "NotFound", "message": "No such file at the hub."}'}}}]  # fmt: skip
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 
 

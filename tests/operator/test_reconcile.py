@@ -127,7 +127,7 @@ def test_a_fetch_that_is_tried_again_and_again_is_told_once() -> None:
     world = World()
     key = world.model(SMALLEST)
     failed = [{"name": "fetch-0", "image": "i", "state": {"terminated": {
-        "exitCode": 1, "message": '{"reason": "SourceUnreachable", "message": "The hub is away."}'}}}]  # fmt: skip
+        "exitCode": 1, "message": '{"reason": "Unreachable", "message": "The hub is away."}'}}}]  # fmt: skip
     for _ in range(5):
         world.server_pod(initContainerStatuses=[{"name": "fetch-0", "state": {"running": {}}}])
         asyncio.run(world.reconcile(key))

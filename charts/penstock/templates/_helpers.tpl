@@ -73,8 +73,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
-  verbs: [create, patch]
+  verbs: [list, create, patch, delete]
 - apiGroups: [monitoring.coreos.com]
   resources: [servicemonitors]
-  verbs: [create, patch]
+  verbs: [list, create, patch, delete]
 {{- end -}}

@@ -47,18 +47,20 @@ def child(
     return {"apiVersion": api, "kind": kind, "metadata": about, **body}
 
 
-def digest(value: Any) -> str:
-    """Sixteen signs that tell one JSON value from another."""
+def digest_of(value: Any) -> str:
+    """A short hash, the same for the same value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def template(model: LocalModel, component: str, pod: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod template whose hash changes when, and only when, the pod itself would."""
+def template(
+    model: LocalModel, component: str, pod: Mapping[str, Any], digest: str
+) -> dict[str, Any]:
+    """A pod template that carries the hash of what matters about the pod."""
     more = model.spec.pod_metadata
     return {
         "metadata": {
             "labels": labels(model.name, component, more.labels),
-            "annotations": {**more.annotations, TEMPLATE_HASH: digest(pod)},
+            "annotations": {**more.annotations, TEMPLATE_HASH: digest},
         },
         "spec": dict(pod),
     }
@@ -72,12 +74,19 @@ def deployment(
     *,
     replicas: int | None,
     strategy: Mapping[str, Any],
+    digest: str | None = None,
 ) -> Manifest:
-    """A Deployment; without *replicas* their number is somebody else's."""
+    """
+    A Deployment.
+
+    Args:
+        replicas: None where their number is somebody else's.
+        digest: of what matters about the pod; None for all of it.
+    """
     spec: dict[str, Any] = {
         "selector": {"matchLabels": selector(model.name, component)},
         "strategy": dict(strategy),
-        "template": template(model, component, pod),
+        "template": template(model, component, pod, digest or digest_of(pod)),
     }
     if replicas is not None:
         spec["replicas"] = replicas
@@ -93,3 +102,9 @@ def resources(asked: Resources, more: Mapping[str, Any] | None = None) -> dict[s
     if limits:
         found["limits"] = limits
     return found
+
+
+def pull_secrets(model: LocalModel) -> dict[str, Any]:
+    """Of a pod; every pod of the model may use them."""
+    named = [{"name": one.name} for one in model.spec.runtime.image_pull_secrets]
+    return {"imagePullSecrets": named} if named else {}

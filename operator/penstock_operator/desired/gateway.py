@@ -11,6 +11,7 @@ from penstock_operator.desired.common import (
     POD_SECURITY,
     child,
     deployment,
+    pull_secrets,
     resources,
 )  # fmt: skip
 from penstock_operator.localmodel.names import GATEWAY, children, selector
@@ -97,7 +98,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     pod = {
         "automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD_SECURITY,
         "terminationGracePeriodSeconds": math.ceil(drain_s(model)) + _BEYOND_DRAIN_S,
-        "containers": [container], "volumes": volumes,
+        "containers": [container], "volumes": volumes, **pull_secrets(model),
     }  # fmt: skip
     service = {
         "type": spec.expose.service.type, "selector": selector(model.name, GATEWAY),

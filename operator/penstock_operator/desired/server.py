@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from penstock_operator.desired.common import (
@@ -11,46 +11,99 @@ from penstock_operator.desired.common import (
     POD_SECURITY,
     child,
     deployment,
-    digest,
+    digest_of,
+    pull_secrets,
     resources,
 )  # fmt: skip
-from penstock_operator.desired.weights import FOLDER, environment, weights
-from penstock_operator.localmodel.names import ASKED_HASH, SERVER, TEMPLATE_HASH, children, selector
+from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
+from penstock_operator.localmodel.images import image
+from penstock_operator.localmodel.names import (
+    ASKED_HASH,
+    IMAGES,
+    SERVER,
+    TEMPLATE_HASH,
+    children,
+    selector,
+)
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
 PORT = 8080
 CPU_CONTEXT = 8192
-_IMAGES = {
-    "None": "ghcr.io/ggml-org/llama.cpp:server", "NVIDIA": "ghcr.io/ggml-org/llama.cpp:server-cuda",
-    "AMD": "ghcr.io/ggml-org/llama.cpp:server-rocm", "Intel": "ghcr.io/ggml-org/llama.cpp:server-intel",
-}  # fmt: skip
+_LOADS_WITHIN_S = 1800
+_FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
 # Constant; the model comes in as a variable, which the shell does not read as code.
-_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull "$MODEL"'
+_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull -- "$MODEL"'
 
 
 def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    An operator upgrade restarts no model pod: as long as nothing else is asked for, a server that runs keeps the
-    release of our image that it has, and where this release would write its pod in another way, the pod it has.
+    An operator upgrade restarts no model pod: as long as nothing else is asked for, a server that runs keeps the pod
+    that it has, whatever this release would write. Where what was asked for is not known, it keeps its images as long
+    as nothing else about its pod would change.
     """
     asked = _asked(model)
-    running = seen.child("Deployment", children(model.name).server)
-    if running is None:
-        return _made(model, seen, asked)
-    template = running["spec"]["template"]
-    pod = template["spec"]
-    for container in [*pod.get("initContainers", ()), *pod["containers"]]:
-        made = _made(model, replace(seen, operator_image=container["image"]), asked)
-        if _hash(made[0]["spec"]["template"]) == _hash(template):
-            return made
-    made = _made(model, seen, asked)
-    if (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
-        made[0]["spec"]["template"] = template
-    return made
+    spec, name = model.spec, children(model.name).server
+    found = weights(model, seen)
+    container = {
+        "name": "server", **_engine(model, seen, found.path),
+        "ports": [{"name": "http", "containerPort": PORT}],
+        "resources": resources(spec.resources, _gpu(model)),
+        "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+        "securityContext": CONTAINER_SECURITY,
+        **_probes(model, found),
+    }  # fmt: skip
+    container["env"] = [*container.get("env", []), *_user_environment(model)]
+    first = found.fetchers
+    if model.runtime == "Ollama":
+        more = [*environment(model), *_user_environment(model)]
+        first = [
+            {
+                "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
+                "env": [*_ollama(model), *more, {"name": "MODEL", "value": found.path}],
+                "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+                "securityContext": CONTAINER_SECURITY,
+            }
+        ]  # fmt: skip
+    chosen = [*first, container]
+    for one in chosen:
+        one["image"] = _named_image(model, one, found) or one["image"]
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False, "enableServiceLinks": False,
+        "securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 30,
+        "initContainers": first, "containers": [container],
+        "volumes": [*found.volumes, {"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
+        **_scheduling(model), **pull_secrets(model),
+    }  # fmt: skip
+    headless = {
+        "clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(model.name, SERVER),
+        "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
+    }  # fmt: skip
+    ours = [one for one in chosen if not _named_image(model, one, found)]
+    matters = digest_of({**pod, "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
+    _keep_images(ours, seen.child("Deployment", name), matters)
+    replicas = 0 if spec.suspend else spec.replicas
+    made = deployment(
+        model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
+    )
+    made["metadata"]["annotations"] = {ASKED_HASH: asked}
+    images = json.dumps({one["name"]: one["image"] for one in ours})
+    made["spec"]["template"]["metadata"]["annotations"][IMAGES] = images
+    running = seen.child("Deployment", name)
+    if running is not None:
+        there = running["spec"]["template"]
+        if (
+            _annotation(running, ASKED_HASH) == asked
+            and _annotation(there, TEMPLATE_HASH) != matters
+        ):
+            made["spec"]["template"] = there
+    return [
+        made,
+        child(model, "v1", "Service", name, SERVER, spec=headless),
+    ]
 
 
 def _asked(model: LocalModel) -> str:
@@ -61,61 +114,46 @@ def _asked(model: LocalModel) -> str:
         spec.pod_metadata,
     )  # fmt: skip
     said = [one.model_dump(mode="json", exclude_defaults=True) for one in parts]
-    return digest([model.runtime, model.served_name, spec.cache.claim_name, said])
+    return digest_of([model.runtime, model.served_name, spec.cache.claim_name, said])
 
 
-def _hash(template: Mapping[str, Any]) -> str:
-    return str((template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH, ""))
+def _annotation(thing: Mapping[str, Any], name: str) -> str:
+    return str((thing["metadata"].get("annotations") or {}).get(name, ""))
 
 
-def _made(model: LocalModel, seen: Seen, asked: str) -> list[Manifest]:
-    spec, name = model.spec, children(model.name).server
-    found = weights(model, seen)
-    container = {
-        "name": "server", **_engine(model, seen, found.path),
-        "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": resources(spec.resources, _gpu(model)),
-        "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
-        "securityContext": CONTAINER_SECURITY,
-        **_probes(model),
-    }  # fmt: skip
-    container["env"] = [*container.get("env", []), *_user_environment(model)]
-    first = found.fetchers
-    if model.runtime == "Ollama":
-        first = [
-            {
-                "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
-                "env": [*_ollama(model), {"name": "MODEL", "value": found.path}],
-                "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-                "securityContext": CONTAINER_SECURITY,
-            }
-        ]  # fmt: skip
-    pod: dict[str, Any] = {
-        "automountServiceAccountToken": False, "enableServiceLinks": False,
-        "securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 30,
-        "initContainers": first, "containers": [container],
-        "volumes": [*found.volumes, {"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
-        **_scheduling(model),
-    }  # fmt: skip
-    headless = {
-        "clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(model.name, SERVER),
-        "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
-    }  # fmt: skip
-    replicas = 0 if spec.suspend else spec.replicas
-    made = deployment(model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model))
-    made["metadata"]["annotations"] = {ASKED_HASH: asked}
-    return [
-        made,
-        child(model, "v1", "Service", name, SERVER, spec=headless),
-    ]
+def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
+    """The image that the spec names for that container; empty where the release decides."""
+    fetches = any(one["name"] == container["name"] for one in found.fetchers)
+    return (model.spec.gateway.image if fetches else model.spec.runtime.image) or ""
+
+
+def _without_image(container: Mapping[str, Any], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**container, "image": ""} if container in ours else dict(container)
+
+
+def _keep_images(
+    ours: list[dict[str, Any]], running: Mapping[str, Any] | None, matters: str
+) -> None:
+    """Those that were written, not those that stand there: somebody may have changed them since."""
+    template = (running or {}).get("spec", {}).get("template", {"metadata": {}})
+    if _annotation(template, TEMPLATE_HASH) != matters:
+        return
+    written = json.loads(_annotation(template, IMAGES) or "{}")
+    for one in ours:
+        one["image"] = written.get(one["name"], one["image"])
 
 
 def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
     """Image, command or arguments, and variables."""
     spec, tuning = model.spec, model.spec.tuning
     parallel = tuning.parallel_requests or 1
+    theirs = image(model.runtime or "", spec.accelerator.type)
     if model.runtime == "Ollama":
-        return {"image": spec.runtime.image or "docker.io/ollama/ollama:latest", "args": ["serve", *spec.runtime.args], "env": _ollama(model)}  # fmt: skip
+        return {
+            "image": theirs,
+            "args": ["serve", *spec.runtime.args],
+            "env": [*_ollama(model), *environment(model)],
+        }
     if model.runtime == "VLLM":
         args = [
             "--model", path, "--host", "0.0.0.0", "--port", str(PORT), "--served-model-name", model.served_name,  # noqa: S104
@@ -126,8 +164,14 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
             args += ["--tensor-parallel-size", str(spec.accelerator.count)]
         if tuning.kv_cache_type == "q8_0":
             args += ["--kv-cache-dtype", "fp8"]
-        own = [{"name": "HF_HOME", "value": FOLDER}, {"name": "HOME", "value": "/tmp"}]  # noqa: S108
-        return {"image": spec.runtime.image or "docker.io/vllm/vllm-openai:latest", "args": [*args, *spec.runtime.args], "env": [*own, *environment(model)]}  # fmt: skip
+        # PyTorch asks for the user's name, which a number has only by the environment.
+        own = {"HF_HOME": FOLDER, "HOME": "/tmp", "USER": "penstock"}  # noqa: S108
+        variables = [{"name": name, "value": value} for name, value in own.items()]
+        return {
+            "image": theirs,
+            "args": [*args, *spec.runtime.args],
+            "env": [*variables, *environment(model)],
+        }
     ours = (
         spec.accelerator.type == "None"
         and not spec.runtime.image
@@ -145,12 +189,12 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
     args += spec.runtime.args
     if ours:
         return {"image": seen.operator_image, "command": ["penstock", "llama-server", *args]}
-    return {"image": spec.runtime.image or _IMAGES[spec.accelerator.type], "args": args}
+    return {"image": theirs, "args": args}
 
 
 def _ollama(model: LocalModel) -> list[dict[str, Any]]:
     tuning = model.spec.tuning
-    found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1)}  # noqa: S108  # fmt: skip
+    found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1), "OLLAMA_KEEP_ALIVE": "-1"}  # noqa: S108  # fmt: skip
     if tuning.context_length is not None:
         found["OLLAMA_CONTEXT_LENGTH"] = str(tuning.context_length)
     if tuning.kv_cache_type is not None:
@@ -177,12 +221,23 @@ def _gpu(model: LocalModel) -> dict[str, Any]:
     return {asked.resource_name or _GPUS[asked.type]: str(asked.count)}
 
 
-def _probes(model: LocalModel) -> dict[str, Any]:
-    """`/health` of llama.cpp and vLLM fails until the model is loaded; half an hour is left for that."""
+def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
+    """
+    A server has started when a token can be made: `/health` of llama.cpp and vLLM fails until the model is loaded.
+
+    Ollama answers without a model, so its start is over when `ollama run` has loaded it, which it then keeps.
+    """
     path = "/api/version" if model.runtime == "Ollama" else "/health"
     ask = {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}
+    started: dict[str, Any] = {**ask, "periodSeconds": 5, "failureThreshold": _LOADS_WITHIN_S // 5}
+    if model.runtime == "Ollama":
+        # An attempt that is cut off would begin the load anew; that of a server that does not listen yet ends at once.
+        load = ["ollama", "run", "--", found.path, ""]
+        started = {"exec": {"command": load}, "timeoutSeconds": _LOADS_WITHIN_S, "periodSeconds": 5, "failureThreshold": 60}  # fmt: skip
+    elif not found.fetchers and found.is_fetched:
+        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 5
     return {
-        "startupProbe": {**ask, "periodSeconds": 5, "failureThreshold": 360},
+        "startupProbe": started,
         "readinessProbe": {**ask, "periodSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**ask, "periodSeconds": 20, "failureThreshold": 6},
     }
@@ -202,6 +257,5 @@ def _scheduling(model: LocalModel) -> dict[str, Any]:
         "nodeSelector": dict(asked.node_selector), "tolerations": list(asked.tolerations),
         "affinity": dict(asked.affinity), "topologySpreadConstraints": list(asked.topology_spread_constraints),
         "priorityClassName": asked.priority_class_name, "runtimeClassName": asked.runtime_class_name,
-        "imagePullSecrets": [{"name": one.name} for one in model.spec.runtime.image_pull_secrets],
     }  # fmt: skip
     return {name: value for name, value in found.items() if value}
