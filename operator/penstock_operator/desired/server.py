@@ -6,30 +6,33 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from penstock.tokens.memory_fit import USUAL_TOKENS
 from penstock_operator.desired.common import (
     CONTAINER_SECURITY,
     POD_SECURITY,
     child,
     deployment,
-    digest_of,
     pull_secrets,
     resources,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
+from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import (
     ASKED_HASH,
     IMAGES,
     SERVER,
+    STEPS_DOWN,
     TEMPLATE_HASH,
     children,
     selector,
 )
 from penstock_operator.localmodel.parsing import LocalModel
+from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
+from penstock_operator.sizing import Sizing, memory_request, sizing, told
 
 PORT = 8080
-CPU_CONTEXT = 8192
 _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
@@ -45,13 +48,14 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     that it has, whatever this release would write. Where what was asked for is not known, it keeps its images as long
     as nothing else about its pod would change.
     """
-    asked = _asked(model)
+    size = sizing(model, seen)
+    asked = size.step.mark if size.step.steps else size.asked
     spec, name = model.spec, children(model.name).server
     found = weights(model, seen)
     container = {
-        "name": "server", **_engine(model, seen, found.path),
+        "name": "server", **_engine(model, seen, found.path, size),
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": resources(spec.resources, _gpu(model)),
+        "resources": resources(spec.resources, _gpu(model), memory_request(model, size)),
         "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": CONTAINER_SECURITY,
         **_probes(model, found),
@@ -63,7 +67,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         first = [
             {
                 "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
-                "env": [*_ollama(model), *more, {"name": "MODEL", "value": found.path}],
+                "env": [*_ollama(told(model, size)), *more, {"name": "MODEL", "value": found.path}],
                 "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
                 "securityContext": CONTAINER_SECURITY,
             }
@@ -91,7 +95,9 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     )
     made["metadata"]["annotations"] = {ASKED_HASH: asked}
     images = json.dumps({one["name"]: one["image"] for one in ours})
-    made["spec"]["template"]["metadata"]["annotations"][IMAGES] = images
+    made["spec"]["template"]["metadata"]["annotations"] |= {
+        IMAGES: images, STEPS_DOWN: size.step.mark,
+    }  # fmt: skip
     running = seen.child("Deployment", name)
     if running is not None:
         there = running["spec"]["template"]
@@ -104,17 +110,6 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         made,
         child(model, "v1", "Service", name, SERVER, spec=headless),
     ]
-
-
-def _asked(model: LocalModel) -> str:
-    """Of what is asked for that the server's pods depend on, and of nothing that a release decides."""
-    spec = model.spec
-    parts = (
-        spec.model, spec.runtime, spec.tuning, spec.accelerator, spec.resources, spec.scheduling,
-        spec.pod_metadata,
-    )  # fmt: skip
-    said = [one.model_dump(mode="json", exclude_defaults=True) for one in parts]
-    return digest_of([model.runtime, model.served_name, spec.cache.claim_name, said])
 
 
 def _annotation(thing: Mapping[str, Any], name: str) -> str:
@@ -143,16 +138,16 @@ def _keep_images(
         one["image"] = written.get(one["name"], one["image"])
 
 
-def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
+def _engine(model: LocalModel, seen: Seen, path: str, size: Sizing) -> dict[str, Any]:
     """Image, command or arguments, and variables."""
-    spec, tuning = model.spec, model.spec.tuning
+    spec, tuning = model.spec, told(model, size)
     parallel = tuning.parallel_requests or 1
     theirs = image(model.runtime or "", spec.accelerator.type)
     if model.runtime == "Ollama":
         return {
             "image": theirs,
             "args": ["serve", *spec.runtime.args],
-            "env": [*_ollama(model), *environment(model)],
+            "env": [*_ollama(tuning), *environment(model)],
         }
     if model.runtime == "VLLM":
         args = [
@@ -179,8 +174,12 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
         and tuning.gpu_layers is None
     )
     args = ["--model", path, "--host", "0.0.0.0", "--port", str(PORT), "--alias", model.served_name, "--parallel", str(parallel), "--metrics"]  # noqa: S104  # fmt: skip
-    context = tuning.context_length or (CPU_CONTEXT if spec.accelerator.type == "None" else None)
-    if context is not None:
+    context = tuning.context_length or (USUAL_TOKENS if spec.accelerator.type == "None" else None)
+    if size.fits_itself:
+        args.append("--fit")
+        if size.step.steps:
+            args += ["--steps-down", str(size.step.steps)]
+    elif context is not None:
         args += ["--ctx-size", str(context * parallel)]
     if tuning.kv_cache_type is not None:
         args += ["--cache-type-k", tuning.kv_cache_type, "--cache-type-v", tuning.kv_cache_type]
@@ -192,8 +191,7 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
     return {"image": theirs, "args": args}
 
 
-def _ollama(model: LocalModel) -> list[dict[str, Any]]:
-    tuning = model.spec.tuning
+def _ollama(tuning: Tuning) -> list[dict[str, Any]]:
     found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1), "OLLAMA_KEEP_ALIVE": "-1"}  # noqa: S108  # fmt: skip
     if tuning.context_length is not None:
         found["OLLAMA_CONTEXT_LENGTH"] = str(tuning.context_length)

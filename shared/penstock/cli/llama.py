@@ -22,7 +22,7 @@ import click
 @click.option(
     "--fit",
     is_flag=True,
-    help="Choose --ctx-size, within the memory limit of the container, from what the file says of itself.",
+    help="Choose --ctx-size, if it is not given, by the file and the memory limit of the container.",
 )
 @click.option(
     "--steps-down",
@@ -64,9 +64,7 @@ def llama_server(
         raise click.UsageError("Name a GGUF file: penstock llama-server MODEL.gguf")
     if steps_down and not fit:
         raise click.UsageError("--steps-down says how --fit chooses; give both.")
-    if fit:
-        if values["ctx_size"]:
-            raise click.UsageError("--fit chooses --ctx-size; give one of them.")
+    if fit and not values["ctx_size"]:
         from penstock.adapters.model_file import fit_file
 
         chosen = fit_file(Path(path), parallel=parallel, steps_down=steps_down)

@@ -158,7 +158,7 @@ def fit(
     """
     chosen = _unstepped(facts, memory_bytes, parallel, context_length, cache_type)
     for _ in range(steps_down):
-        chosen = _smaller(chosen)
+        chosen = smaller(chosen)
     return chosen
 
 
@@ -170,6 +170,16 @@ def memory_bytes(facts: ModelFacts, chosen: Fit, cache_type: str = "f16") -> int
             chosen.tokens, sequences=chosen.parallel, key_type=cache_type, value_type=cache_type
         )
     return facts.weights_bytes + cache + _work_bytes(facts) + _PROCESS_BYTES
+
+
+def smaller(chosen: Fit) -> Fit:
+    """One step down; the same when it cannot be smaller."""
+    if chosen.parallel > 1:
+        return Fit(chosen.context_length, chosen.parallel // 2, "Killed", chosen.fits)
+    half = chosen.context_length // 2 // _GRAIN * _GRAIN
+    if half < LEAST_TOKENS:
+        return chosen
+    return Fit(half, 1, "Killed", chosen.fits)
 
 
 def _unstepped(
@@ -195,15 +205,6 @@ def _unstepped(
         return Fit(most, parallel, limit)  # type: ignore[arg-type]
     least = min(LEAST_TOKENS, most)
     return Fit(max(each, least), parallel, "Memory", fits=each >= least)
-
-
-def _smaller(chosen: Fit) -> Fit:
-    if chosen.parallel > 1:
-        return Fit(chosen.context_length, chosen.parallel // 2, "Killed", chosen.fits)
-    half = chosen.context_length // 2 // _GRAIN * _GRAIN
-    if half < LEAST_TOKENS:
-        return chosen
-    return Fit(half, 1, "Killed", chosen.fits)
 
 
 def _work_bytes(facts: ModelFacts) -> int:
