@@ -88,7 +88,8 @@ def operator(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for chatty in ("kopf", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     own = os.environ.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default")
     chosen = Choices(
         kubeconfig=kubeconfig,

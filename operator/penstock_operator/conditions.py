@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
@@ -20,6 +21,7 @@ from penstock_operator.seen import Seen
 from penstock_operator.tuned import performance, tuning
 
 Truth = Literal["True", "False", "Unknown"]
+_BINDING_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +306,9 @@ def _phase(
 
 def _failure(seen: Seen) -> Failure | None:
     """The failure that is told: a fetcher's, then a server's, then a gateway's."""
-    servers = list(failures("server", seen.pods_of("server")))
+    servers = [
+        one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
+    ]
     inits = {
         str(one.get("name"))
         for pod in seen.pods_of("server")
@@ -322,6 +326,14 @@ def _failure(seen: Seen) -> Failure | None:
     ]:
         return one
     return None
+
+
+def _may_pass(failure: Failure, now: str) -> bool:
+    """A volume that is made on demand takes a while: until then the scheduler calls its claim unbound."""
+    if failure.reason != "CacheUnbindable" or not failure.at:
+        return False
+    age = datetime.fromisoformat(now) - datetime.fromisoformat(failure.at)
+    return age.total_seconds() < _BINDING_S
 
 
 def _count(seen: Seen, component: str, *, only_ready: bool) -> int:

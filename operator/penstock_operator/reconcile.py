@@ -23,6 +23,7 @@ from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
+_AT_ONCE_S = 2.0  # while a gateway answers and the model does not
 _SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
@@ -103,10 +104,17 @@ class Reconciler:
                 if not plan.keeps(key.name, manifest):
                     await self._apply(key, manifest, seen)
             await self._remove(body["metadata"]["uid"], key, wanted, seen)
-        await self._tell(body, conditions.status(read.asked, seen, plan.rollout))
+        status = conditions.status(read.asked, seen, plan.rollout)
+        await self._tell(body, status)
         if plan.again_s is not None:
             return Done(again_s=plan.again_s)
-        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+        if read.asked.refused or not seen.pods:
+            return Done()
+        # Nothing tells when a gateway begins to find its server well; it is asked.
+        is_ready = any(
+            one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"]
+        )
+        return Done(again_s=_SOON_S if is_ready or not seen.gateways else _AT_ONCE_S)
 
     async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:
         """What comes next of a rollout; the gateways are asked for what it needs to know of them."""

@@ -135,3 +135,16 @@ def test_events_are_owed_only_where_something_turned() -> None:
     ready = conditions.status(ASKED, seen(*HEALTHY, before=loading))
     assert [one[1] for one in conditions.transitions(ready, loading)] == ["Ready"]
     assert conditions.transitions(ready, ready) == []
+
+
+@pytest.mark.parametrize(("now", "reason"), [("2026-01-01T00:00:30Z", "Pending"), ("2026-01-01T00:01:30Z", "CacheUnbindable")])  # fmt: skip
+def test_a_claim_is_given_time_to_be_bound(now: str, reason: str) -> None:
+    """The scheduler calls a claim unbound at first, also where its volume is just being made; a minute later it is."""
+    unbound = {
+        **UNSCHEDULABLE,
+        "message": "pod has unbound immediate PersistentVolumeClaims",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    found = conditions.status(ASKED, seen(pod("server", conditions=[unbound]), now=now))
+    assert ("Stalled" in {one["type"] for one in found["conditions"]}) == (reason != "Pending")
+    assert found.get("lastFailure", {}).get("reason", "Pending") == reason

@@ -65,7 +65,8 @@ def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
         changed = children({**spec, **more}, upgraded)["Deployment", "m-server"]["spec"]["template"]
         assert changed["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] == 5
     drifted = copy.deepcopy(before)
-    drifted["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]["image"] = "x"
+    container = drifted["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["periodSeconds"] = 7
     healed = children(spec, replace(SEEN, children=drifted))
     assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
 

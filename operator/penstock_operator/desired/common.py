@@ -46,6 +46,12 @@ def child(
     return {"apiVersion": api, "kind": kind, "metadata": about, **body}
 
 
+def said_of_pods(model: LocalModel) -> dict[str, Any]:
+    """What the spec says of all pods' metadata; nothing when it says nothing."""
+    said = model.spec.pod_metadata.model_dump(mode="json", exclude_defaults=True)
+    return {"said": said} if said else {}
+
+
 def template(
     model: LocalModel, component: str, pod: Mapping[str, Any], digest: str
 ) -> dict[str, Any]:
@@ -80,7 +86,9 @@ def deployment(
     spec: dict[str, Any] = {
         "selector": {"matchLabels": selector(model.name, component)},
         "strategy": dict(strategy),
-        "template": template(model, component, pod, digest or digest_of(pod)),
+        "template": template(
+            model, component, pod, digest or digest_of({**pod, **said_of_pods(model)})
+        ),
     }
     if replicas is not None:
         spec["replicas"] = replicas

@@ -91,8 +91,10 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         "command": ["penstock", "serve", "--config", "/etc/penstock/config/penstock.yaml"],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
         "ports": [{"name": "http", "containerPort": 8080}], "resources": resources(asked.resources),
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
+        # A busy node is no reason to end answers: time to start, and a minute before a gateway counts as hung.
+        "startupProbe": {**_probe("/healthz"), "periodSeconds": 1, "failureThreshold": 180},
+        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5},
+        "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
     }  # fmt: skip
     pod = {
@@ -108,8 +110,12 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     if spec.expose.service.annotations:
         exposed["metadata"]["annotations"] = dict(spec.expose.service.annotations)
     text = json.dumps(configuration(model), indent=2) + "\n"
-    found = [
-        child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text}),
+    # What pods mount comes before them.
+    found = [child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text})]
+    if seen.admin_token:
+        secret = {"token": seen.admin_token}
+        found.append(child(model, "v1", "Secret", ours.admin, GATEWAY, stringData=secret))
+    found += [
         deployment(
             model, ours.gateway, GATEWAY, pod,
             replicas=0 if spec.suspend else asked.replicas,
@@ -117,15 +123,13 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         ),
         exposed,
     ]  # fmt: skip
-    if seen.admin_token:
-        found.append(
-            child(
-                model, "v1", "Secret", ours.admin, GATEWAY, stringData={"token": seen.admin_token}
-            )
-        )
     if (asked.replicas or 1) > 1:
         budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(model.name, GATEWAY)}}
         found.append(
             child(model, "policy/v1", "PodDisruptionBudget", ours.gateway, GATEWAY, spec=budget)
         )
     return found
+
+
+def _probe(path: str) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +13,13 @@ from penstock_operator.desired.common import (
     deployment,
     pull_secrets,
     resources,
+    said_of_pods,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
 from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import (
     ASKED_HASH,
-    IMAGES,
     SERVER,
     STEPS_DOWN,
     TEMPLATE_HASH,
@@ -44,13 +43,10 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    An operator upgrade restarts no model pod: as long as nothing else is asked for, a server that runs keeps the pod
-    that it has, whatever this release would write. Where what was asked for is not known, it keeps its images as long
-    as nothing else about its pod would change.
+    An operator upgrade restarts no model pod: a server that runs keeps the images that it has, as long as nothing
+    else about its pod changes, and the pod that it has, where only this release would write it in another way.
     """
-    size = sizing(model, seen)
-    asked = size.step.mark if size.step.steps else size.asked
-    spec, name = model.spec, children(model.name).server
+    spec, name, size = model.spec, children(model.name).server, sizing(model, seen)
     found = weights(model, seen)
     container = {
         "name": "server", **_engine(model, seen, found.path, size),
@@ -87,33 +83,26 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
     ours = [one for one in chosen if not _named_image(model, one, found)]
-    matters = digest_of({**pod, "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
-    _keep_images(ours, seen.child("Deployment", name), matters)
+    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
+    running = seen.child("Deployment", name)
+    _keep_images(ours, running, matters)
     replicas = 0 if spec.suspend else spec.replicas
     made = deployment(
         model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
     )
+    made["spec"]["template"]["metadata"]["annotations"][STEPS_DOWN] = size.step.mark
+    _keep_pod(made, running, matters, size.step.mark)
+    return [made, child(model, "v1", "Service", name, SERVER, spec=headless)]
+
+
+def _keep_pod(made: Manifest, running: Mapping[str, Any] | None, matters: str, asked: str) -> None:
     made["metadata"]["annotations"] = {ASKED_HASH: asked}
-    images = json.dumps({one["name"]: one["image"] for one in ours})
-    made["spec"]["template"]["metadata"]["annotations"] |= {
-        IMAGES: images, STEPS_DOWN: size.step.mark,
-    }  # fmt: skip
-    running = seen.child("Deployment", name)
-    if running is not None:
-        there = running["spec"]["template"]
-        if (
-            _annotation(running, ASKED_HASH) == asked
-            and _annotation(there, TEMPLATE_HASH) != matters
-        ):
-            made["spec"]["template"] = there
-    return [
-        made,
-        child(model, "v1", "Service", name, SERVER, spec=headless),
-    ]
-
-
-def _annotation(thing: Mapping[str, Any], name: str) -> str:
-    return str((thing["metadata"].get("annotations") or {}).get(name, ""))
+    if running is None:
+        return
+    template = running["spec"]["template"]
+    is_other = (template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH) != matters
+    if is_other and (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
+        made["spec"]["template"] = template
 
 
 def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
@@ -129,13 +118,14 @@ def _without_image(container: Mapping[str, Any], ours: list[dict[str, Any]]) -> 
 def _keep_images(
     ours: list[dict[str, Any]], running: Mapping[str, Any] | None, matters: str
 ) -> None:
-    """Those that were written, not those that stand there: somebody may have changed them since."""
-    template = (running or {}).get("spec", {}).get("template", {"metadata": {}})
-    if _annotation(template, TEMPLATE_HASH) != matters:
+    template = (running or {}).get("spec", {}).get("template", {})
+    annotations = template.get("metadata", {}).get("annotations") or {}
+    if annotations.get(TEMPLATE_HASH) != matters:
         return
-    written = json.loads(_annotation(template, IMAGES) or "{}")
+    pod = template.get("spec", {})
+    there = {one["name"]: one for one in [*pod.get("initContainers", ()), *pod["containers"]]}
     for one in ours:
-        one["image"] = written.get(one["name"], one["image"])
+        one["image"] = there[one["name"]]["image"]
 
 
 def _engine(model: LocalModel, seen: Seen, path: str, size: Sizing) -> dict[str, Any]:
@@ -227,13 +217,13 @@ def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
     """
     path = "/api/version" if model.runtime == "Ollama" else "/health"
     ask = {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}
-    started: dict[str, Any] = {**ask, "periodSeconds": 5, "failureThreshold": _LOADS_WITHIN_S // 5}
+    started: dict[str, Any] = {**ask, "periodSeconds": 2, "failureThreshold": _LOADS_WITHIN_S // 2}
     if model.runtime == "Ollama":
         # An attempt that is cut off would begin the load anew; that of a server that does not listen yet ends at once.
         load = ["ollama", "run", "--", found.path, ""]
         started = {"exec": {"command": load}, "timeoutSeconds": _LOADS_WITHIN_S, "periodSeconds": 5, "failureThreshold": 60}  # fmt: skip
     elif not found.fetchers and found.is_fetched:
-        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 5
+        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 2
     return {
         "startupProbe": started,
         "readinessProbe": {**ask, "periodSeconds": 5, "failureThreshold": 3},
