@@ -35,7 +35,7 @@ def cluster() -> Iterator[kube_cluster.Cluster]:
             cluster, "--set", "test.model=smallest", "--set", "test.namespace=test-1"
         )
         kube_release.shelve(cluster, tiny=parts.model("tiny"))
-        cluster.volumes(2)
+        cluster.volumes(4)
         yield cluster
 
 
