@@ -192,9 +192,9 @@ class ApiServer:
 
     def wait_ready(self) -> None:
         """Wait until it says that it is ready."""
-        self._until("the API server", "kube-apiserver", "get", "--raw", "/readyz")
+        self.until("the API server", "kube-apiserver", "get", "--raw", "/readyz")
 
-    def _until(self, who: str, program: str, *question: str) -> None:
+    def until(self, who: str, program: str, *question: str) -> None:
         """Ask by kubectl until it answers; *program* is whose work that is."""
         deadline = time.monotonic() + READY_WITHIN_S
         while True:
@@ -276,7 +276,7 @@ class ApiServer:
 
     def _wait_for_account(self, namespace: str) -> None:
         """The default account of a namespace is the work of a controller; pods are refused until then."""
-        self._until("the controllers", "kube-controller-manager", "get", "sa", "default", "-n", namespace)  # fmt: skip
+        self.until("the controllers", "kube-controller-manager", "get", "sa", "default", "-n", namespace)  # fmt: skip
 
     def kubectl(self, *arguments: str, body: Any = None, kubeconfig: Path | None = None) -> str:
         """
@@ -335,5 +335,5 @@ class ApiServer:
 
     def define(self, crd: Any) -> None:
         """Apply a CustomResourceDefinition, and wait until kubectl can name its kind and explain it."""
-        self.apply(crd)
-        self._until("discovery", "kube-apiserver", "explain", f"{crd['spec']['names']['plural']}.spec")  # fmt: skip
+        self.apply(crd, "--force-conflicts")  # another test's Helm may have brought it
+        self.until("discovery", "kube-apiserver", "explain", f"{crd['spec']['names']['plural']}.spec")  # fmt: skip

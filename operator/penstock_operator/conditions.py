@@ -98,7 +98,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         "selector": f"penstock.dev/model={asked.name},app.kubernetes.io/component=server",
     }
     if not asked.refused:
-        value["url"] = f"http://{asked.name}.{asked.namespace}.svc/v1"
+        value["url"] = _url(asked)
         value["servedModelName"] = asked.served_name or asked.name
         if asked.runtime:
             value["runtime"] = asked.runtime
@@ -113,6 +113,10 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
     if quick:
         value["performance"] = quick
     return value
+
+
+def _url(asked: Asked) -> str:
+    return f"http://{asked.name}.{asked.namespace}.svc/v1"
 
 
 def differs(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -208,7 +212,14 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
     ]
     if was == ["True"] and not any(seen.pods_of("server")):
         return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
-    return Condition("ModelCached", "False", "Fetching", "The weights are being fetched.")
+    for pod in seen.pods_of("server"):
+        for one in (pod.get("status") or {}).get("initContainerStatuses") or ():
+            if "running" in (one.get("state") or {}):
+                shown = (
+                    f"`kubectl logs -f {pod['metadata']['name']} -c {one['name']}` shows how far."
+                )
+                return Condition("ModelCached", "False", "Fetching", f"The weights are being fetched; {shown}")  # fmt: skip
+    return Condition("ModelCached", "False", "Pending", "The weights are fetched as soon as a pod of the server starts.")  # fmt: skip
 
 
 def _server(
@@ -224,7 +235,10 @@ def _server(
     if not any(seen.pods_of("server")):
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     return Condition(
-        "ServerReady", "False", "Loading", f"{ready} of {asked.server_replicas} servers answer."
+        "ServerReady",
+        "False",
+        "Loading",
+        f"The model is being loaded: {ready} of {asked.server_replicas} servers answer.",
     )
 
 
@@ -256,14 +270,14 @@ def _rolled_up(
     asked: Asked, found: Sequence[Condition], failure: Failure | None, rollout: Rollout | None
 ) -> Condition:
     if asked.suspended and not asked.refused:
-        return Condition("Ready", "False", "Suspended", "Suspended: `spec.suspend` is true.")
+        return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
     missing = [one for one in found if one.status == "False"]
     if not missing and rollout is not None and rollout.goes_on:
         return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
-        return Condition("Ready", "True", "Ready", "The model answers.")
+        return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
     named = [one for one in missing if failure is not None and one.reason == failure.reason]
     chosen = named[0] if named else first
