@@ -157,7 +157,9 @@ def end(process: subprocess.Popen[bytes], gently_s: float = 10.0) -> None:
 def install(place: Path) -> Path:
     """The wheel of this checkout, installed where any user can read it, with this environment's packages lent."""
     place.chmod(0o755)
-    base = _readable(Path(sys.base_prefix), place / "python")
+    base = _readable(
+        Path(sys.base_prefix), place / "python", "site-packages", "config-*", "ensurepip"
+    )
     python = base / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     where = place / "penstock"
     if base == Path(sys.base_prefix):
@@ -196,13 +198,13 @@ def _library_path(installed: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(copied)} if copied.exists() else {}
 
 
-def _readable(folder: Path, copy: Path) -> Path:
-    """*folder*, or a copy of hard links where others may not go in."""
+def _readable(folder: Path, copy: Path, *more: str) -> Path:
+    """*folder*, or a copy of hard links, without what is called *more*, where others may not go in."""
     folder = folder.resolve()
     closed = [one for one in (folder, *folder.parents) if one.stat().st_mode & 0o005 != 0o005]
     if not closed:
         return folder
-    without = shutil.ignore_patterns("test", "tests", "idlelib", "share", "include", "*.a")
+    without = shutil.ignore_patterns("test", "tests", "idlelib", "share", "include", "*.a", *more)
     shutil.copytree(folder, copy, symlinks=True, ignore=without, copy_function=_link)
     return copy
 

@@ -9,6 +9,7 @@ admission, ownership, garbage collection).
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -127,6 +128,7 @@ class ApiServer:
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-kube-"))
         self._running: dict[str, Process] = {}
         self._namespaces = 0
+        self._direct: http.client.HTTPSConnection | None = None
         try:
             self._begin()
         except BaseException:
@@ -212,6 +214,17 @@ class ApiServer:
     def stop_apiserver(self, *, kill: bool = False) -> None:
         """End the API server only; etcd keeps its data."""
         self.process("kube-apiserver").stop(kill=kill)
+
+    def compact(self) -> None:
+        """Forget the past in etcd: who watches from an earlier version is told that it is gone."""
+
+        def ask(path: str, **body: Any) -> Any:
+            said = json.dumps(body).encode()
+            with urllib.request.urlopen(f"{self._etcd}/v3/{path}", data=said, timeout=10) as answer:
+                return json.load(answer)
+
+        now = ask("maintenance/status")["header"]["revision"]
+        ask("kv/compaction", revision=now, physical=True)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -299,6 +312,20 @@ class ApiServer:
     def get(self, *arguments: str) -> Any:
         """An object or a list, as values."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def call(self, method: str, path: str, body: str | None = None) -> Any:
+        """The API itself, for who measures: kubectl takes a tenth of a second to start. A PATCH merges."""
+        if self._direct is None:
+            trust = ssl.create_default_context(cafile=str(self.folder / "pki" / "apiserver.crt"))
+            self._direct = http.client.HTTPSConnection("127.0.0.1", self._port, context=trust)
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}", "Content-Type": kind}
+        self._direct.request(method, path, body, headers)
+        answer = self._direct.getresponse()
+        value = json.loads(answer.read())
+        if answer.status >= 400:
+            raise Refused(str(value.get("message")))
+        return value
 
     def apply(self, body: Any, *more: str, manager: str = "tests") -> str:
         """Server-side apply; `--dry-run=server` as one of *more* changes nothing."""

@@ -156,6 +156,8 @@ def transitions(
         elif one["type"] == "Ready" and one["reason"] not in WORRYING:
             worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
+        if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
+            owed.append(("Warning", one["reason"], one["message"]))
     if "rollout" in before and "rollout" not in new and new["phase"] == "Ready":
         told = f"The server of generation {new['observedGeneration']} has taken over."
         owed.append(("Normal", "RolledOut", told))
@@ -168,7 +170,10 @@ def _conditions(
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
     sentences = ["The spec can be used.", asked.access]
-    found = [Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one))]
+    found = [
+        Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one)),
+        _applied(seen),
+    ]
     if asked.suspended:
         return found
     if not asked.external:
@@ -197,6 +202,13 @@ def _optional(asked: Asked, seen: Seen) -> list[Condition]:
         )
         found.append(Condition("Monitored", "Unknown", "PrometheusOperatorMissing", said))
     return found
+
+
+def _applied(seen: Seen) -> Condition:
+    """It does not take Ready away: what others set may do as well."""
+    if seen.left:
+        return Condition("Applied", "False", "FieldConflict", " ".join(seen.left))
+    return Condition("Applied", "True", "Applied", "All that belongs to the model was applied.")
 
 
 def _weights(seen: Seen, failure: Failure | None) -> Condition:
@@ -273,7 +285,7 @@ def _rolled_up(
         return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
-    missing = [one for one in found if one.status == "False"]
+    missing = [one for one in found if one.status == "False" and one.type != "Applied"]
     if not missing and rollout is not None and rollout.goes_on:
         return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
