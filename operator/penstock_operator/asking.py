@@ -35,12 +35,12 @@ class Way:
     Attributes:
         url: that leads to its root.
         headers: for what stands between.
-        trust: whom `https` is believed; None asks the usual authorities.
+        verify: whom `https` is believed.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    trust: ssl.SSLContext | None = None
+    verify: ssl.SSLContext | bool = True
 
 
 WayTo = Callable[[Manifest], Awaitable[Way]]
@@ -119,7 +119,7 @@ class Gateways:
                     token=token,
                     timeout_s=WITHIN_S,
                     headers=way.headers,
-                    trust=way.trust,
+                    verify=way.verify,
                 ) as client:
                     return one(name, client)
             except (PenstockError, ValueError, KeyError) as exc:

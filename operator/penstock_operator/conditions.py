@@ -9,12 +9,13 @@ Source: sigs.k8s.io/cli-utils pkg/kstatus; the API conventions' typical status p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
+from penstock_operator.fits import Size, too_small
 from penstock_operator.rollout import WORRYING, Rollout
 from penstock_operator.seen import Seen
 from penstock_operator.tuned import performance, tuning
@@ -32,6 +33,7 @@ class Asked:
         external: the server is not ours: no workload, no weights.
         cached: weights are fetched to a claim.
         refused: why the spec cannot be used, a sentence; empty when it can.
+        size: how large its server is made; None where it is not ours to say.
         route: an HTTPRoute is asked for.
         monitor: a ServiceMonitor is asked for.
         access: who reaches the model, a sentence.
@@ -51,6 +53,7 @@ class Asked:
     route: bool = False
     monitor: bool = False
     access: str = ""
+    size: Callable[[Seen], Size] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,10 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
     found = _conditions(asked, seen, failure, rollout)
     ready = _rolled_up(asked, found, failure, rollout)
     by_type = {one.type: one for one in [ready, *found]}
+    size = asked.size(seen) if asked.size is not None and not asked.refused else None
+    small = too_small(size, seen) if size is not None else None
+    if small is not None:
+        by_type["FitsMemory"] = Condition("FitsMemory", "False", small.reason, small.message)
     if rollout is not None:
         by_type["Progressing"] = Condition(
             "Progressing", "True" if rollout.goes_on else "False", rollout.reason, rollout.message
@@ -83,6 +90,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         asked.suspended and ready.reason == "Suspended" and not seen.pods
     )
     stalled = bool(asked.refused) or (failure is not None and failure.reason in FOR_A_PERSON)
+    stalled = stalled or (size is not None and size.sizing.exhausted)
     if stalled:
         by_type["Stalled"] = Condition("Stalled", "True", ready.reason, ready.message)
     elif not at_rest:
@@ -106,7 +114,9 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         value["lastFailure"] = failure.to_dict()
     if rollout is not None:
         value["rollout"] = rollout.to_dict()
-    measured = tuning(seen)
+    if size is not None and size.weights:
+        value["weights"] = size.weights
+    measured = tuning(seen, size.sizing if size is not None else None)
     if measured:
         value["tuning"] = measured
     quick = performance(seen)
@@ -149,6 +159,8 @@ def transitions(
     owed: list[tuple[Literal["Normal", "Warning"], str, str]] = []
     for one in new.get("conditions") or ():
         was = old.get(one["type"], {})
+        if one["type"] == "FitsMemory" and was.get("message") != one["message"]:
+            owed.append(("Warning", one["reason"], one["message"]))
         if was.get("reason") == one["reason"]:
             continue
         if one["type"] == "Progressing" and one["reason"] in WORRYING:
@@ -219,11 +231,6 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
             return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     if failure is not None and failure.component == "weights":
         return Condition("ModelCached", "False", failure.reason, failure.message)
-    was = [
-        one["status"] for one in seen.before.get("conditions") or () if one["type"] == "ModelCached"
-    ]
-    if was == ["True"] and not any(seen.pods_of("server")):
-        return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     for pod in seen.pods_of("server"):
         for one in (pod.get("status") or {}).get("initContainerStatuses") or ():
             if "running" in (one.get("state") or {}):
@@ -231,6 +238,11 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
                     f"`kubectl logs -f {pod['metadata']['name']} -c {one['name']}` shows how far."
                 )
                 return Condition("ModelCached", "False", "Fetching", f"The weights are being fetched; {shown}")  # fmt: skip
+    was = [
+        one["status"] for one in seen.before.get("conditions") or () if one["type"] == "ModelCached"
+    ]
+    if was == ["True"] and not any(seen.pods_of("server")):
+        return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     return Condition("ModelCached", "False", "Pending", "The weights are fetched as soon as a pod of the server starts.")  # fmt: skip
 
 

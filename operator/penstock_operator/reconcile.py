@@ -110,7 +110,9 @@ class Reconciler:
         seen = replace(seen, left=self._children.left(key))
         status = conditions.status(read.asked, seen, plan.rollout)
         await self._tell(body, status)
-        return Done(again_s=_again_s(read, seen, status) if plan.again_s is None else plan.again_s)
+        if plan.again_s is not None:
+            return Done(again_s=plan.again_s)
+        return Done(again_s=_again_s(read, seen, status))
 
     async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:
         """What comes next of a rollout; the gateways are asked for what it needs to know of them."""

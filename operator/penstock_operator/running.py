@@ -185,8 +185,8 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         work.add(key)
 
     sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
-    gateways = Gateways(directly() if cluster.inside else partial(cluster.proxied, port=PORT))
     apis = OptionalApis(cluster, sweep.look)
+    gateways = Gateways(directly() if cluster.inside else partial(cluster.proxied, port=PORT))
     reconciler = Reconciler(
         cluster,
         cache,

@@ -129,7 +129,7 @@ class Client:
         api_key: a client key, where the gateway wants one.
         entry: the runtime file it was found by.
         headers: more of them, for what stands between (the API server of a cluster).
-        trust: whom `https` is believed; None asks the usual authorities.
+        verify: whom `https` is believed; True asks the usual authorities.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Client:
         entry: RuntimeFile | None = None,
         timeout_s: float = 10.0,
         headers: Mapping[str, str] | None = None,
-        trust: ssl.SSLContext | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         sent = dict(headers or {})
         if token:
@@ -152,7 +152,7 @@ class Client:
         self.entry = entry
         self._headers = sent
         self._timeout_s = timeout_s
-        self._trust = trust
+        self._verify = verify
 
     @classmethod
     def find(cls, port: int | None = None, *, folder: Path | None = None) -> Client:
@@ -369,12 +369,7 @@ class Client:
         headers, body = self._headers, None
         if fields is not None:
             headers, body = {**headers, "content-type": "application/json"}, orjson.dumps(fields)
-        host = parts.hostname or ""
-        connection = (
-            http.client.HTTPSConnection(host, parts.port, timeout=within_s, context=self._trust)
-            if parts.scheme == "https"
-            else http.client.HTTPConnection(host, parts.port, timeout=within_s)
-        )
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port, within_s)
         answered = False
         try:
             connection.request(method, parts.path + path, body, headers)
@@ -390,6 +385,18 @@ class Client:
             ) from exc
         finally:
             connection.close()
+
+    def _connection(
+        self, scheme: str, host: str, port: int | None, within_s: float | None
+    ) -> http.client.HTTPConnection:
+        if scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=within_s)
+        context = self._verify
+        if not isinstance(context, ssl.SSLContext):
+            context = ssl.create_default_context()
+            context.check_hostname = bool(self._verify)
+            context.verify_mode = ssl.CERT_REQUIRED if self._verify else ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=within_s, context=context)
 
 
 def _switched(answer: dict[str, Any]) -> Switched:

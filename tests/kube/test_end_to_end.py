@@ -102,8 +102,14 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
         return found
 
     # Read back from the engine, through the gateway, as soon as that can be asked.
-    until(lambda: status().get("tuning", {}).get("source") == "Engine", "nothing was read back")
-    assert status()["tuning"]["contextLength"] == 8192
+    until(
+        lambda: status().get("tuning", {}).get("sources", {}).get("contextLength"),
+        "nothing was read back",
+    )
+    tuning = status()["tuning"]
+    assert tuning["contextLength"] == 8192
+    assert tuning["sources"]["contextLength"] == {"source": "Engine", "limitedBy": "Trained"}
+    assert status()["weights"]["header"]["architecture"] == "llama"
     assert "lastFailure" not in status()
     told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
     told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
@@ -191,6 +197,31 @@ def test_two_gateways_share_two_servers(cluster: kube_cluster.Cluster, namespace
         return len(used) == 2 and all(used.values()) and set().union(*used.values()) == addresses
 
     until(both, f"used {used} of {addresses}")
+
+
+def test_killed_for_memory_it_serves_smaller_and_says_so(
+    cluster: kube_cluster.Cluster, namespace: str
+) -> None:
+    """A limit that the kernel enforces: the server is killed, made smaller, answers, and the status says what to do."""
+    asked = {"contextLength": 8192, "parallelRequests": 32}
+    limits = {"limits": {"memory": "128Mi"}}
+    cluster.apply(kube_release.local_model(namespace, "tight", tuning=asked, resources=limits))
+    wait_ready(cluster, namespace, "tight")
+    status = cluster.get("lm", "tight", "-n", namespace)["status"]
+    assert status["tuning"]["stepDown"]["steps"] >= 1
+    assert "lastFailure" not in status
+    small = next(one for one in status["conditions"] if one["type"] == "FitsMemory")
+    assert (small["status"], small["reason"]) == ("False", "SteppedDown")
+    assert "in place of 8192 for 32" in small["message"]
+    assert "Raise spec.resources.limits.memory" in small["message"]
+    told = cluster.get("events", "-n", namespace)["items"]
+    assert "SteppedDown" in [one["reason"] for one in told if one["involvedObject"]["name"] == "tight"]  # fmt: skip
+    with client(cluster, namespace, "tight") as sdk:
+        answer = sdk.chat.completions.create(
+            model="tight", messages=[{"role": "user", "content": "Hello"}], max_tokens=1
+        )
+    assert answer.choices
+    cluster.kubectl("delete", "lm", "tight", "-n", namespace)
 
 
 def test_uninstalled_cleanly_with_models_left(

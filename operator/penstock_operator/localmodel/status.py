@@ -69,7 +69,11 @@ class LocalModelStatus(Part):
     replicas: int = option(0, effect="Servers that are there.")
     ready_replicas: int = option(0, effect="Servers that answer.")
     selector: str = option("", effect="Labels of the servers' pods, for autoscalers.")
-    tuning: Passed = option(factory=dict, effect="What the engine got, each with source and limit.")
+    tuning: Passed = option(
+        factory=dict,
+        effect="What the engine got; `sources` says of each number where it is from and what limits it.",
+    )
+    weights: Passed = option(factory=dict, effect="What the header of the weights tells.")
     performance: Passed = option(factory=dict, effect="How quick it was when measured.")
     rollout: Rollout | None = option(None, effect="A changed server on its way.")
     last_failure: LastFailure | None = option(
