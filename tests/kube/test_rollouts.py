@@ -22,7 +22,7 @@ import kube_cluster
 import kube_images
 import parts
 from penstock_operator.localmodel.crd import crd
-from traffic import Report, Traffic, texts
+from traffic import Traffic, texts
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
