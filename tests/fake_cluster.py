@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 from penstock_operator.cluster import ApiRefused
@@ -35,7 +36,9 @@ class FakeCluster:
         }
         return copy.deepcopy(self.objects[at])
 
-    async def apply(self, manifest: Manifest, *, version: str | None = None) -> Manifest:
+    async def apply(
+        self, manifest: Manifest, *, version: str | None = None, force: bool = False
+    ) -> Manifest:
         about = manifest["metadata"]
         at = (manifest["kind"], about["namespace"], about["name"])
         there = self.objects.get(at)
@@ -46,12 +49,12 @@ class FakeCluster:
         self.applied.append((at[0], at[2]))
         return self.put(manifest)
 
-    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Manifest]:
-        return [
-            {name: value for name, value in one.items() if name != "kind"}
-            for at, one in self.objects.items()
-            if at[0] == kind and namespace in (None, at[1])
-        ]
+    async def each(
+        self, kind: str, namespace: str | None, labels: str = ""
+    ) -> AsyncIterator[Manifest]:
+        for at, one in list(self.objects.items()):
+            if at[0] == kind and namespace in (None, at[1]):
+                yield {name: value for name, value in one.items() if name != "kind"}
 
     async def patch_status(
         self, kind: str, namespace: str, name: str, changes: Manifest, version: str

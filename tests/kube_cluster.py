@@ -126,7 +126,7 @@ class Cluster(kube_parts.ApiServer):
         self.load_image(kube_images.pause())
         self._start_node()
         self._start_dns()
-        self._until("the node", "kubelet", "wait", f"node/{NODE}", "--for=condition=Ready", "--timeout=1s")  # fmt: skip
+        self.until("the node", "kubelet", "wait", f"node/{NODE}", "--for=condition=Ready", "--timeout=1s")  # fmt: skip
 
     def _unshare(self) -> None:
         """Make the namespaces and the way into them."""

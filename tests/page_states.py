@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 GIB = 2**30
@@ -14,7 +15,7 @@ def request(number: int, **more: Any) -> dict[str, Any]:
         "id": f"req_{number}", "arrived_at": 1_764_000_000 + number, "method": "POST", "path": "/v1/chat/completions",
         "operation": "chat", "dialect": "openai", "client": "laptop", "user_agent": "claude-cli/2.0", "model": "qwen3-coder:30b",
         "upstream": "box", "upstream_model": "qwen3-coder:30b", "locality": "local", "stream": True, "stage": "done",
-        "status": 200, "error_code": None, "outcome": "success", "client_gone": False, "duration_s": 14.2, "waited_s": 2.1,
+        "status": 200, "error_code": None, "error_message": None, "conversation": None, "outcome": "success", "client_gone": False, "duration_s": 14.2, "waited_s": 2.1,
         "ttft_s": 3.4, "queue": None, "took_over": None, "heartbeats": 0, "body_bytes": 9000, "answer_bytes": 4000,
         "chunks": 410, "window": 32768, "fitted": None, "prompt_tokens_original": None, "prompt_tokens_planned": 21000,
         "prompt_tokens": 21000, "completion_tokens": 412, "cached_tokens": 18400, "prefill": None, "repaired": 0,
@@ -43,14 +44,33 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
     made["upstreams"] = [box, attic]
     made["overall"] = "degraded"
     gpu = {"name": "NVIDIA RTX 4090", "total_bytes": 24 * GIB, "free_bytes": 3 * GIB, "utilisation": 0.93}  # fmt: skip
+    made["acts"] = [
+        {"at": 1_764_000_010.0, "upstream": "attic", "act": "breaker_opened", "why": "5 of the last 8 requests failed: out of memory"},
+        {"at": 1_764_000_020.0, "upstream": "box", "act": "limit_lowered", "why": "answers became slower"},
+    ]  # fmt: skip
     made["memory"] = {
         "pressure": "pressure", "total_bytes": 64 * GIB, "available_bytes": 11 * GIB, "limit_bytes": None,
         "used_share": 0.83, "gpus": [gpu],
     }  # fmt: skip
     made["errors"] = [
-        {"upstream": "box", "code": "queue_full", "count": 41},
-        {"upstream": "attic", "code": "out_of_memory", "count": 5},
-        {"upstream": "none", "code": "model_not_found", "count": 2},
+        {
+            "upstream": "box",
+            "code": "queue_full",
+            "count": 41,
+            "meaning": "As many requests wait for this upstream as are allowed to.",
+        },
+        {
+            "upstream": "attic",
+            "code": "out_of_memory",
+            "count": 5,
+            "meaning": "The upstream ran out of memory.",
+        },
+        {
+            "upstream": "none",
+            "code": "model_not_found",
+            "count": 2,
+            "meaning": "No upstream has this model.",
+        },
     ]
     stages = [
         request(1, stage="prefilling", prefill={"processed": 13200, "total": 21000}, age_s=4.2, answering_s=None),
@@ -58,7 +78,7 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
         request(3, stage="queued", queue={"position": 1, "expected_wait_s": 9.0}, age_s=3.0, answering_s=None),
         request(4, stage="loading", age_s=21.0, answering_s=None, upstream="attic"),
     ]  # fmt: skip
-    made["requests"] = {"in_flight": stages, "recent": [fitted(10), request(11), request(12, status=429, error_code="queue_full", outcome="ignored", ttft_s=None, completion_tokens=None)]}  # fmt: skip
+    made["requests"] = {"in_flight": stages, "recent": [fitted(10), request(11), request(12, status=429, error_code="queue_full", error_message="100 requests wait for box already, as many as queue.most_waiting allows.", outcome="ignored", ttft_s=None, completion_tokens=None)]}  # fmt: skip
     return made
 
 
@@ -78,3 +98,17 @@ def fitted(number: int) -> dict[str, Any]:
         changes=[dict(zip(("step", "field", "action", "detail"), one, strict=True)) for one in changes],
         warnings=["The beginning of the conversation is no longer in the model's sight."],
     )  # fmt: skip
+
+
+def history() -> dict[str, Any]:
+    """Half an hour in which a queue grew, as `/penstock/history` tells it."""
+    samples = []
+    for i in range(360):
+        wave = (1 + math.sin(i / 17)) / 2
+        samples.append({
+            "at": 1_764_000_000.0 + 5 * i, "pieces_per_s": round(34 + 22 * wave + 6 * math.sin(i / 3), 1), "failed": 3 if i in (120, 121, 300) else 0,
+            "first_token_s": round(0.8 + 2.4 * wave + (i % 7) / 10, 2) if i % 3 else None, "memory_share": round(0.6 + 0.22 * i / 360, 3),
+            "gpu_shares": [round(0.55 + 0.3 * min(1, i / 100), 3)],
+            "upstreams": {"box": [1 + (i % 60 > 14), max(0, int((i - 180) * 0.55)) if i > 180 else 0, 2], "attic": [int(i % 90 > 70), 0, 1]},
+        })  # fmt: skip
+    return {"every_s": 5.0, "samples": samples}

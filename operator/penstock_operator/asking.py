@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import httpx
-
 from penstock.client import Client
 from penstock.errors import PenstockError
 from penstock_operator.failures import is_ready
@@ -124,7 +122,7 @@ class Gateways:
                     verify=way.verify,
                 ) as client:
                     return one(name, client)
-            except (PenstockError, httpx.HTTPError, ValueError, KeyError) as exc:
+            except (PenstockError, ValueError, KeyError) as exc:
                 return failed(name, str(exc) or type(exc).__name__)
 
         async def told(name: str, pod: Manifest) -> T:

@@ -90,6 +90,9 @@ def operator(
     )
     for chatty in ("kopf", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # That its watches ended is said once, by `watching`, and without a trace of the stack for each of them.
+    for quiet in ("running", "orchestration"):
+        logging.getLogger(f"kopf._core.reactor.{quiet}").setLevel(logging.CRITICAL)
     own = os.environ.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default")
     chosen = Choices(
         kubeconfig=kubeconfig,

@@ -106,7 +106,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         "selector": f"penstock.dev/model={asked.name},app.kubernetes.io/component=server",
     }
     if not asked.refused:
-        value["url"] = f"http://{asked.name}.{asked.namespace}.svc/v1"
+        value["url"] = _url(asked)
         value["servedModelName"] = asked.served_name or asked.name
         if asked.runtime:
             value["runtime"] = asked.runtime
@@ -123,6 +123,10 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
     if quick:
         value["performance"] = quick
     return value
+
+
+def _url(asked: Asked) -> str:
+    return f"http://{asked.name}.{asked.namespace}.svc/v1"
 
 
 def differs(new: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -164,6 +168,8 @@ def transitions(
         elif one["type"] == "Ready" and one["reason"] not in WORRYING:
             worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
+        if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
+            owed.append(("Warning", one["reason"], one["message"]))
     if "rollout" in before and "rollout" not in new and new["phase"] == "Ready":
         told = f"The server of generation {new['observedGeneration']} has taken over."
         owed.append(("Normal", "RolledOut", told))
@@ -176,7 +182,10 @@ def _conditions(
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
     sentences = ["The spec can be used.", asked.access]
-    found = [Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one))]
+    found = [
+        Condition("Accepted", "True", "Valid", " ".join(one for one in sentences if one)),
+        _applied(seen),
+    ]
     if asked.suspended:
         return found
     if not asked.external:
@@ -207,6 +216,13 @@ def _optional(asked: Asked, seen: Seen) -> list[Condition]:
     return found
 
 
+def _applied(seen: Seen) -> Condition:
+    """It does not take Ready away: what others set may do as well."""
+    if seen.left:
+        return Condition("Applied", "False", "FieldConflict", " ".join(seen.left))
+    return Condition("Applied", "True", "Applied", "All that belongs to the model was applied.")
+
+
 def _weights(seen: Seen, failure: Failure | None) -> Condition:
     for pod in seen.pods_of("server"):
         first = (pod.get("status") or {}).get("initContainerStatuses") or []
@@ -215,12 +231,19 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
             return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     if failure is not None and failure.component == "weights":
         return Condition("ModelCached", "False", failure.reason, failure.message)
+    for pod in seen.pods_of("server"):
+        for one in (pod.get("status") or {}).get("initContainerStatuses") or ():
+            if "running" in (one.get("state") or {}):
+                shown = (
+                    f"`kubectl logs -f {pod['metadata']['name']} -c {one['name']}` shows how far."
+                )
+                return Condition("ModelCached", "False", "Fetching", f"The weights are being fetched; {shown}")  # fmt: skip
     was = [
         one["status"] for one in seen.before.get("conditions") or () if one["type"] == "ModelCached"
     ]
     if was == ["True"] and not any(seen.pods_of("server")):
         return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
-    return Condition("ModelCached", "False", "Fetching", "The weights are being fetched.")
+    return Condition("ModelCached", "False", "Pending", "The weights are fetched as soon as a pod of the server starts.")  # fmt: skip
 
 
 def _server(
@@ -236,7 +259,10 @@ def _server(
     if not any(seen.pods_of("server")):
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     return Condition(
-        "ServerReady", "False", "Loading", f"{ready} of {asked.server_replicas} servers answer."
+        "ServerReady",
+        "False",
+        "Loading",
+        f"The model is being loaded: {ready} of {asked.server_replicas} servers answer.",
     )
 
 
@@ -268,14 +294,14 @@ def _rolled_up(
     asked: Asked, found: Sequence[Condition], failure: Failure | None, rollout: Rollout | None
 ) -> Condition:
     if asked.suspended and not asked.refused:
-        return Condition("Ready", "False", "Suspended", "Suspended: `spec.suspend` is true.")
+        return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
-    missing = [one for one in found if one.status == "False"]
+    missing = [one for one in found if one.status == "False" and one.type != "Applied"]
     if not missing and rollout is not None and rollout.goes_on:
         return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
-        return Condition("Ready", "True", "Ready", "The model answers.")
+        return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
     named = [one for one in missing if failure is not None and one.reason == failure.reason]
     chosen = named[0] if named else first

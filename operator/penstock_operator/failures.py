@@ -32,6 +32,15 @@ _FETCH = {
     "Unreachable": "SourceUnreachable",
     "ServerError": "SourceUnreachable",
 }
+# What a person does about what the fetcher says; the rest is tried again by itself.
+_ADVICE = {
+    "ModelNotFound": "Correct spec.model.",
+    "CredentialsRefused": "Check the key `token` of the Secret in spec.model.credentialsSecretRef, and whether the "
+    "model's licence was accepted at its source.",
+    "ChecksumMismatch": "Correct spec.model.sha256, or mistrust the source.",
+    "DiskFull": "Raise spec.cache.size.",
+    "VolumeUnwritable": "The claim must be writable for the group 65532.",
+}
 # Nothing but a person ends these.
 FOR_A_PERSON = frozenset(
     {"ModelNotFound", "CredentialsMissing", "CredentialsRefused", "ChecksumMismatch", "DiskFull",
@@ -119,7 +128,8 @@ def _of_container(component: str, pod: str, container: Mapping[str, Any]) -> Fai
     if why in _IMAGE:
         return Failure(
             component, pod, name, "ImagePullFailed",
-            f"The image {container.get('image', '')} of {pod} cannot be pulled: {said or why}",
+            f"The image {container.get('image', '')} of {pod} cannot be pulled: {said or why}. Check its name and "
+            "spec.runtime.imagePullSecrets.",
         )  # fmt: skip
     if why in _CONFIG:
         reason = "CredentialsMissing" if "secret" in said.lower() else "ConfigurationMissing"
@@ -134,7 +144,8 @@ def _of_container(component: str, pod: str, container: Mapping[str, Any]) -> Fai
     if ended.get("reason") == "OOMKilled":
         return Failure(
             component, pod, name, "OOMKilled",
-            f"The container {name} of {pod} used more memory than its limit and was killed.",
+            f"The container {name} of {pod} used more memory than its limit and was killed. Raise its memory limit, or "
+            "lower spec.tuning.contextLength.",
             code, at,
         )  # fmt: skip
     told = _told(str(ended.get("message", "")))
@@ -160,7 +171,8 @@ def _told(message: str) -> tuple[str, str] | None:
         return None
     said = value.get("reason")
     reason = _FETCH[said] if said in _FETCH else "DownloadFailed"  # noqa: SIM401 - a test reads reasons here
-    return reason, value["message"]
+    advice = _ADVICE.get(reason, "It is tried again.")
+    return reason, f"{value['message']} {advice}"
 
 
 def _condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -30,7 +30,18 @@ def read(body: Manifest) -> Read:
             ),
             None,
         )
-    return Read(_asked(model), lambda seen: desired(model, seen), _patience(model))
+    return Read(
+        _asked(model), lambda seen: desired(model, seen), _optional(model), _patience(model)
+    )
+
+
+def _optional(model: LocalModel) -> frozenset[str]:
+    found = set()
+    if model.spec.expose.http_route is not None:
+        found.add("HTTPRoute")
+    if model.spec.monitoring.service_monitor:
+        found.add("ServiceMonitor")
+    return frozenset(found)
 
 
 def _patience(model: LocalModel) -> Patience:

@@ -69,6 +69,7 @@ class Seen:
         admin_token: of this model, for the Secret that gateways mount.
         operator_image: the image of gateway and fetcher.
         admitted: peers of a NetworkPolicy that reach every gateway: the operator, a scraper.
+        left: fields of children that others own and set otherwise, a sentence for each child.
     """
 
     now: str
@@ -83,6 +84,7 @@ class Seen:
     nodes: tuple[Node, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
     admitted: tuple[Mapping[str, Any], ...] = ()
+    left: tuple[str, ...] = ()
 
     def child(self, kind: str, name: str) -> Manifest | None:
         """That child, or None."""

@@ -92,13 +92,12 @@ class Sweep:
         before = self._cache.known(kind)
         there: set[str] = set()
         for namespace in self._namespaces:
-            for body in await self._cluster.list(kind, namespace, labels):
+            async for body in self._cluster.each(kind, namespace, labels):
                 there.add(str(body["metadata"]["uid"]))
                 if str(body["metadata"]["uid"]) not in before:
                     self._tell(self._cache.heard({**body, "kind": kind}))
-        for uid, body in before.items():
-            if uid not in there:
-                self._tell(self._cache.heard(body, deleted=True))
+        for uid in before - there:
+            self._tell(self._cache.lost(kind, uid))
         self.done += 1
 
     def _tell(self, key: Key | None) -> None:

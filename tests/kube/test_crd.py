@@ -37,7 +37,7 @@ def tried(cluster: kube_parts.ApiServer, namespace: str, body: dict[str, Any]) -
 
 def test_the_definition_is_taken_without_a_complaint(cluster: kube_parts.ApiServer) -> None:
     """The API server takes the definition without a warning, and finds its schema structural."""
-    said = cluster.apply(crd())
+    said = cluster.apply(crd(), "--force-conflicts")
     assert "Warning" not in said
     held = cluster.get("crd", "localmodels.penstock.dev")["status"]["conditions"]
     states = {one["type"]: one["status"] for one in held}
@@ -471,6 +471,7 @@ def test_lists_scale_and_status_work(cluster: kube_parts.ApiServer, namespace: s
         "servedModelName": "shown",
         "readyReplicas": 1,
         "replicas": 1,
+        "tuning": {"contextLength": 8192},
         "selector": "penstock.dev/model=shown",
         "conditions": [
             {
@@ -492,8 +493,17 @@ def test_lists_scale_and_status_work(cluster: kube_parts.ApiServer, namespace: s
     after = cluster.get("lm", "shown", "-n", namespace)
     assert after["spec"] == before["spec"]
     head, row = cluster.kubectl("get", "lm", "shown", "-n", namespace).splitlines()
-    assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
-    assert row.split()[:-1] == ["shown", "shown", "LlamaCpp", "True", "Serving", "1"]
+    assert head.split() == [
+        "NAME",
+        "MODEL",
+        "RUNTIME",
+        "READY",
+        "REASON",
+        "SERVERS",
+        "CONTEXT",
+        "AGE",
+    ]
+    assert row.split()[:-1] == ["shown", "shown", "LlamaCpp", "True", "Serving", "1", "8192"]
     assert "shown" in cluster.kubectl("get", "penstock", "-n", namespace)
     cluster.kubectl("wait", "--for=condition=Ready", "lm/shown", "-n", namespace, "--timeout=5s")
     cluster.kubectl("scale", "lm", "shown", "-n", namespace, "--replicas=3")

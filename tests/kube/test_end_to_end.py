@@ -111,10 +111,10 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     assert tuning["sources"]["contextLength"] == {"source": "Engine", "limitedBy": "Trained"}
     assert status()["weights"]["header"]["architecture"] == "llama"
     assert "lastFailure" not in status()
-    told = cluster.get("events", "-n", namespace)["items"]
-    ours = [one for one in told if one["involvedObject"]["name"] == "smallest" and one["involvedObject"]["kind"] == "LocalModel"]  # fmt: skip
-    assert ours[-1]["reason"] == "Ready"
-    assert {one["type"] for one in ours} == {"Normal"}, ours
+    told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
+    told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
+    assert told[-1]["reason"] == "Ready", [one["reason"] for one in told]
+    assert {one["type"] for one in told} == {"Normal"}, told
 
 
 def test_the_image_holds_no_tools(cluster: kube_cluster.Cluster, namespace: str) -> None:

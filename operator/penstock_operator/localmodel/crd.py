@@ -201,6 +201,7 @@ def _columns() -> list[dict[str, Any]]:
         ("Ready", "string", f"{ready}.status", 0),
         ("Reason", "string", f"{ready}.reason", 0),
         ("Servers", "integer", ".status.readyReplicas", 0),
+        ("Context", "integer", ".status.tuning.contextLength", 0),
         ("Age", "date", ".metadata.creationTimestamp", 0),
         ("URL", "string", ".status.url", 1),
         ("Message", "string", f"{ready}.message", 1),

@@ -59,10 +59,13 @@ class LocalModelStatus(Part):
 
     observed_generation: int = option(0, effect="Generation of the spec that the status speaks of.")
     phase: str = option("", effect="One word for people; programs read the conditions.")
-    conditions: Conditions = option(factory=list, effect="`Ready` rolls the others up.")
-    url: str = option("", effect="Base URL for clients inside the cluster.")
+    conditions: Conditions = option(
+        factory=list,
+        effect="What holds and what does not. `Ready` rolls the others up; docs/kubernetes-troubleshooting.md explains each reason.",
+    )
+    url: str = option("", effect="Base URL for OpenAI clients in the cluster.")
     served_model_name: str = option("", effect="What clients call the model.")
-    runtime: str = option("", effect="The engine.")
+    runtime: str = option("", effect="The engine that serves it; what `Auto` chose.")
     replicas: int = option(0, effect="Servers that are there.")
     ready_replicas: int = option(0, effect="Servers that answer.")
     selector: str = option("", effect="Labels of the servers' pods, for autoscalers.")
@@ -73,4 +76,6 @@ class LocalModelStatus(Part):
     weights: Passed = option(factory=dict, effect="What the header of the weights tells.")
     performance: Passed = option(factory=dict, effect="How quick it was when measured.")
     rollout: Rollout | None = option(None, effect="A changed server on its way.")
-    last_failure: LastFailure | None = option(None, effect="What went wrong last.")
+    last_failure: LastFailure | None = option(
+        None, effect="What went wrong last; gone when it is healed."
+    )

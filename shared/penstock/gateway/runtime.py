@@ -107,7 +107,7 @@ class Runtime:
             in_flight=self.in_flight,
         )
         self.housekeeping = Housekeeping(self.keeper, self.health, self.recorder, self.notices)
-        self.history = History(self.recorder, self.in_flight)
+        self.history = History(self.recorder, self.in_flight, lambda: self.memory.machine)
         self.contexts = Contexts(self.keeper.http, self._spawn)
         self.summaries: Summaries | None = None
         self.proofs: Proofs | None = None

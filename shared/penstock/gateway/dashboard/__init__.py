@@ -16,7 +16,10 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.edge.access import cookie_name, cookie_of
 from penstock.gateway.runtime import Runtime
 
-_SCRIPTS = ("page", "dom", "stream", "charts", "servers", "requests", "panels", "words")
+_SCRIPTS = (
+    "page", "dom", "stream", "charts", "trends", "servers", "conversations", "requests", "activity",
+    "chat", "panels", "log", "words",
+)  # fmt: skip
 _TYPES = {"style.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _GOOD_FOR_S = 60.0
 _MOST_CODES = 16

@@ -1,6 +1,7 @@
 // Requests: those that run, with their progress, and those that ended, with what Penstock changed and why.
 import { at, clock, h, number, put, seconds, short, sync } from "./dom.js";
 import { bar } from "./charts.js";
+import { gauge } from "./conversations.js";
 import { WORDS as W } from "./words.js";
 
 const MOST = 50;
@@ -49,7 +50,7 @@ function ended(r) {
   ].filter(Boolean);
   const line = h("summary", { "data-k": `s:${r.id}` },
     h("span", { class: `dot ${bad ? "bad" : r.client_gone ? "soft" : "good"}`, title: bad ? r.error_code : "" }),
-    h("time", { class: "soft num" }, clock(r.arrived_at)), h("strong", {}, title(r)), h("span", { class: "soft who" }, who(r)),
+    h("time", { class: "soft num" }, clock(r.arrived_at)), h("strong", {}, title(r)), h("span", { class: `who ${bad ? "trouble" : "soft"}` }, (bad && r.error_message) || who(r)),
     h("span", { class: "tags" }, tags), h("span", { class: "num soft tok" }, r.completion_tokens == null ? "" : W.tokens(r.completion_tokens)), h("span", { class: "num dur" }, seconds(r.duration_s)));
   const node = h("details", { class: "row", "data-k": r.id }, line);
   node.addEventListener("toggle", () => { if (node.open && node.children.length === 1) node.append(details(r)); });
@@ -57,7 +58,9 @@ function ended(r) {
 }
 
 function details(r) {
-  const parts = [h("h3", {}, W.why)];
+  const parts = [];
+  if (r.error_code) parts.push(h("h3", {}, W.failedWhy), h("p", {}, r.error_message ?? r.error_code));
+  parts.push(h("h3", {}, W.why));
   if (!r.changes.length) parts.push(h("p", { class: "soft" }, r.attempts.length ? W.whyNone : W.whyUnsent));
   else {
     const steps = new Map();
@@ -66,8 +69,8 @@ function details(r) {
       h("dd", {}, h("ul", {}, all.map((c) => h("li", {}, h("code", {}, c.field), ` ${W.action[c.action] ?? c.action}`, c.detail && h("span", { class: "soft" }, ` – ${c.detail}`)))))])));
   }
   const side = [];
-  const gauge = context(r);
-  if (gauge) side.push(h("h3", {}, W.context), gauge);
+  const full = gauge(r);
+  if (full) side.push(h("h3", {}, W.context), full);
   if (r.duration_s) side.push(h("h3", {}, W.time), times(r));
   if (r.warnings.length) parts.push(h("h3", {}, W.warnings), h("ul", {}, r.warnings.map((text) => h("li", {}, text))));
   if (r.attempts.some((a) => a.code)) parts.push(h("h3", {}, W.tries), h("ol", {}, r.attempts.map((a) => h("li", {}, `${a.upstream} · ${seconds(a.seconds)} · `, h("span", { class: "soft" }, a.code ? `${a.code}: ${a.message}` : `${a.status}`)))));
@@ -77,17 +80,6 @@ function details(r) {
 }
 
 const key = (pairs) => h("p", { class: "legend" }, pairs.filter(([, , v]) => v).map(([kind, name, v]) => h("span", {}, h("i", { class: kind }), `${name} ${v}`)));
-
-function context(r) {
-  const prompt = r.prompt_tokens ?? r.prompt_tokens_planned;
-  if (!prompt) return null;
-  const cached = Math.min(r.cached_tokens ?? 0, prompt), answer = r.completion_tokens ?? 0;
-  const dropped = Math.max(0, (r.prompt_tokens_original ?? 0) - (r.prompt_tokens_planned ?? prompt));
-  const whole = Math.max(r.window ?? 0, prompt + answer);
-  const P = W.contextParts, told = [["p-reused", P.reused, number(cached || null)], ["p-read", P.read, number(prompt - cached)], ["p-answer", P.answer, number(answer || null)], ["p-dropped", P.dropped, number(dropped || null)]];
-  return h("div", {}, bar([["p-reused", cached / whole], ["p-read", (prompt - cached) / whole], ["p-answer", answer / whole]], told.map(([, name, v]) => `${name} ${v}`).join(", ")),
-    key([...told, ["empty", "", r.window ? W.windowOf(r.window) : ""]]));
-}
 
 function times(r) {
   const P = W.timeParts, ttft = r.ttft_s ?? 0, answer = Math.max(0, r.duration_s - r.waited_s - ttft);

@@ -77,7 +77,7 @@ class Exchange:
         queued_s, admitted_s, sent_s, first_token_s, ended_s: when it got there, or None.
         in_flight: requests that the upstream had with this one when it got its permit; 0 without one.
         status: HTTP status sent to the client; 499 when it hung up before there was one.
-        error_code: code of the error that the client got, empty for none.
+        error_code, error_message: of the error that the client got, empty for none.
         outcome: what the request teaches about its upstream; None while it runs.
         committed: the status line went out.
         client_gone: the client hung up before its answer was complete.
@@ -130,6 +130,7 @@ class Exchange:
     in_flight: int = 0
     status: int | None = None
     error_code: str = ""
+    error_message: str = ""
     outcome: Outcome | None = None
     committed: bool = False
     client_gone: bool = False
@@ -165,7 +166,8 @@ class Exchange:
 
     def begin_again(self) -> None:
         """It goes to another upstream: what is said of the one before no longer holds. Its attempts stay."""
-        self.outcome, self.error_code, self.ended_s = None, "", None
+        self.outcome, self.ended_s = None, None
+        self.error_code = self.error_message = ""
         self.queued_s = self.admitted_s = self.sent_s = self.first_token_s = None
         self.in_flight, self.profile, self.window, self.fitted = 0, None, None, ""
         self.prompt_tokens_planned = self.prompt_tokens_original = None

@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from penstock.domain.upstream import declared_name
+from penstock.errors import ERROR_TABLE, ErrorCode
 from penstock.gateway.edge.exchange import Exchange
 
 _MOST_MODELS = 100
@@ -224,13 +225,16 @@ class Metrics(Collector):
             self.count("penstock_prompt_cached_tokens", (upstream,), exchange.cached_tokens)
 
     def errors(self) -> list[dict[str, Any]]:
-        """`{upstream, code, count}` of requests that ended with an error, since the gateway started."""
+        """`{upstream, code, meaning, count}` of requests that ended with an error, since the gateway started."""
         found: dict[tuple[str, str], int] = {}
         for (name, labels), number in self._counters.items():
             if name == "penstock_requests" and labels[3]:
                 key = (labels[0], labels[3])
                 found[key] = found.get(key, 0) + int(number)
-        return [{"upstream": u, "code": c, "count": n} for (u, c), n in found.items()]
+        return [
+            {"upstream": u, "code": c, "meaning": ERROR_TABLE[ErrorCode(c)].meaning, "count": n}
+            for (u, c), n in found.items()
+        ]
 
     def render(self) -> bytes:
         """The Prometheus text format."""

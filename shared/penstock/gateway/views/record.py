@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 from penstock.gateway.edge.exchange import Exchange
@@ -205,6 +206,7 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "dialect": exchange.dialect,
         "client": exchange.client,
         "user_agent": exchange.user_agent,
+        "conversation": _conversation(exchange),
         "model": exchange.model,
         "upstream": exchange.upstream,
         "upstream_model": exchange.upstream_model,
@@ -213,6 +215,7 @@ def describe(exchange: Exchange) -> dict[str, Any]:
         "stage": exchange.stage,
         "status": exchange.status,
         "error_code": exchange.error_code or None,
+        "error_message": exchange.error_message or None,
         "outcome": exchange.outcome.value if exchange.outcome is not None else None,
         "client_gone": exchange.client_gone,
         "duration_s": _round(exchange.duration_s),
@@ -264,6 +267,12 @@ def _place(exchange: Exchange) -> dict[str, Any] | None:
     """Where a request stands in the queue; None when it does not wait there."""
     told = None if exchange.spot is None else exchange.spot.told()
     return None if told is None else {"position": told[0], "expected_wait_s": round(told[1], 1)}
+
+
+def _conversation(exchange: Exchange) -> str | None:
+    """The same for requests of one conversation, where the client says which; tells nothing of it."""
+    name = exchange.conversation or exchange.session
+    return blake2b(name.encode(), digest_size=6).hexdigest() if name else None
 
 
 def _round(value: float | None) -> float | None:
