@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import parts
 from gateways import until
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -25,6 +29,13 @@ _FLAGS = ("--headless=new", "--remote-debugging-port=0", "--no-first-run", "--di
 _STARTS_WITHIN_S = 60.0
 
 
+def need() -> None:
+    """Debian's package with Chromium."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("platform: Debian's Chromium")
+    parts.need_packages([] if CHROMIUM.exists() else ["chromium"])
+
+
 @contextmanager
 def chromium(tools: Any) -> Iterator[Any]:
     """
@@ -33,6 +44,16 @@ def chromium(tools: Any) -> Iterator[Any]:
     Args:
         tools: what `sync_playwright()` gives.
     """
+    with running() as address:
+        browser = tools.chromium.connect_over_cdp(address, timeout=60_000)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    """A browser's process; the address of its debugging port."""
+    need()
     # In /tmp itself: pytest's folders let nobody but their owner in.
     home = Path(tempfile.mkdtemp(prefix="penstock-browser-"))
     process = None
@@ -43,9 +64,7 @@ def chromium(tools: Any) -> Iterator[Any]:
         if process is None:
             process, port = _start(home, ("--no-sandbox",))
         assert process is not None, (home / "log").read_text(errors="replace")
-        browser = tools.chromium.connect_over_cdp(f"http://127.0.0.1:{port}", timeout=60_000)
-        yield browser
-        browser.close()
+        yield f"http://127.0.0.1:{port}"
     finally:
         if process is not None:
             process.terminate()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import shutil
 import subprocess
@@ -32,15 +31,17 @@ WITHIN_S = 90.0
 _PROGRAMS = {
     "Xvfb": "xvfb", "xdotool": "xdotool", "dbus-daemon": "dbus", "openbox": "openbox", "xfce4-panel": "xfce4-panel",
     "tint2": "tint2", "sway": "sway", "waybar": "waybar", "grim": "grim", "desktop-file-validate": "desktop-file-utils",
-    "xwininfo": "x11-utils", "xclip": "xclip",
+    "xclip": "xclip",
 }  # fmt: skip
 
 
 def need(*programs: str) -> None:
-    """Debian's packages with these programs."""
+    """Debian's packages with these programs, by default all that the tests use."""
     if not sys.platform.startswith("linux"):
         pytest.skip("platform: a Linux desktop")
-    parts.need_packages(sorted({_PROGRAMS[one] for one in programs if shutil.which(one) is None}))
+    parts.need_packages(
+        sorted({_PROGRAMS[one] for one in programs or _PROGRAMS if shutil.which(one) is None})
+    )
 
 
 class Person:
@@ -156,7 +157,9 @@ def end(process: subprocess.Popen[bytes], gently_s: float = 10.0) -> None:
 def install(place: Path) -> Path:
     """The wheel of this checkout, installed where any user can read it, with this environment's packages lent."""
     place.chmod(0o755)
-    base = _readable(Path(sys.base_prefix), place / "python")
+    base = _readable(
+        Path(sys.base_prefix), place / "python", "site-packages", "config-*", "ensurepip"
+    )
     python = base / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     where = place / "penstock"
     if base == Path(sys.base_prefix):
@@ -195,13 +198,13 @@ def _library_path(installed: Path) -> dict[str, str]:
     return {"LD_LIBRARY_PATH": str(copied)} if copied.exists() else {}
 
 
-def _readable(folder: Path, copy: Path) -> Path:
-    """*folder*, or a copy of hard links where others may not go in."""
+def _readable(folder: Path, copy: Path, *more: str) -> Path:
+    """*folder*, or a copy of hard links, without what is called *more*, where others may not go in."""
     folder = folder.resolve()
     closed = [one for one in (folder, *folder.parents) if one.stat().st_mode & 0o005 != 0o005]
     if not closed:
         return folder
-    without = shutil.ignore_patterns("test", "tests", "idlelib", "share", "include", "*.a")
+    without = shutil.ignore_patterns("test", "tests", "idlelib", "share", "include", "*.a", *more)
     shutil.copytree(folder, copy, symlinks=True, ignore=without, copy_function=_link)
     return copy
 
@@ -264,15 +267,27 @@ class Screen:
         self.display = f":{number.decode().strip()}"
         os.close(said)
         person.env["DISPLAY"] = self.display
+        self._colour(0x4A6A8A)
+
+    def _colour(self, pixel: int) -> None:
+        """The desktop behind everything: pictures on black look like faults."""
+        from Xlib import display
+
+        connection = display.Display(self.display)
+        root = connection.screen().root
+        root.change_attributes(background_pixel=pixel)
+        root.clear_area()
+        connection.sync()
+        connection.close()
 
     def picture(self) -> Image.Image:
         """What is on the screen."""
         return ImageGrab.grab(xdisplay=self.display).convert("RGB")
 
-    def keep(self, name: str) -> Path:
-        """Keep a picture of the screen."""
+    def keep(self, name: str, box: tuple[int, int, int, int] | None = None) -> Path:
+        """Keep a picture of the screen, or of a part."""
         path = self._shots / f"{name}.png"
-        self.picture().save(path)
+        self.picture().crop(box).save(path, optimize=True)
         return path
 
     def find(self, colour: tuple[int, int, int]) -> tuple[int, int] | None:
@@ -289,15 +304,18 @@ class Screen:
         """With the mouse."""
         self.do("mousemove", str(place[0]), str(place[1]), "sleep", "0.2", "click", str(button))
 
-    def windows(self) -> list[tuple[str, int, int, int, int]]:
-        """Visible top windows: class, x, y, width, height."""
-        told = self._person.run("xwininfo", "-root", "-tree").stdout
-        row = re.compile(r'\("([^"]*)" "[^"]*"\)\s+(\d+)x(\d+)\+-?\d+\+-?\d+\s+\+(-?\d+)\+(-?\d+)')
-        return [
-            (found[1], int(found[4]), int(found[5]), int(found[2]), int(found[3]))
-            for line in told.splitlines()
-            if (found := row.search(line))
-        ]
+    def windows(self, kind: str) -> list[tuple[int, int, int, int]]:
+        """Where windows of this class are that can be seen: x, y, width, height."""
+        found = self._person.run(
+            "xdotool", "search", "--onlyvisible", "--class", kind
+        ).stdout.split()
+        places = []
+        for number in found:
+            told = self._person.run("xdotool", "getwindowgeometry", "--shell", number).stdout
+            place = dict(line.split("=") for line in told.split())
+            if place:  # it may be gone by now
+                places.append(tuple(int(place[name]) for name in ("X", "Y", "WIDTH", "HEIGHT")))
+        return places  # type: ignore[return-value]
 
 
 def middle_of(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, int] | None:

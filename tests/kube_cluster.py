@@ -58,13 +58,13 @@ for tries in 1 2 3 4 5 6 7 8 9 10; do
 done
 rm -rf "$folder"
 """
-# With SIGCHLD ignored the kernel itself forgets ended processes that are left to the first one.
+# With SIGCHLD ignored the kernel itself forgets ended processes that are left to the first one. A shell would catch it
+# all the same, and take the interruption of its `read` for the end of the pipe.
 _INSIDE = """
-trap '' CHLD
 mount --make-rshared / && mount -t tmpfs -o mode=755 tmpfs /run && mount -t tmpfs -o mode=755 tmpfs /var/log || exit 1
 ip link set lo up || exit 1
 echo ready
-while read -r _; do :; done
+exec env --ignore-signal=CHLD cat >/dev/null
 """
 
 
@@ -126,7 +126,7 @@ class Cluster(kube_parts.ApiServer):
         self.load_image(kube_images.pause())
         self._start_node()
         self._start_dns()
-        self._until("the node", "kubelet", "wait", f"node/{NODE}", "--for=condition=Ready", "--timeout=1s")  # fmt: skip
+        self.until("the node", "kubelet", "wait", f"node/{NODE}", "--for=condition=Ready", "--timeout=1s")  # fmt: skip
 
     def _unshare(self) -> None:
         """Make the namespaces and the way into them."""

@@ -109,6 +109,6 @@ def history() -> dict[str, Any]:
             "at": 1_764_000_000.0 + 5 * i, "pieces_per_s": round(34 + 22 * wave + 6 * math.sin(i / 3), 1), "failed": 3 if i in (120, 121, 300) else 0,
             "first_token_s": round(0.8 + 2.4 * wave + (i % 7) / 10, 2) if i % 3 else None, "memory_share": round(0.6 + 0.22 * i / 360, 3),
             "gpu_shares": [round(0.55 + 0.3 * min(1, i / 100), 3)],
-            "upstreams": {"box": [1 + (i % 5 > 0), max(0, int((i - 180) * 0.55)) if i > 180 else 0, 2], "attic": [int(i % 9 > 4), 0, 1]},
+            "upstreams": {"box": [1 + (i % 60 > 14), max(0, int((i - 180) * 0.55)) if i > 180 else 0, 2], "attic": [int(i % 90 > 70), 0, 1]},
         })  # fmt: skip
     return {"every_s": 5.0, "samples": samples}

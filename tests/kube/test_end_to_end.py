@@ -105,10 +105,21 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     until(lambda: status().get("tuning", {}).get("source") == "Engine", "nothing was read back")
     assert status()["tuning"]["contextLength"] == 8192
     assert "lastFailure" not in status()
-    told = cluster.get("events", "-n", namespace)["items"]
-    ours = [one for one in told if one["involvedObject"]["name"] == "smallest" and one["involvedObject"]["kind"] == "LocalModel"]  # fmt: skip
-    assert ours[-1]["reason"] == "Ready"
-    assert {one["type"] for one in ours} == {"Normal"}, ours
+    told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
+    told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
+    assert told[-1]["reason"] == "Ready", [one["reason"] for one in told]
+    assert {one["type"] for one in told} == {"Normal"}, told
+
+
+def test_the_image_holds_no_tools(cluster: kube_cluster.Cluster, namespace: str) -> None:
+    """A gateway runs as nobody in particular, in an image that can neither build nor install."""
+    wait_ready(cluster, namespace, "smallest")
+    question = "id -u; command -v pip pip3 gcc cc make strip; touch /opt/penstock/here 2>&1 || true"
+    said = cluster.kubectl("exec", "deploy/smallest", "-n", namespace, "--", "sh", "-c", question)
+    user, *rest = said.split("\n", 1)
+    assert user == "65532"
+    assert "Read-only file system" in rest[0] or "Permission denied" in rest[0]
+    assert "/bin/" not in rest[0], rest[0]
 
 
 def test_helm_test_gets_a_token(cluster: kube_cluster.Cluster, namespace: str) -> None:

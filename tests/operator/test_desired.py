@@ -26,7 +26,7 @@ def children(spec: dict, seen: Seen = SEEN) -> dict:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_becomes_restricted_pods(path):
-    """An example becomes restricted pods."""
+    """Every container of every example has no token, no capability, and a root that it cannot write."""
     body = yaml.safe_load(path.read_text())
     made = desired(parse(body), SEEN)
     pods = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
@@ -39,7 +39,7 @@ def test_an_example_becomes_restricted_pods(path):
 
 
 def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
-    """An operator upgrade restarts no server and rolls gateways."""
+    """Another image of the operator leaves a running server as it is, until its spec changes too."""
     spec = {"model": {"uri": "hf://a/b.gguf"}}
     before = children(spec)
     upgraded = replace(SEEN, operator_image="penstock:2", children=before)
@@ -51,21 +51,21 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
 
 
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
-    """A hostile name is a value and never part of a script."""
+    """Shell code in a URI reaches the shell as the value of a variable only."""
     made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
     pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
     assert "rm -rf" not in " ".join(pull["command"])
 
 
 def test_replicas_of_gateways_are_left_to_an_autoscaler():
-    """Replicas of gateways are left to an autoscaler."""
+    """Where the spec names no number of gateways, none is applied."""
     assert (
         "replicas" not in children({"model": {"uri": "hf://a/b.gguf"}})["Deployment", "m"]["spec"]
     )
 
 
 def test_settings_reach_the_gateway_in_its_own_words():
-    """Settings reach the gateway in its own words."""
+    """camelCase in the cluster is snake_case in the gateway's file."""
     spec = {
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
@@ -84,13 +84,13 @@ def test_settings_reach_the_gateway_in_its_own_words():
     ],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):
-    """A spec that cannot be used says where and why."""
+    """The operator's own reading names the field and what is wrong with it."""
     with pytest.raises(InvalidSpec, match=told):
         model(spec)
 
 
 def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
-    """An engine that fetches itself finds the certificate authority."""
+    """vLLM gets the certificates as a file and the variable that leads to it."""
     asked = {"uri": "hf://a/b", "caConfigMapRef": {"name": "ca"}}
     made = children({"model": asked, "accelerator": {"type": "NVIDIA"}})
     server = made["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
@@ -99,7 +99,7 @@ def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
 
 
 def test_the_definition_is_structural():
-    """The definition is structural."""
+    """Nothing in it that a structural schema may not have."""
     text = yaml.safe_dump(crd())
     assert "$ref" not in text
     assert "anyOf" not in text

@@ -92,7 +92,7 @@ EXTERNAL = yaml.safe_load((EXAMPLES / "external.yaml").read_text("utf-8"))["spec
 def test_an_example_gets_its_children_and_then_rests(
     spec: dict[str, Any], children: set[str]
 ) -> None:
-    """An example gets its children and then rests."""
+    """The first look makes exactly these children; the second writes nothing."""
     world = World()
     key = world.model(spec)
     asyncio.run(world.reconcile(key))
@@ -105,7 +105,7 @@ def test_an_example_gets_its_children_and_then_rests(
 
 
 def test_a_spec_that_cannot_be_used_makes_nothing_and_says_why() -> None:
-    """A spec that cannot be used makes nothing and says why."""
+    """An invalid LocalModel has no children, and a status that names the field."""
     world = World()
     asyncio.run(world.reconcile(world.model({"model": {"uri": "s3://x"}})))
     assert world.cluster.applied == []

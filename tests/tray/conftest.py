@@ -15,7 +15,7 @@ from desktops import Person, install, need
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Penstock, installed from the wheel where any user can read it."""
-    need("Xvfb", "xdotool", "dbus-daemon", "openbox", "xwininfo")
+    need("Xvfb", "xdotool", "dbus-daemon", "openbox")
     place = Path(tempfile.mkdtemp(prefix="penstock-installed-"))
     yield install(place)
     shutil.rmtree(place, ignore_errors=True)

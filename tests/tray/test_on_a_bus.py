@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -182,6 +184,40 @@ def test_how_many_requests_run_is_asked_when_the_menu_opens(stage: Stage, gatewa
                 await panel.until(busy, "a request that runs")
 
     on_panel(stage, play)
+
+
+def test_it_is_small_and_sleeps_while_nothing_changes(stage: Stage, gateway: None) -> None:
+    """At most 50 MB resident, and seconds in which no thread of it wakes up: nothing is polled."""
+
+    async def play(panel: FakePanel) -> None:
+        async with stage.tray(panel) as tray:
+            await panel.until(lambda: row(panel, "llama"), "the server")
+
+            async def sleeps() -> bool:
+                before = wakeups(tray.pid)
+                await asyncio.sleep(2.0)
+                return wakeups(tray.pid) == before
+
+            await panel.until(sleeps, "two seconds of sleep")
+            assert resident_kb(tray.pid) <= 50 * 1024
+
+    on_panel(stage, play)
+
+
+def wakeups(pid: int) -> int:
+    """How often its threads woke up so far."""
+    told = "".join((task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(
+        int(number)
+        for number in re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", told, re.MULTILINE)
+    )
+
+
+def resident_kb(pid: int) -> int:
+    """Its memory."""
+    return int(
+        re.findall(r"^VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)[0]
+    )
 
 
 def test_logs_settings_and_pages_open(stage: Stage, gateway: None) -> None:

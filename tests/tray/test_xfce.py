@@ -5,6 +5,7 @@ real llama.cpp. Pictures of the screen are kept for a look.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,10 @@ from gateways import free_port
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
+ROW = 25.4
+"""Height of a row of the menu; lines between rows add nearly nothing."""
+ON, COPY, LOGIN, QUIT = 2, 6, 10, 11
+MENU_AND_PANEL = (0, 356, 500, 720)
 GREEN, RED, GREY = (46, 160, 67), (207, 34, 46), (128, 128, 128)
 
 
@@ -69,16 +74,52 @@ class Desk:
 
     def menu(self) -> tuple[int, int, int, int] | None:
         """Where the open menu is: x, y, width, height."""
-        for name, *place in self.screen.windows():
-            if name == "wrapper-2.0" and place[2] > 150 and place[3] > 200:
-                return place[0], place[1], place[2], place[3]
-        return None
+        found = self.screen.windows("wrapper-2.0")
+        return next((place for place in found if place[2] > 150 and place[3] > 200), None)
 
     def open_menu(self, colour: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """Click the icon."""
         self.screen.click(self.icon(colour))
         place: tuple[int, int, int, int] = wait_for(self.menu, "the menu")
         return place
+
+    def highlighted(self, menu: tuple[int, int, int, int]) -> int | None:
+        """Which row of the open menu is, counted from 0."""
+        x, y, width, height = menu
+        picture = self.screen.picture()
+        for row in range(round(height / ROW)):
+            red, _, blue = picture.getpixel((x + width - 4, y + round(16 + ROW * row)))  # type: ignore[misc]
+            if blue > 130 and red < 70:
+                return row
+        return None
+
+    def choose(self, row: int, colour: tuple[int, int, int] = GREEN) -> None:
+        """Choose a row by the keyboard."""
+        menu = self.open_menu(colour)
+
+        def reached() -> bool:
+            if self.highlighted(menu) == row:
+                return True
+            self.screen.do("key", "Down", "sleep", "0.1")
+            return self.highlighted(menu) == row
+
+        wait_for(reached, f"row {row}")
+        self.screen.do("key", "Return")
+
+    def click_row(self, row: int, shot: str) -> None:
+        """Choose a row by the mouse."""
+        menu = self.open_menu(GREEN)
+        x, y = menu[0] + 60, menu[1] + round(16 + ROW * row)
+
+        def reached() -> bool:
+            self.screen.do(
+                "mousemove", str(x), str(y - 3), "mousemove", str(x), str(y), "sleep", "0.1"
+            )
+            return self.highlighted(menu) == row
+
+        wait_for(reached, f"row {row}")
+        self.screen.keep(shot, MENU_AND_PANEL)
+        self.screen.do("click", "1")
 
     def answers(self) -> int | str:
         """What a client sees: the status, or how it could not connect."""
@@ -109,15 +150,11 @@ def test_the_icon_comes_and_the_switch_in_its_menu_is_what_a_client_sees(desk: D
     switched on by the keyboard they are answered."""
     desk.icon(GREEN)
     assert desk.answers() == 200
-    x, y, _, height = desk.open_menu(GREEN)
-    desk.screen.do("mousemove", str(x + 60), str(y + round(height * 2.6 / 13)), "sleep", "0.3")
-    desk.screen.keep("xfce-menu")
-    desk.screen.do("click", "1")
+    desk.click_row(ON, "tray-menu")
     desk.icon(GREY)
     wait_for(lambda: desk.answers() == "refused", "the end of the gateway")
-    desk.screen.keep("xfce-off")
-    desk.open_menu(GREY)
-    desk.screen.do("key", "Down", "sleep", "0.2", "key", "Return")
+    desk.screen.keep("tray-off", MENU_AND_PANEL)
+    desk.choose(ON, GREY)
     desk.icon(GREEN)
     assert desk.answers() == 200
     told = json.loads(desk.person.run("penstock", "status", "--json").stdout)
@@ -129,31 +166,24 @@ def test_an_open_menu_stays_open_while_the_state_changes(desk: Desk) -> None:
     place = desk.open_menu(GREEN)
     desk.server.kill()
     desk.icon(RED)
-    desk.screen.keep("xfce-server-away")
+    desk.screen.keep("tray-away", MENU_AND_PANEL)
     assert desk.menu() == place
     desk.server.start_again()
     desk.icon(GREEN)
     assert desk.menu() == place
     desk.screen.do("key", "Escape")
+    wait_for(lambda: desk.menu() is None, "the end of the menu")
 
 
 def test_the_endpoint_is_copied(desk: Desk) -> None:
     """The menu puts the address that clients want into the clipboard."""
-    choose(desk, 6)
+    desk.choose(COPY)
     wait_for(
         lambda: (
             desk.person.run("xclip", "-selection", "clipboard", "-o").stdout == f"{desk.url}/v1"
         ),
         "the endpoint in the clipboard",
     )
-
-
-def choose(desk: Desk, row: int) -> None:
-    """Choose an item by the keyboard; *row* counts what can be chosen, from 1."""
-    desk.open_menu(GREEN)
-    desk.screen.do("key", "--delay", "60", *["Down"] * row, "sleep", "0.3")
-    desk.screen.keep(f"xfce-row-{row}")
-    desk.screen.do("key", "Return")
 
 
 def test_a_panel_that_crashes_gets_the_icon_back(desk: Desk) -> None:
@@ -163,6 +193,20 @@ def test_a_panel_that_crashes_gets_the_icon_back(desk: Desk) -> None:
     desk.panel.begin()
     desk.icon(GREEN)
     assert desk.tray.poll() is None
+
+
+def test_start_at_login_is_off_until_it_is_chosen(desk: Desk) -> None:
+    """Nothing is written by itself; the submenu shows both ways; the right one is written and taken back."""
+    entry = desk.person.home / ".config/autostart/dev.penstock.Penstock.desktop"
+    assert not entry.exists()
+    shown = len(desk.screen.windows("wrapper-2.0")) + 1  # with the menu
+    for there in (True, False):
+        desk.choose(LOGIN)
+        wait_for(lambda: len(desk.screen.windows("wrapper-2.0")) > shown, "the submenu")
+        desk.screen.do("sleep", "0.3")
+        desk.screen.keep("tray-login", MENU_AND_PANEL)
+        desk.screen.do("key", "Return")
+        wait_for(lambda there=there: entry.exists() == there, "the entry")
 
 
 def test_a_second_start_shows_the_first(desk: Desk) -> None:
@@ -181,15 +225,18 @@ def test_the_death_of_the_tray_ends_nothing_and_quit_ends_all(desk: Desk) -> Non
     desk.tray.wait()
     assert desk.answers() == 200
     desk.begin()
-    choose(desk, 11)
+    desk.choose(QUIT)
     assert desk.tray.wait(60) == 0
     wait_for(lambda: desk.answers() == "refused", "the end of the gateway")
     own = str(desk.person.bin).encode()
-    left = [
-        command
-        for pid in desk.person.left()
-        if own in (command := Path(f"/proc/{pid}/cmdline").read_bytes())
-    ]
-    assert left == []
+
+    def left() -> list[bytes]:
+        commands = []
+        for pid in desk.person.left():
+            with contextlib.suppress(OSError):  # it may be gone by now
+                commands.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+        return [command for command in commands if own in command]
+
+    wait_for(lambda: not left(), "the end of all of Penstock")
     assert list((desk.person.runtime / "penstock").iterdir()) == []
     wait_for(lambda: desk.screen.find(GREEN) is None, "an empty panel")

@@ -49,6 +49,7 @@ class ToolkitBackend:
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._post: Callable[[], None] | None = None
+        self._in_its_thread: Callable[[Callable[[], None]], None] = _at_once
 
     async def start(self) -> None:
         """The icon appears with `main_loop`, which may have begun before."""
@@ -63,7 +64,7 @@ class ToolkitBackend:
     def stop(self) -> None:
         self._ready.set()
         if self._icon is not None:
-            self._icon.stop()
+            self._in_its_thread(self._icon.stop)
 
     def main_loop(self) -> None:
         """In the main thread, until `stop`."""
@@ -73,7 +74,8 @@ class ToolkitBackend:
         make = self._make or pystray.Icon
         self._icon = make("Penstock", draw(self._look.icon, 64), "", self._menu(pystray, Look()))
         if sys.platform == "darwin" and self._make is None:
-            self._post = _on_macos(self)
+            self._in_its_thread = _on_macos(self)
+            self._post = partial(self._in_its_thread, self.apply)
         elif hasattr(self._icon, "_message_handlers"):
             self._post = on_windows(self, self._icon)
         else:
@@ -141,6 +143,10 @@ class ToolkitBackend:
         )
 
 
+def _at_once(work: Callable[[], None]) -> None:
+    work()
+
+
 def _is(on: bool, _row: Any) -> bool:
     return on
 
@@ -188,8 +194,8 @@ def _post_message(window: int, number: int) -> None:
         ctypes.windll.user32.PostMessageW(window, number, 0, 0)
 
 
-def _on_macos(backend: ToolkitBackend) -> Callable[[], None]:
-    """Hear of menus that open and close; returns what has the main thread show a change."""
+def _on_macos(backend: ToolkitBackend) -> Callable[[Callable[[], None]], None]:
+    """Hear of menus that open and close; returns what has the main thread do something."""
     import AppKit
     from PyObjCTools import AppHelper
 
@@ -205,7 +211,7 @@ def _on_macos(backend: ToolkitBackend) -> Callable[[], None]:
     AppKit.NSWorkspace.sharedWorkspace().notificationCenter().addObserverForName_object_queue_usingBlock_(
         AppKit.NSWorkspaceWillPowerOffNotification, None, None, lambda _note: backend.session_ends()
     )
-    return lambda: AppHelper.callAfter(backend.apply)
+    return lambda work: AppHelper.callAfter(work)
 
 
 def _as_template(icon: Any, look: Look) -> None:

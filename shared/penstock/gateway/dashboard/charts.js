@@ -28,15 +28,16 @@ function roof(most) {
 export function chart(title, lines, { text, floor = 2, tick = text, about, ago, now: nowWord, spoken }) {
   const svg = s("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" });
   for (const y of [0.5, H / 2, H - 0.5]) svg.append(s("line", { x1: 0, x2: W, y1: y, y2: y, class: "grid" }));
-  const paths = lines.map(([kind]) => s("path", { class: kind, d: "" }));
+  const paths = lines.map(([kind]) => s("path", { class: kind.replace("area", "edge"), d: "" }));
   const cursor = s("line", { y1: 0, y2: H, class: "cursor", visibility: "hidden" });
-  svg.append(...paths, cursor);
+  const fills = lines.map(([kind]) => (kind.startsWith("area") ? s("path", { class: kind, d: "" }) : null));
+  svg.append(...fills.filter(Boolean), ...paths, cursor);
   const value = h("p", { class: "now" }), note = h("p", { class: "note" });
   const ticks = [h("span"), h("span")], from = h("span");
   const legend = lines.length > 1 ? h("p", { class: "legend" }, lines.map(([kind, name]) => h("span", {}, h("i", { class: kind }), name))) : null;
   const plot = h("div", { class: "plot" }, h("div", { class: "ticks", "aria-hidden": "true" }, ticks), svg);
   const node = h("figure", { class: "card chart", tabindex: 0, role: "group", "aria-roledescription": about },
-    h("figcaption", {}, h("h3", {}, title), value, note), plot, h("p", { class: "axis", "aria-hidden": "true" }, from, h("span", {}, nowWord)), legend);
+    h("figcaption", {}, h("h3", {}, title), legend, value, note), plot, h("p", { class: "axis", "aria-hidden": "true" }, from, h("span", {}, nowWord)));
   let series = [], at = [], told = "", more = "", drawn = "";
   const count = () => series[0]?.length ?? 0;
   const me = {
@@ -59,7 +60,11 @@ export function chart(title, lines, { text, floor = 2, tick = text, about, ago, 
         ({ series, at } = make());
         const top = roof(Math.max(floor, ...series.flat().filter((v) => v != null)));
         put(ticks[0], tick(top)); put(ticks[1], tick(top / 2)); put(from, ago(span));
-        series.forEach((values, place) => paths[place].setAttribute("d", path(values, top, lines[place][0].startsWith("area"))));
+        series.forEach((values, place) => {
+          const [line, area] = path(values, top);
+          paths[place].setAttribute("d", line);
+          fills[place]?.setAttribute("d", area);
+        });
       }
       me.show();
     },
@@ -87,8 +92,8 @@ export function chart(title, lines, { text, floor = 2, tick = text, about, ago, 
   return me;
 }
 
-// A moment without a value is passed over; one that stands alone is a dot.
-function path(values, top, filled) {
+// The line and the area below it. A moment without a value is passed over; one that stands alone is a dot.
+function path(values, top) {
   const step = W / Math.max(1, values.length - 1);
   let line = "", first = 0, last = 0;
   values.forEach((v, i) => {
@@ -97,8 +102,7 @@ function path(values, top, filled) {
     if (!line) first = last;
     line += `${line ? "L" : "M"}${last.toFixed(1)} ${(H - 1 - (v / top) * (H - 2)).toFixed(1)}`;
   });
-  if (!line) return "";
-  return filled && last > first ? `${line}L${last.toFixed(1)} ${H}L${first.toFixed(1)} ${H}Z` : `${line}h.1`;
+  return line ? [`${line}h.1`, `${line}L${last.toFixed(1)} ${H}L${first.toFixed(1)} ${H}Z`] : ["", ""];
 }
 
 // One bar of parts: [[class, share, name]...] of a whole; the rest stays empty.

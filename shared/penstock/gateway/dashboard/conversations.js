@@ -37,7 +37,7 @@ export function conversations(requests) {
   sync(at("conversations"), shown, (c) => c.of, (c) => `${c.last.id} ${c.count}`, (c) => {
     const r = c.last, used = (r.prompt_tokens ?? r.prompt_tokens_planned) + (r.completion_tokens ?? 0);
     return h("article", { class: "card talk" },
-      h("div", { class: "line" }, h("strong", {}, short(r.model)), h("span", { class: "soft who" }, [r.client === "anonymous" ? "" : r.client, (r.user_agent || "").split("/")[0], W.requests(c.count)].filter(Boolean).join(" · ")),
+      h("div", { class: "line" }, h("strong", {}, short(r.model)), h("span", { class: "soft who" }, [W.requests(c.count), r.client === "anonymous" ? "" : r.client, (r.user_agent || "").split("/")[0]].filter(Boolean).join(" · ")),
         r.window ? h("span", { class: "num" }, W.full(Math.round((100 * used) / r.window))) : ""), gauge(r));
   });
 }

@@ -79,7 +79,7 @@ export function adding(act, why) {
 export function firstRun(status) {
   const node = at("first"), used = status.requests.recent.length || status.requests.in_flight.length || status.errors.length;
   const able = status.upstreams.filter((u) => u.state === "ok" || u.state === "cloud"), models = able.flatMap((u) => u.models).length;
-  node.hidden = Boolean(used || (status.upstreams.length && !able.length));
+  node.hidden = Boolean(status.upstreams.length && (used || !able.length));
   const mark = JSON.stringify([status.url, able.map((u) => u.name), models]);
   if (node.hidden || node.dataset.of === mark) return;
   node.dataset.of = mark;

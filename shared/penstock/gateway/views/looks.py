@@ -42,7 +42,10 @@ def add_looks(app: FastAPI, runtime: Runtime) -> None:
     async def detect() -> Response:
         """Model servers of this machine that are no upstream yet."""
         ours = urlsplit(runtime.url).port
-        looks, places = await discover(not_ports=() if ours is None else (ours,))
+        looks, places = await discover(
+            extra_ports=runtime.settings.discovery.ports,
+            not_ports=() if ours is None else (ours,),
+        )
         known = {_place(state.upstream.url) for state in runtime.fleet}
         found = [
             {"url": look.url, "kind": look.kind.value}
