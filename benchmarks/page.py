@@ -136,8 +136,7 @@ async def watch(page: Any, gateway: RunningGateway, seconds: float) -> Watched:
     """Load for *seconds*, with *page* open."""
     devtools = await page.context.new_cdp_session(page)
     process = psutil.Process(gateway.process.pid)
-    ends_s = time.monotonic() + seconds
-    answered = 0
+    answered, ends_s = 0, 0.0
 
     async def client(number: int) -> None:
         nonlocal answered
@@ -155,6 +154,7 @@ async def watch(page: Any, gateway: RunningGateway, seconds: float) -> Watched:
     await page.goto(gateway.url)
     await page.evaluate(_WATCH)
     begun_s = time.monotonic()
+    ends_s = begun_s + seconds
     clients = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
     await asyncio.sleep(seconds / 3)
     first = await left()

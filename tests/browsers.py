@@ -26,20 +26,6 @@ _STARTS_WITHIN_S = 60.0
 
 
 @contextmanager
-def chromium(tools: Any) -> Iterator[Any]:
-    """
-    A browser for `with`.
-
-    Args:
-        tools: what `sync_playwright()` gives.
-    """
-    with running() as address:
-        browser = tools.chromium.connect_over_cdp(address, timeout=60_000)
-        yield browser
-        browser.close()
-
-
-@contextmanager
 def running() -> Iterator[str]:
     """A browser's process; the address of its debugging port."""
     # In /tmp itself: pytest's folders let nobody but their owner in.
