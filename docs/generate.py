@@ -20,6 +20,7 @@ from penstock.gateway.views.metrics import METRICS
 from penstock.servers import SPECS
 from penstock.settings import Settings, json_schema
 from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES
 
 FOLDER = Path(__file__).resolve().parent
 NOTE = "<!-- made by docs/generate.py -->\n\n"
@@ -49,6 +50,13 @@ def localmodel_page() -> str:
     for part in ("spec", "status"):
         lines += [f"## {part}", "", "| field | type | meaning |", "|---|---|---|"]
         lines += [*_fields(whole[part], ""), ""]
+    lines += [
+        "## What holds between fields", "",
+        "The API server refuses a LocalModel that breaks one of these, in these words.", "",
+        "| field | rule |", "|---|---|",
+        *(f"| `{one.path}` | {one.sentence} |" for one in RULES),
+        f"| `cache.claimName` | {CLAIM_OF_THEIRS} |", f"| `runtime.env[]` | {ONE_VALUE} |", "",
+    ]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """
-`python3 tests` checks everything, from nothing but Python and pip: format, lint, types, import contracts,
-then the tests, in two processes, since most of them wait for real servers most of the time. `python3 tests ARGUMENTS ...`
-hands the arguments to pytest and runs the tests only.
+`python3 tests` checks everything, from nothing but Python and pip: format, lint, types, import contracts; it builds the
+parts that the tests need, then runs them in processes side by side, since they wait for real servers most of the time.
+`python3 tests ARGUMENTS ...` hands the arguments to pytest and runs the tests only.
 """
 
 import runpy
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
             if done.returncode:
                 failed.append(name)
                 print(done.stdout, done.stderr, sep="\n", flush=True)
+        subprocess.run([str(python), str(ROOT / "tests" / "build_parts.py")], cwd=ROOT, check=True)
     # A file's tests share its servers: they stay together.
     how = arguments or ["-n", "2", "--dist", "loadfile"]
     tests = subprocess.call([str(python), "-m", "pytest", *how], cwd=ROOT)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+import parts
 from gateways import until
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -25,9 +29,17 @@ _FLAGS = ("--headless=new", "--remote-debugging-port=0", "--no-first-run", "--di
 _STARTS_WITHIN_S = 60.0
 
 
+def need() -> None:
+    """Debian's package with Chromium."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("platform: Debian's Chromium")
+    parts.need_packages([] if CHROMIUM.exists() else ["chromium"])
+
+
 @contextmanager
 def running() -> Iterator[str]:
     """A browser's process; the address of its debugging port."""
+    need()
     # In /tmp itself: pytest's folders let nobody but their owner in.
     home = Path(tempfile.mkdtemp(prefix="penstock-browser-"))
     process = None

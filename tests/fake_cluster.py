@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 from penstock_operator.cluster import ApiRefused
@@ -19,6 +20,9 @@ class FakeCluster:
         self.applied: list[tuple[str, str]] = []
         self._version = 0
 
+    def may_write(self) -> bool:
+        return True
+
     def put(self, body: Manifest) -> Manifest:
         """It is there, whoever made it."""
         about = body["metadata"]
@@ -32,7 +36,9 @@ class FakeCluster:
         }
         return copy.deepcopy(self.objects[at])
 
-    async def apply(self, manifest: Manifest, *, version: str | None = None) -> Manifest:
+    async def apply(
+        self, manifest: Manifest, *, version: str | None = None, force: bool = False
+    ) -> Manifest:
         about = manifest["metadata"]
         at = (manifest["kind"], about["namespace"], about["name"])
         there = self.objects.get(at)
@@ -43,12 +49,12 @@ class FakeCluster:
         self.applied.append((at[0], at[2]))
         return self.put(manifest)
 
-    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Manifest]:
-        return [
-            {name: value for name, value in one.items() if name != "kind"}
-            for at, one in self.objects.items()
-            if at[0] == kind and namespace in (None, at[1])
-        ]
+    async def each(
+        self, kind: str, namespace: str | None, labels: str = ""
+    ) -> AsyncIterator[Manifest]:
+        for at, one in list(self.objects.items()):
+            if at[0] == kind and namespace in (None, at[1]):
+                yield {name: value for name, value in one.items() if name != "kind"}
 
     async def patch_status(
         self, kind: str, namespace: str, name: str, changes: Manifest, version: str
@@ -56,8 +62,7 @@ class FakeCluster:
         there = self.objects[kind, namespace, name]
         if there["metadata"]["resourceVersion"] != version:
             raise ApiRefused("It is not at that version.", 409, "Conflict")
-        status = {**(there.get("status") or {}), **changes}
-        return self.put({**there, "status": {k: v for k, v in status.items() if v is not None}})
+        return self.put({**there, "status": merged(there.get("status") or {}, changes)})
 
     async def create(self, kind: str, manifest: Manifest) -> Manifest:
         self.events.append(manifest)
@@ -65,3 +70,17 @@ class FakeCluster:
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         self.objects.pop((kind, namespace, name), None)
+
+
+def merged(there: Manifest, changes: Manifest) -> Manifest:
+    """A merge patch carried out (RFC 7386)."""
+    found = dict(there)
+    for name, value in changes.items():
+        if value is None:
+            found.pop(name, None)
+        elif isinstance(value, dict):
+            before = found.get(name)
+            found[name] = merged(before if isinstance(before, dict) else {}, value)
+        else:
+            found[name] = value
+    return found

@@ -8,6 +8,7 @@ minute. Where the environment names ready ones by `KUBEBUILDER_ASSETS`, as Go's 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -139,6 +140,17 @@ MODULES = (
         "a minute and a half",
     ),
 )
+
+
+def published(path: str, version: str, file: str) -> str:
+    """The text of a file that the Go module *path* ships, for example a CustomResourceDefinition."""
+    if shutil.which("go") is None:
+        parts.missing(
+            f"{file} comes from the Go module {path}: that needs Go 1.26 (https://go.dev/dl)"
+        )
+    with tempfile.TemporaryDirectory(prefix="penstock-module-") as work:
+        told = parts.go(path, Path(work), "mod", "download", "-json", f"{path}@v{version}")
+    return (Path(json.loads(told)["Dir"]) / file).read_text("utf-8")
 
 
 def program(name: str) -> Path:

@@ -1,98 +1,133 @@
 """
 What the watches have told so far: LocalModels, their children and pods. Reconciling reads from here, not from the API.
 
-Objects are kept without managedFields, which are half their size and nobody reads. A child belongs to the LocalModel
-that its label names, in its own namespace.
+Objects are kept as JSON without managedFields, which are half their size and nobody reads: as Python values a
+thousand LocalModels with all that is theirs would take five times the memory. They become values again when their
+LocalModel is looked at. A child belongs to the LocalModel that its label names, in its own namespace.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from penstock_operator.seen import Key, Manifest
 
 MODEL_LABEL = "penstock.dev/model"
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One object."""
+
+    uid: str
+    version: int
+    json: bytes
+
+    def body(self) -> Manifest:
+        found: Manifest = orjson.loads(self.json)
+        return found
+
+
 class Cache:
     """Filled by the handlers, read by `reconcile`."""
 
     def __init__(self) -> None:
-        self._models: dict[Key, Manifest] = {}
-        self._children: dict[Key, dict[tuple[str, str], Manifest]] = {}
+        self._models: dict[Key, _Kept] = {}
+        self._children: dict[Key, dict[tuple[str, str], _Kept]] = {}
 
     def heard(self, body: Mapping[str, Any], *, deleted: bool = False) -> Key | None:
         """
         An object is as *body* says, or gone.
 
         Returns:
-            the LocalModel that it concerns; None when it concerns none.
+            the LocalModel that it concerns; None when it concerns none, or was known: what we wrote ourselves comes
+            back as an event.
         """
         metadata = body.get("metadata") or {}
         kind, name = str(body.get("kind", "")), str(metadata.get("name", ""))
         namespace = str(metadata.get("namespace", ""))
         if kind == "LocalModel":
             key = Key(namespace, name)
-            model = self._models.get(key)
-            if deleted:
-                if model is not None and model["metadata"].get("uid") == metadata.get("uid"):
-                    del self._models[key]
-            elif model is None or _version(body) >= _version(model):
-                self._models[key] = slim(body)
-            return key
+            return key if _hear(self._models, key, body, deleted=deleted) else None
         owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
         if not owner:
             return None
         key = Key(namespace, str(owner))
-        if deleted:
-            mine = self._children.get(key, {})
-            there = mine.get((kind, name))
-            # The news of a deletion may come after that of its successor of the same name.
-            if there is not None and there["metadata"].get("uid") == metadata.get("uid"):
-                del mine[kind, name]
-            if not mine:
-                self._children.pop(key, None)
-        else:
-            mine = self._children.setdefault(key, {})
-            there = mine.get((kind, name))
-            if there is None or _version(body) >= _version(there):
-                mine[kind, name] = slim(body)
-        return key
+        mine = self._children.setdefault(key, {})
+        news = _hear(mine, (kind, name), body, deleted=deleted)
+        if not mine:
+            del self._children[key]
+        return key if news else None
+
+    def lost(self, kind: str, uid: str) -> Key | None:
+        """An object is gone, and no event told of it. The LocalModel that it concerned, if it was known."""
+        if kind == "LocalModel":
+            for key, one in self._models.items():
+                if one.uid == uid:
+                    del self._models[key]
+                    return key
+            return None
+        for key, mine in self._children.items():
+            for at, one in mine.items():
+                if at[0] == kind and one.uid == uid:
+                    del mine[at]
+                    if not mine:
+                        del self._children[key]
+                    return key
+        return None
 
     def model(self, key: Key) -> Manifest | None:
         """The LocalModel, or None."""
-        return self._models.get(key)
+        found = self._models.get(key)
+        return found.body() if found else None
 
     def children(self, key: Key) -> dict[tuple[str, str], Manifest]:
         """Everything that carries its label, pods left out."""
-        return {at: one for at, one in self._children.get(key, {}).items() if at[0] != "Pod"}
+        mine = self._children.get(key, {})
+        return {at: one.body() for at, one in mine.items() if at[0] != "Pod"}
 
     def pods(self, key: Key) -> tuple[Manifest, ...]:
         """Its pods."""
-        return tuple(one for at, one in self._children.get(key, {}).items() if at[0] == "Pod")
+        return tuple(
+            one.body() for at, one in self._children.get(key, {}).items() if at[0] == "Pod"
+        )
 
-    def known(self, kind: str) -> dict[str, Manifest]:
-        """Everything of that kind, by uid."""
+    def known(self, kind: str) -> set[str]:
+        """The uids of everything of that kind."""
         if kind == "LocalModel":
-            found = list(self._models.values())
-        else:
-            found = [
-                one for mine in self._children.values() for at, one in mine.items() if at[0] == kind
-            ]
-        return {str(one["metadata"].get("uid")): {**one, "kind": kind} for one in found}
+            return {one.uid for one in self._models.values()}
+        return {
+            one.uid for mine in self._children.values() for at, one in mine.items() if at[0] == kind
+        }
 
     def models(self) -> Iterator[Key]:
         """All LocalModels."""
         yield from tuple(self._models)
 
 
-def _version(body: Mapping[str, Any]) -> int:
-    """Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35)."""
+def _hear(
+    kept: dict[Any, _Kept], at: Key | tuple[str, str], body: Mapping[str, Any], *, deleted: bool
+) -> bool:
+    """Whether that is news."""
+    there, uid = kept.get(at), str(body["metadata"].get("uid", ""))
+    if deleted:
+        # The news of a deletion may come after that of its successor of the same name.
+        if there is None or there.uid != uid:
+            return False
+        del kept[at]
+        return True
     said = str(body["metadata"].get("resourceVersion", ""))
-    return int(said) if said.isdecimal() else 0
+    # Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35).
+    version = int(said) if said.isdecimal() else 0
+    if there is not None and version <= there.version and version:
+        return False
+    kept[at] = _Kept(uid, version, orjson.dumps(slim(body)))
+    return True
 
 
 def slim(body: Mapping[str, Any]) -> Manifest:
@@ -102,15 +137,18 @@ def slim(body: Mapping[str, Any]) -> Manifest:
 
 
 def fingerprint(body: Mapping[str, Any]) -> str:
-    """Changes when somebody changes what was asked for, and not when a controller writes status."""
+    """Changes when somebody changes what was asked for, and not when a controller of Kubernetes' own does its work."""
     metadata = body.get("metadata") or {}
     kept = {key: value for key, value in body.items() if key not in ("metadata", "status")}
-    kept["metadata"] = {
-        key: metadata.get(key) for key in ("uid", "labels", "annotations", "ownerReferences")
+    kept["metadata"] = {key: metadata.get(key) for key in ("uid", "labels", "ownerReferences")}
+    kept["annotations"] = {
+        key: value
+        for key, value in (metadata.get("annotations") or {}).items()
+        if not key.partition("/")[0].endswith("kubernetes.io")
     }
     return digest(kept)
 
 
 def digest(value: Any) -> str:
     """Of any JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(orjson.dumps(value, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -11,21 +11,25 @@ Source: kubernetes.io, reference/using-api/server-side-apply.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import orjson
 from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from penstock.errors import PenstockError
+from penstock_operator.asking import Way
+from penstock_operator.conflicts import Conflict, conflicts
 from penstock_operator.seen import Manifest
 
 FIELD_MANAGER = "penstock"
+_PAGE = 250
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -71,8 +75,35 @@ class ApiRefused(PenstockError):
         self.reason = reason
 
 
+class FieldConflict(ApiRefused):
+    """Fields of an apply are owned by others."""
+
+    def __init__(self, message: str, found: list[Conflict]) -> None:
+        super().__init__(message, 409, "FieldConflict")
+        self.found = found
+
+
 class NotLeading(PenstockError):
     """A write was not sent: another replica leads, or may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """
+    How the API server is reached, for another client; what is not needed is None.
+
+    Attributes:
+        authority, certificate, private_key: paths.
+        token: that of now, it may be rotated.
+    """
+
+    url: str
+    authority: str | None
+    certificate: str | None
+    private_key: str | None
+    token: str | None
+    verifies: bool
+    proxy: str | None
 
 
 class Cluster:
@@ -81,6 +112,7 @@ class Cluster:
         api: the connected client.
         may_write: whether this replica leads now.
         timeout_s: of one call; shorter than the time between a leader's renew deadline and its successor.
+        inside: we run in a pod of the cluster, so that pods' addresses lead to them.
     """
 
     def __init__(
@@ -89,8 +121,10 @@ class Cluster:
         *,
         may_write: Callable[[], bool] = lambda: True,
         timeout_s: float = 3.5,
+        inside: bool = False,
     ) -> None:
         self._api = api
+        self.inside = inside
         self.may_write = may_write
         self._timeout_s = timeout_s
         self.calls = 0
@@ -99,14 +133,37 @@ class Cluster:
     async def connect(cls, kubeconfig: str | None = None) -> Cluster:
         """By *kubeconfig*; None takes the pod's own service account, else the user's kubeconfig."""
         settings = Configuration()
+        inside = False
         if kubeconfig is None:
             try:
                 config.load_incluster_config(settings)
+                inside = True
             except config.ConfigException:
                 await config.load_kube_config(client_configuration=settings)
         else:
             await config.load_kube_config(kubeconfig, client_configuration=settings)
-        return cls(ApiClient(settings))
+        # By itself the session asks the environment for a proxy and a password before each call, in a thread.
+        settings.proxy = settings.proxy or _proxy(str(settings.host))
+        settings.client_session_kwargs = {"trust_env": False, "json_serialize": _json}
+        return cls(ApiClient(settings), inside=inside)
+
+    async def access(self) -> Access:
+        """The way that it goes itself, with what authenticates it now."""
+        settings = self._api.configuration
+        headers: dict[str, str] = {}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], "/", "GET", None)
+        said = next(
+            (value for name, value in headers.items() if name.lower() == "authorization"), ""
+        )
+        return Access(
+            url=str(settings.host),
+            authority=settings.ssl_ca_cert,
+            certificate=settings.cert_file,
+            private_key=settings.key_file,
+            token=said.partition(" ")[2].strip() or None,
+            verifies=bool(settings.verify_ssl),
+            proxy=settings.proxy,
+        )
 
     async def close(self) -> None:
         """Close its connections."""
@@ -121,11 +178,21 @@ class Cluster:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str | None, labels: str = "") -> list[Manifest]:
-        """All objects of *kind* there that carry *labels*."""
-        query = {"labelSelector": labels} if labels else {}
-        found = await self._read(RESOURCES[kind].path(namespace), kind, query)
-        return list(found.get("items") or ())
+    async def each(
+        self, kind: str, namespace: str | None, labels: str = ""
+    ) -> AsyncIterator[Manifest]:
+        """All objects of *kind* there that carry *labels*, in pages: a thousand Deployments at once are much memory."""
+        query = {"limit": str(_PAGE)}
+        if labels:
+            query["labelSelector"] = labels
+        while True:
+            found = await self._read(RESOURCES[kind].path(namespace), kind, query)
+            for one in found.get("items") or ():
+                yield one
+            more = str((found.get("metadata") or {}).get("continue") or "")
+            if not more:
+                return
+            query["continue"] = more
 
     async def serves(self, kind: str) -> bool:
         """Whether the API server knows *kind*: an optional CRD may come later."""
@@ -138,18 +205,24 @@ class Cluster:
             raise
         return any(one.get("name") == resource.plural for one in found.get("resources") or ())
 
-    async def apply(self, manifest: Manifest, *, version: str | None = None) -> Manifest:
+    async def apply(
+        self, manifest: Manifest, *, version: str | None = None, force: bool = False
+    ) -> Manifest:
         """
         Server-side apply: what stands in *manifest* is ours, nothing else is touched.
 
         Args:
             version: the resourceVersion that the decision was made from; a newer one refuses it (409).
+            force: take fields that others own.
+
+        Raises:
+            FieldConflict: others own some of the fields.
         """
         metadata = dict(manifest["metadata"])
         if version is not None:
             metadata["resourceVersion"] = version
         path = RESOURCES[manifest["kind"]].path(metadata.get("namespace"), metadata["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         body = {**manifest, "metadata": metadata}
         return await self._write(
             "PATCH", path, body, query, "application/apply-patch+yaml", manifest["kind"]
@@ -191,13 +264,12 @@ class Cluster:
             if exc.status not in (404, 409):
                 raise
 
-    async def allowed(self, verb: str, kind: str, namespace: str | None) -> bool:
-        """Whether we may do that (SelfSubjectAccessReview)."""
-        plural, _, part = kind.partition("/")
-        resource = RESOURCES[plural]
+    async def allowed(self, verb: str, group: str, resource: str, namespace: str | None) -> bool:
+        """Whether we may do that (SelfSubjectAccessReview); *resource* may name a subresource after a slash."""
+        plural, _, part = resource.partition("/")
         attributes = {
-            "verb": verb, "group": resource.group, "resource": resource.plural,
-            "subresource": part, "namespace": namespace or "",
+            "verb": verb, "group": group, "resource": plural, "subresource": part,
+            "namespace": namespace or "",
         }  # fmt: skip
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -207,6 +279,16 @@ class Cluster:
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         answer = await self._call("POST", path, review)
         return bool((answer.get("status") or {}).get("allowed"))
+
+    async def proxied(self, pod: Manifest, port: int) -> Way:
+        """The way to a pod through the API server's pod proxy, for who runs outside of the cluster."""
+        about = pod["metadata"]
+        path = RESOURCES["Pod"].path(about["namespace"], f"{about['name']}:{port}", "proxy")
+        headers: dict[str, str] = {}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        return Way(
+            f"{self._api.configuration.host}{path}", headers, self._api.rest_client.ssl_context
+        )
 
     async def _read(self, path: str, kind: str, query: Mapping[str, str] | None = None) -> Manifest:
         return await self._call("GET", path, None, query, kind=kind)
@@ -253,15 +335,27 @@ class Cluster:
                 "Unreachable",
             ) from exc
         try:
-            value = json.loads(raw) if raw else {}
+            value = orjson.loads(raw) if raw else {}
         except ValueError:
             value = {}
         if response.status >= 400:
             said = str(value.get("message") or f"status {response.status} without a word")
-            raise ApiRefused(
-                f"The API server refused {method} {path}: {said}",
-                response.status,
-                str(value.get("reason", "")),
-            )
+            message = f"The API server refused {method} {path}: {said}"
+            owned = conflicts(value)
+            if owned:
+                raise FieldConflict(message, owned)
+            raise ApiRefused(message, response.status, str(value.get("reason", "")))
         assert isinstance(value, dict)
         return value
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _proxy(url: str) -> str | None:
+    """What the environment (HTTPS_PROXY, NO_PROXY) says for that address."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)

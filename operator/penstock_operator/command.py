@@ -5,8 +5,10 @@ so that `penstock --help` costs nothing and works without the extra `operator`.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -44,6 +46,12 @@ IMAGE = f"ghcr.io/penstock/penstock:{__version__}"
     help="Image of gateways and fetchers. Default: the one of this release.",
 )
 @click.option(
+    "--admit",
+    multiple=True,
+    metavar="PEER",
+    help="Peer of a NetworkPolicy, as JSON, that reaches every gateway: the operator itself, a scraper. Repeatable.",
+)
+@click.option(
     "--lease",
     metavar="NAME",
     default="penstock-operator",
@@ -57,6 +65,7 @@ def operator(
     listen_host: str,
     listen_port: int,
     image: str | None,
+    admit: tuple[str, ...],
     lease: str,
 ) -> int:
     """
@@ -79,7 +88,11 @@ def operator(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for chatty in ("kopf", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # That its watches ended is said once, by `watching`, and without a trace of the stack for each of them.
+    for quiet in ("running", "orchestration"):
+        logging.getLogger(f"kopf._core.reactor.{quiet}").setLevel(logging.CRITICAL)
     own = os.environ.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default")
     chosen = Choices(
         kubeconfig=kubeconfig,
@@ -89,7 +102,22 @@ def operator(
         port=listen_port,
         image=image or IMAGE,
         lease=lease,
+        admitted=tuple(_peer(one) for one in admit),
         lease_namespace=own,
     )
     asyncio.run(run(chosen))
     return 0
+
+
+def _peer(text: str) -> dict[str, Any]:
+    try:
+        peer = json.loads(text)
+    except ValueError:
+        peer = None
+    known = {"podSelector", "namespaceSelector", "ipBlock"}
+    if not isinstance(peer, dict) or not peer or not set(peer) <= known:
+        raise click.BadParameter(
+            f"expected a JSON object with {', '.join(sorted(known))}, as in a NetworkPolicy's `from`; got {text}",
+            param_hint="--admit",
+        )
+    return peer

@@ -20,15 +20,31 @@ _IMAGE = {
     "RegistryUnavailable", "ImageInspectError",
 }  # fmt: skip
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-# What the weights fetcher may say in its termination message.
+# Reasons in the termination message of `penstock fetch` (penstock.adapters.fetching), and ours for them.
 _FETCH = {
-    "ModelNotFound", "CredentialsMissing", "CredentialsRefused", "ChecksumMismatch", "DiskFull",
-    "SourceUnreachable", "DownloadFailed",
-}  # fmt: skip
+    "NotFound": "ModelNotFound",
+    "Missing": "ModelNotFound",
+    "BadAddress": "ModelNotFound",
+    "Unauthorized": "CredentialsRefused",
+    "Mismatch": "ChecksumMismatch",
+    "DiskFull": "DiskFull",
+    "Unwritable": "VolumeUnwritable",
+    "Unreachable": "SourceUnreachable",
+    "ServerError": "SourceUnreachable",
+}
+# What a person does about what the fetcher says; the rest is tried again by itself.
+_ADVICE = {
+    "ModelNotFound": "Correct spec.model.",
+    "CredentialsRefused": "Check the key `token` of the Secret in spec.model.credentialsSecretRef, and whether the "
+    "model's licence was accepted at its source.",
+    "ChecksumMismatch": "Correct spec.model.sha256, or mistrust the source.",
+    "DiskFull": "Raise spec.cache.size.",
+    "VolumeUnwritable": "The claim must be writable for the group 65532.",
+}
 # Nothing but a person ends these.
 FOR_A_PERSON = frozenset(
     {"ModelNotFound", "CredentialsMissing", "CredentialsRefused", "ChecksumMismatch", "DiskFull",
-     "CacheUnbindable"}
+     "VolumeUnwritable", "CacheUnbindable"}
 )  # fmt: skip
 
 
@@ -112,7 +128,8 @@ def _of_container(component: str, pod: str, container: Mapping[str, Any]) -> Fai
     if why in _IMAGE:
         return Failure(
             component, pod, name, "ImagePullFailed",
-            f"The image {container.get('image', '')} of {pod} cannot be pulled: {said or why}",
+            f"The image {container.get('image', '')} of {pod} cannot be pulled: {said or why}. Check its name and "
+            "spec.runtime.imagePullSecrets.",
         )  # fmt: skip
     if why in _CONFIG:
         reason = "CredentialsMissing" if "secret" in said.lower() else "ConfigurationMissing"
@@ -127,7 +144,8 @@ def _of_container(component: str, pod: str, container: Mapping[str, Any]) -> Fai
     if ended.get("reason") == "OOMKilled":
         return Failure(
             component, pod, name, "OOMKilled",
-            f"The container {name} of {pod} used more memory than its limit and was killed.",
+            f"The container {name} of {pod} used more memory than its limit and was killed. Raise its memory limit, or "
+            "lower spec.tuning.contextLength.",
             code, at,
         )  # fmt: skip
     told = _told(str(ended.get("message", "")))
@@ -151,8 +169,10 @@ def _told(message: str) -> tuple[str, str] | None:
         return None
     if not isinstance(value, dict) or not isinstance(value.get("message"), str):
         return None
-    reason = value.get("reason")
-    return (reason if reason in _FETCH else "DownloadFailed"), value["message"]
+    said = value.get("reason")
+    reason = _FETCH[said] if said in _FETCH else "DownloadFailed"  # noqa: SIM401 - a test reads reasons here
+    advice = _ADVICE.get(reason, "It is tried again.")
+    return reason, f"{value['message']} {advice}"
 
 
 def _condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

@@ -1,32 +1,32 @@
 """
-kopf as the shell: it watches and tells; each handler puts a LocalModel's key into the queue and does nothing else.
+kopf as the shell: it watches and tells; the handler passes on what it is told and does nothing else.
 
 Only `on.event` is used: no finalizers, no annotations on users' objects, nothing that is lost at a restart. kopf's
-defaults give up a watch after a minute of 503 answers; `Backoff` never does, and `watchers_live` lets the kubelet
-restart a process whose watcher died all the same.
+defaults give up a watch after a minute of 503 answers; `Backoff` never does. What kopf keeps for handlers of other
+kinds (what changed, how far a handler came) costs a copy of each object, so its stores are empty ones here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import kopf
 
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import RESOURCES
-from penstock_operator.seen import Key
+from penstock_operator.cluster import RESOURCES, Access
 
 WATCHED = (
     "LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim",
     "PodDisruptionBudget", "NetworkPolicy", "Pod",
 )  # fmt: skip
 
+Tell = Callable[[str | None, Mapping[str, Any]], None]
+"""Is told the type of an event (None: part of a listing) and the object."""
+
 
 class Backoff:
-    """Waits between attempts of kopf: without an end, spread by chance."""
+    """Waits between attempts: without an end, spread by chance."""
 
     def __iter__(self) -> Iterator[float]:
         yield from (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -34,20 +34,44 @@ class Backoff:
             yield 10.0 + random.uniform(0.0, 10.0)
 
 
-def registry(
-    cache: Cache,
-    add: Callable[[Key], None],
-    *,
-    one_namespace: bool,
-    listed: Callable[[str], None] = lambda kind: None,
-    in_cluster: bool = True,
-) -> kopf.OperatorRegistry:
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nothing is compared: every event counts."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Handlers end at once."""
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+def registry(tell: Tell, access: Callable[[], Awaitable[Access]]) -> kopf.OperatorRegistry:
     """
     Handlers of one operator, in a registry of its own: kopf's default one is shared by the process.
 
     Args:
-        listed: is told the kind whenever a watch begins with a listing.
-        in_cluster: log in by the pod's service account, where there is one.
+        access: how to reach the API server; asked again when the credentials no longer hold.
     """
     handlers = kopf.OperatorRegistry()
 
@@ -59,11 +83,16 @@ def registry(
         settings.watching.server_timeout = 270
         settings.watching.client_timeout = 300
         settings.watching.reconnect_backoff = 1.0
-        settings.scanning.disabled = one_namespace  # else it waits a minute for rights it lacks
+        settings.watching.chunk_size = 250
+        settings.queueing.idle_timeout = 0.1  # a task for each object lives so long after its event
+        settings.persistence.diffbase_storage = _NoDiffs()
+        settings.persistence.progress_storage = _NoProgress()
+        # It would list every definition in the cluster; ours are known, and `Watches` sees to their coming and going.
+        settings.scanning.disabled = True
         settings.peering.standalone = True
         settings.posting.enabled = False  # Events are ours
-        settings.process.ultimate_exiting_timeout = 25
-        settings.execution.max_workers = 2
+        settings.process.ultimate_exiting_timeout = None  # kopf would kill the whole process
+        settings.execution.max_workers = 1
         for kind in WATCHED[1:]:
             resource = RESOURCES[kind]
             settings.watching.label_selectors[resource.group, resource.plural] = (
@@ -71,18 +100,21 @@ def registry(
             )
 
     @kopf.on.login(registry=handlers)
-    async def login(**about: Any) -> kopf.ConnectionInfo | None:
-        # A private registry has no login of its own; the order is that of `Cluster.connect`.
-        found = kopf.login_with_service_account(**about) if in_cluster else None
-        return found or kopf.login_with_kubeconfig(**about)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        # kopf's own ways in know neither commands that fetch a token nor a pod without DNS.
+        way = await access()
+        return kopf.ConnectionInfo(
+            server=way.url,
+            ca_path=way.authority,
+            certificate_path=way.certificate,
+            private_key_path=way.private_key,
+            token=way.token,
+            insecure=None if way.verifies else True,
+            proxy_url=way.proxy,
+        )
 
     async def heard(event: Any, **_: Any) -> None:
-        body = event["object"]
-        if event["type"] is None:
-            listed(str(body.get("kind", "")))
-        key = cache.heard(body, deleted=event["type"] == "DELETED")
-        if key is not None:
-            add(key)
+        tell(event["type"], event["object"])
 
     for kind in WATCHED:
         resource = RESOURCES[kind]
@@ -91,11 +123,3 @@ def registry(
         )(heard)
 
     return handlers
-
-
-def watchers_live() -> int:
-    """How many of kopf's watchers run in this loop."""
-    return sum(
-        task.get_name().startswith("watcher for ") and not task.done()
-        for task in asyncio.all_tasks()
-    )

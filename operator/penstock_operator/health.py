@@ -20,13 +20,13 @@ class Liveness:
     """
     Args:
         live: how many watchers run.
-        expected: how many there should be.
+        expected: how many there should be now.
     """
 
     def __init__(
         self,
         live: Callable[[], int],
-        expected: int,
+        expected: Callable[[], int],
         *,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
@@ -39,13 +39,13 @@ class Liveness:
 
     def problem(self) -> str:
         """What is wrong, a sentence; empty while nothing is."""
-        now, live = self._clock(), self._live()
-        if live >= self._expected:
+        now, live, expected = self._clock(), self._live(), self._expected()
+        if live >= expected:
             self._well_at = now
             return ""
         if now - self._well_at < self._patience_s:
             return ""
-        return f"Only {live} of {self._expected} watches live, for {now - self._well_at:.0f} s."
+        return f"Only {live} of {expected} watches live, for {now - self._well_at:.0f} s."
 
 
 async def serve(

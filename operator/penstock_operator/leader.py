@@ -52,9 +52,9 @@ class Leader:
 
     async def run(self) -> None:
         """Keep or reach for the Lease until cancelled; then give it back."""
+        before = False
         try:
             while True:
-                before = self.leads()
                 try:
                     async with asyncio.timeout(self._terms.renew_deadline_s / 2):
                         await self._turn()
@@ -66,6 +66,7 @@ class Leader:
                     self._led()
                 elif before and not after:
                     _log.warning("This replica no longer leads.")
+                before = after
                 await asyncio.sleep(self._terms.retry_s)
         finally:
             if self.leads():

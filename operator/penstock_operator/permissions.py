@@ -1,19 +1,18 @@
 """
 What the operator may do in a cluster, and why: the one table behind the chart's roles and the preflight.
 
-A test holds the chart's roles against it. Three scopes: `model` rows hold in each watched namespace (a ClusterRole
-when all are watched, a Role in each otherwise), `own` rows only in the operator's own namespace, `cluster` rows
-only when all namespaces are watched: a namespaced install has no rights in the cluster at all.
+A test holds the chart's roles against it. Two scopes: `model` rows hold in each watched namespace (a ClusterRole
+when all are watched, a Role in each otherwise), `own` rows only in the operator's own namespace: a namespaced install
+has no rights in the cluster at all.
 No row reads a Secret: those of models are written by server-side apply (`create`, `patch`) and never read back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Scope = Literal["model", "own", "cluster"]
+Scope = Literal["model", "own"]
 
 _APPLY = ("list", "watch", "create", "patch", "delete")
 
@@ -61,25 +60,14 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission("model", "", "pods", ("list", "watch"), "why a pod is not ready"),
     Permission("model", "events.k8s.io", "events", ("create",), "says what turned"),
     Permission(
-        "model", "gateway.networking.k8s.io", "httproutes", ("create", "patch"),
+        "model", "gateway.networking.k8s.io", "httproutes", ("list", "create", "patch", "delete"),
         "routes, where the Gateway API is installed", optional=True,
     ),
     Permission(
-        "model", "monitoring.coreos.com", "servicemonitors", ("create", "patch"),
+        "model", "monitoring.coreos.com", "servicemonitors", ("list", "create", "patch", "delete"),
         "scraping, where the Prometheus operator is installed", optional=True,
     ),
     Permission(
         "own", "coordination.k8s.io", "leases", ("get", "create", "update"), "one replica leads"
     ),
-    Permission(
-        "cluster", "apiextensions.k8s.io", "customresourcedefinitions", ("list", "watch"),
-        "kopf hears of kinds that are added later",
-    ),
 )  # fmt: skip
-
-
-def granted(*, cluster_wide: bool) -> Iterator[Permission]:
-    """What an install of that kind has."""
-    for row in PERMISSIONS:
-        if cluster_wide or row.scope != "cluster":
-            yield row

@@ -1,6 +1,7 @@
 """
 Whether the API server lets us do what we will do, asked before anything else: a missing right is then named, with
-the verb and the place, instead of a watch that is refused for ever.
+the verb and the place, instead of a watch that is refused for ever. What is asked for is the table of `permissions`,
+which the chart's roles are held against, too.
 """
 
 from __future__ import annotations
@@ -9,44 +10,37 @@ import asyncio
 from collections.abc import Sequence
 
 from penstock_operator.cluster import Cluster
-
-# Everything the code calls; the chart's Role is checked against this.
-NEEDED: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("LocalModel", ("get", "list", "watch")),
-    ("LocalModel/status", ("patch",)),
-    ("Deployment", ("list", "watch", "create", "patch", "delete")),
-    ("Service", ("list", "watch", "create", "patch", "delete")),
-    ("ConfigMap", ("list", "watch", "create", "patch", "delete")),
-    ("PersistentVolumeClaim", ("list", "watch", "create", "patch")),
-    ("PodDisruptionBudget", ("list", "watch", "create", "patch", "delete")),
-    ("NetworkPolicy", ("list", "watch", "create", "patch", "delete")),
-    ("Pod", ("list", "watch")),
-    ("Secret", ("create", "patch")),
-    ("Event", ("create",)),
-)
-LEASE = ("get", "create", "update")
+from penstock_operator.permissions import PERMISSIONS, Permission
 
 
-async def missing(
-    cluster: Cluster, namespaces: Sequence[str | None], lease_namespace: str
-) -> list[str]:
+async def missing(cluster: Cluster, namespaces: Sequence[str], lease_namespace: str) -> list[str]:
     """
     A sentence for each right that is missing.
 
     Args:
-        namespaces: that are watched; `[None]` for all.
+        namespaces: that are watched; empty for all.
     """
     asked = [
-        (verb, kind, namespace)
-        for namespace in namespaces
-        for kind, verbs in NEEDED
-        for verb in verbs
+        (row, verb, place)
+        for row in PERMISSIONS
+        if not row.optional
+        for place in _places(row, namespaces, lease_namespace)
+        for verb in row.verbs
     ]
-    asked += [(verb, "Lease", lease_namespace) for verb in LEASE]
-    answers = await asyncio.gather(*(cluster.allowed(*one) for one in asked))
+    answers = await asyncio.gather(
+        *(cluster.allowed(verb, row.group, row.resource, place) for row, verb, place in asked)
+    )
     return [
-        f"The operator may not {verb} {kind} in {namespace or 'all namespaces'}: "
-        "add it to its Role (the chart's RBAC has it)."
-        for (verb, kind, namespace), allowed in zip(asked, answers, strict=True)
+        f"The operator may not {verb} {row.resource}{f'.{row.group}' if row.group else ''} in "
+        f"{f'the namespace {place}' if place else 'all namespaces'}, which it needs for this: {row.why}. "
+        "The chart's roles have it."
+        for (row, verb, place), allowed in zip(asked, answers, strict=True)
         if not allowed
     ]
+
+
+def _places(row: Permission, namespaces: Sequence[str], own: str) -> Sequence[str | None]:
+    """Where a row must hold; None is everywhere."""
+    if row.scope == "own":
+        return (own,)
+    return tuple(namespaces) or (None,)

@@ -1,30 +1,34 @@
 """
 Brings one LocalModel where it should be: look, decide, write. Level-triggered, so it can be cut off anywhere and run
 again; nothing of what it does depends on which event brought it here.
-
-A child is written only when what we want or what stands there has changed since we wrote it last; the memory of that
-is lost with the process, and then each child is applied once more, which changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock_operator import conditions
-from penstock_operator.cache import Cache, digest, fingerprint
-from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator import conditions, rollout
+from penstock_operator.applying import Applying
+from penstock_operator.cache import Cache
+from penstock_operator.cluster import ApiRefused, Cluster, NotLeading
 from penstock_operator.conditions import Asked
+from penstock_operator.failures import is_ready
+from penstock_operator.localmodel.names import GATEWAY
+from penstock_operator.rollout import Patience, Plan, Work
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
-_SOON_S = 15.0  # while it is not ready, and to read back what gateways measure
+_AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tells when that turns
+_SOON_S = 15.0  # while a gateway is there and cannot be asked
+_MEASURED_S = 120.0  # to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
-_KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
+_APIS_S = 15.0  # while it waits for a kind that the API server does not serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +38,14 @@ class Read:
 
     Attributes:
         children: what there should be, given what is seen; None when the spec cannot be used.
+        optional: kinds among them that the API server need not serve.
+        patience: how long a changed server and its clients are waited for.
     """
 
     asked: Asked
     children: Callable[[Seen], list[Manifest]] | None
+    optional: frozenset[str] = frozenset()
+    patience: Patience = field(default_factory=Patience)
 
 
 class Reconciler:
@@ -45,8 +53,10 @@ class Reconciler:
     Args:
         read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
         ask: asks the model's gateway pods for their status.
+        hold: has them hold new requests, and tells what still runs; resume: has them go on.
         token: the admin token of a model, from its key and uid.
-        apis: the optional kinds that the API server serves now.
+        apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
+        admitted: peers of a NetworkPolicy that reach every gateway.
         stale: is told a kind of which something that was to be written is not as we remember it.
     """
 
@@ -60,7 +70,10 @@ class Reconciler:
         version: str,
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
+        hold: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, Work]]],
+        resume: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, str]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
+        admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -71,28 +84,63 @@ class Reconciler:
         self._version = version
         self._token = token
         self._ask = ask
+        self._hold = hold
+        self._resume = resume
         self._apis = apis
+        self._admitted = admitted
         self._now = now
-        self._stale = stale
         self._told: dict[tuple[str, str, str], datetime] = {}
-        self._applied: dict[tuple[Key, str, str], tuple[str, str]] = {}
+        self._children = Applying(cluster, cache, stale=stale)
 
     async def __call__(self, key: Key) -> Done:
         body = self._cache.model(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
-            self._forget(key)
+            self._children.forget(key)
             return Done(gone=True)
         read = self._read(body)
-        seen = await self._look(key, body)
+        seen = await self._look(key, body, read.optional)
+        plan = Plan()
         if read.children is not None:
             wanted = read.children(seen)
+            plan = await self._plan(key, read, wanted, seen)
             for manifest in wanted:
-                await self._apply(key, manifest, seen)
-            await self._remove(body["metadata"]["uid"], key, wanted, seen)
-        await self._tell(body, conditions.status(read.asked, seen))
-        return Done(again_s=None if read.asked.refused else _SOON_S if seen.pods else None)
+                if not plan.keeps(key.name, manifest):
+                    await self._children.apply(key, manifest, seen)
+            await self._children.remove(body["metadata"]["uid"], key, wanted, seen)
+        seen = replace(seen, left=self._children.left(key))
+        status = conditions.status(read.asked, seen, plan.rollout)
+        await self._tell(body, status)
+        if plan.again_s is not None:
+            return Done(again_s=plan.again_s)
+        return Done(again_s=_again_s(read, seen, status))
 
-    async def _look(self, key: Key, body: Manifest) -> Seen:
+    async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:
+        """What comes next of a rollout; the gateways are asked for what it needs to know of them."""
+
+        def planned(work: Mapping[str, Work] | None = None) -> Plan:
+            return rollout.plan(
+                key.name, wanted, seen, read.patience, suspended=read.asked.suspended, work=work
+            )
+
+        plan = planned()
+        if plan.hold:
+            self._must_lead()
+            plan = planned(await self._hold(key, seen.pods, seen.admin_token))
+        if plan.resume:
+            self._must_lead()
+            chosen = [pod for pod in seen.pods if pod["metadata"]["name"] in plan.resume]
+            for why in (await self._resume(key, chosen, seen.admin_token)).values():
+                if why:
+                    _log.warning("%s: %s; its hold ends by itself.", key, why)
+        return plan
+
+    def _must_lead(self) -> None:
+        if not self._cluster.may_write():
+            raise NotLeading("The gateways are left to the replica that leads.")
+
+    async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
+        # Before the children: it may bring some.
+        apis = await self._apis() if optional else frozenset[str]()
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
@@ -102,43 +150,11 @@ class Reconciler:
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
-            apis=await self._apis(),
+            apis=apis,
+            admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )
-
-    async def _apply(self, key: Key, manifest: Manifest, seen: Seen) -> None:
-        kind, name = str(manifest["kind"]), str(manifest["metadata"]["name"])
-        wanted = digest(manifest)
-        there = seen.child(kind, name)
-        secret = kind == "Secret"  # never watched, never read
-        standing = "" if secret else (fingerprint(there) if there else "absent")
-        if self._applied.get((key, kind, name)) == (wanted, standing):
-            return
-        version = str(there["metadata"]["resourceVersion"]) if there else None
-        try:
-            written = await self._cluster.apply(manifest, version=version)
-        except ApiRefused as exc:
-            if exc.status in (404, 409):
-                self._stale(kind)
-            raise
-        after = "" if secret else fingerprint(written)
-        self._applied[key, kind, name] = (wanted, after)
-        if not secret:
-            self._cache.heard({**written, "kind": kind})
-
-    async def _remove(self, uid: str, key: Key, wanted: list[Manifest], seen: Seen) -> None:
-        """What we made for it and no longer want."""
-        names = {(one["kind"], one["metadata"]["name"]) for one in wanted}
-        for (kind, name), there in seen.children.items():
-            if (kind, name) in names or kind in _KEPT:
-                continue
-            owners = there["metadata"].get("ownerReferences") or ()
-            if any(owner.get("controller") and owner.get("uid") == uid for owner in owners):
-                await self._cluster.delete(
-                    kind, key.namespace, name, uid=str(there["metadata"]["uid"])
-                )
-                self._applied.pop((key, kind, name), None)
 
     async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:
         before = body.get("status") or {}
@@ -151,8 +167,7 @@ class Reconciler:
                 conditions.patch(status, before), str(metadata["resourceVersion"]),
             )  # fmt: skip
         except ApiRefused as exc:
-            if exc.status in (404, 409):
-                self._stale("LocalModel")
+            self._children.refused(exc, "LocalModel", body)
             raise
         self._cache.heard({**written, "kind": "LocalModel"})
         for kind, reason, note in conditions.transitions(status, before):
@@ -198,6 +213,16 @@ class Reconciler:
             },
         }  # fmt: skip
 
-    def _forget(self, key: Key) -> None:
-        for at in [at for at in self._applied if at[0] == key]:
-            del self._applied[at]
+
+def _again_s(read: Read, seen: Seen, status: Mapping[str, Any]) -> float | None:
+    """When the model is looked at again without news; None leaves it to the resync."""
+    if read.asked.refused:
+        return None
+    if not read.optional <= seen.apis:
+        return _APIS_S
+    if not any(is_ready(pod) for pod in seen.pods_of(GATEWAY)):
+        return None  # there is nobody to ask, and what pods do is told by the watch
+    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
+    if ready:
+        return _MEASURED_S * random.uniform(0.75, 1.25)
+    return _AT_ONCE_S if seen.gateways else _SOON_S

@@ -2,7 +2,8 @@
 The operator as a process: its parts put together, run until a signal or until one of them fails.
 
 Order matters at the start: rights are asked for first (a missing one is named, not retried for ever), then `/healthz`
-answers, then everything is listed once, and only then is anything watched or written.
+answers, then everything is listed once, and only then is anything watched or written. An API server that is away, or
+that does not know LocalModel yet, is waited for.
 """
 
 from __future__ import annotations
@@ -15,32 +16,34 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import kopf
 
 from penstock import __version__
 from penstock.errors import PenstockError
 from penstock_operator import health, tokens
-from penstock_operator.asking import ask
+from penstock_operator.asking import PORT, Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
-from penstock_operator.handlers import WATCHED, registry, watchers_live
+from penstock_operator.handlers import WATCHED, Backoff
 from penstock_operator.leader import Leader
 from penstock_operator.metrics import Metrics
 from penstock_operator.preflight import missing
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.seen import Key
+from penstock_operator.seen import Key, Manifest
 from penstock_operator.sweep import Sweep
+from penstock_operator.watching import Watches
 from penstock_operator.work_queue import WorkQueue
 
 _log = logging.getLogger(__name__)
-_OPTIONAL = ("HTTPRoute", "ServiceMonitor")
-_APIS_S = 60.0
+OPTIONAL = ("HTTPRoute", "ServiceMonitor")
+APIS_S = 15.0
+_LISTED_S = 900.0
+_LOOK_S = 5.0
 
 
 class CannotRun(PenstockError):
@@ -54,6 +57,7 @@ class Choices:
         kubeconfig: None for the pod's own account, else the user's.
         namespaces: that are watched; empty for all.
         lease: the name of the Lease by which one replica leads; it lies in *lease_namespace*.
+        admitted: peers of a NetworkPolicy that reach every gateway.
     """
 
     kubeconfig: str | None
@@ -64,23 +68,48 @@ class Choices:
     image: str
     lease: str
     lease_namespace: str
+    admitted: tuple[Manifest, ...] = ()
 
 
 class OptionalApis:
-    """Which optional kinds the API server serves; asked again once in a while, since they may come later."""
+    """
+    Which optional kinds the API server serves; asked again once in a while, since they may come later.
 
-    def __init__(self, cluster: Cluster) -> None:
+    They are not watched: a watch of a kind that is not there would hold up everything. What there is of them is
+    listed when they are found, and at long intervals; between, the cache knows what we wrote.
+
+    Args:
+        look: lists a kind into the cache.
+    """
+
+    def __init__(self, cluster: Cluster, look: Callable[[str], Awaitable[None]]) -> None:
         self._cluster = cluster
+        self._look = look
         self._found: frozenset[str] = frozenset()
         self._asked_at: float | None = None
+        self._listed_at: dict[str, float] = {}
         self._lock = asyncio.Lock()
 
     async def __call__(self) -> frozenset[str]:
         async with self._lock:
-            if self._asked_at is None or time.monotonic() - self._asked_at > _APIS_S:
-                found = [one for one in _OPTIONAL if await self._cluster.serves(one)]
-                self._found, self._asked_at = frozenset(found), time.monotonic()
+            now = time.monotonic()
+            if self._asked_at is None or now - self._asked_at > APIS_S:
+                self._found = frozenset([one for one in OPTIONAL if await self._usable(one, now)])
+                self._asked_at = now
             return self._found
+
+    async def _usable(self, kind: str, now: float) -> bool:
+        if not await self._cluster.serves(kind):
+            self._listed_at.pop(kind, None)
+            return False
+        if kind not in self._listed_at or now - self._listed_at[kind] > _LISTED_S:
+            try:
+                await self._look(kind)
+            except ApiRefused as exc:
+                _log.warning("%s is left alone: %s", kind, exc)
+                return False
+            self._listed_at[kind] = now
+        return True
 
 
 async def run(choices: Choices) -> None:
@@ -92,27 +121,56 @@ async def run(choices: Choices) -> None:
             f"The master key {choices.master_key} cannot be read ({exc.strerror}): give --master-key "
             "a file; `openssl rand -hex 32` makes one."
         ) from exc
-    if choices.kubeconfig is not None:
-        os.environ["KUBECONFIG"] = choices.kubeconfig  # kopf logs in by it
     cluster = await Cluster.connect(choices.kubeconfig)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sent, stop.set)
     try:
-        await _allowed(cluster, choices)
-        await _run(cluster, choices, master)
+        await _run(cluster, choices, master, stop)
     finally:
         await cluster.close()
 
 
-async def _allowed(cluster: Cluster, choices: Choices) -> None:
-    if not await cluster.serves("LocalModel"):
-        raise CannotRun(
-            "The API server does not know LocalModel: install its definition first (the chart does)."
-        )
-    problems = await missing(cluster, choices.namespaces or (None,), choices.lease_namespace)
-    if problems:
-        raise CannotRun("\n  ".join(["Rights are missing:", *problems]))
+async def _allowed(cluster: Cluster, choices: Choices, stop: asyncio.Event) -> None:
+    """Raises when a right is missing; an API server that is away is waited for."""
+    for wait_s in Backoff():
+        try:
+            problems = await missing(cluster, choices.namespaces, choices.lease_namespace)
+        except ApiRefused as exc:
+            _log.warning("The cluster cannot be asked yet: %s", exc)
+            if await _stopped(stop, wait_s):
+                return
+        else:
+            if problems:
+                raise CannotRun("\n  ".join(["Rights are missing:", *problems]))
+            return
 
 
-async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
+async def _stopped(stop: asyncio.Event, within_s: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), within_s)
+    return stop.is_set()
+
+
+async def _known(cluster: Cluster) -> None:
+    """Until the API server knows LocalModel."""
+    told = False
+    while True:
+        try:
+            if await cluster.serves("LocalModel"):
+                return
+            said = "install its definition (the chart does)"
+        except ApiRefused as exc:
+            said = str(exc)
+        if not told:
+            _log.warning("The API server does not know LocalModel yet: %s.", said)
+        told = True
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.Event) -> None:
+    await _allowed(cluster, choices, stop)
     namespaces: Sequence[str | None] = choices.namespaces or (None,)
     cache, metrics = Cache(), Metrics()
     leader = Leader(
@@ -127,6 +185,8 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
         work.add(key)
 
     sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
+    apis = OptionalApis(cluster, sweep.look)
+    gateways = Gateways(directly() if cluster.inside else partial(cluster.proxied, port=PORT))
     reconciler = Reconciler(
         cluster,
         cache,
@@ -134,92 +194,76 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes) -> None:
         image=choices.image,
         version=__version__,
         token=lambda key, uid: tokens.token(master, key, uid),
-        ask=ask,
-        apis=OptionalApis(cluster),
+        ask=gateways.ask,
+        hold=gateways.hold,
+        resume=gateways.resume,
+        apis=apis,
+        admitted=choices.admitted,
         stale=sweep.owed,
     )
     work: WorkQueue[Key] = WorkQueue(reconciler, may_work=leader.leads, finished=metrics.finished)
     ready = False
 
-    def listed(kind: str) -> None:
-        metrics.listed(kind)
-        if ready:
-            sweep.owed(kind)
+    def heard(event: str | None, body: Mapping[str, Any]) -> None:
+        if event is None:
+            metrics.listed(str(body.get("kind", "")))
+            sweep.owed(str(body.get("kind", "")))
+        key = cache.heard(body, deleted=event == "DELETED")
+        if key is not None:
+            work.add(key)
 
+    watches = Watches(choices.namespaces, heard, lambda: _known(cluster), cluster.access)
     metrics.models(cache)
     metrics.reads("queue_depth", "LocalModels that wait to be looked at.", lambda: work.depth)
     metrics.reads("api_calls", "Calls to the API server since the start.", lambda: cluster.calls)
     metrics.reads("leads", "1 while this replica leads.", lambda: float(leader.leads()))
-    metrics.reads("watches", "Watches that live.", watchers_live)
+    metrics.reads("watches", "Watches that live.", watches.live)
+    metrics.reads("watch_restarts", "How often all watches began anew.", lambda: watches.restarts)
     server = await health.serve(
         choices.host,
         choices.port,
-        liveness=health.Liveness(watchers_live, len(WATCHED) * len(namespaces)),
+        liveness=health.Liveness(watches.live, lambda: watches.expected if ready else 0),
         ready=lambda: ready,
         registry=metrics.registry,
     )
     _log.info("Metrics and probes answer on %s:%s.", choices.host, choices.port)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sent in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sent, stop.set)
     try:
-        await _first_listing(sweep, stop)
+        await _first_listing(cluster, sweep, apis, stop)
         ready = True
         if not stop.is_set():
-            await _until(stop, _kopf(choices, cache, key_changed, listed, stop), leader.run(),
-                         work.run(), sweep.run(), _lag(metrics))  # fmt: skip
+            await _until(stop, watches.run(), leader.run(), work.run(), sweep.run(), _lag(metrics))
     finally:
         await server.cleanup()
 
 
-async def _first_listing(sweep: Sweep, stop: asyncio.Event) -> None:
-    while not stop.is_set():
-        try:
-            return await sweep.first()
-        except ApiRefused as exc:
-            _log.warning("The cluster could not be listed yet: %s", exc)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 2.0)
-
-
-async def _kopf(
-    choices: Choices,
-    cache: Cache,
-    add: Callable[[Key], None],
-    listed: Callable[[str], None],
-    stop: asyncio.Event,
+async def _first_listing(
+    cluster: Cluster, sweep: Sweep, apis: OptionalApis, stop: asyncio.Event
 ) -> None:
-    await kopf.operator(
-        registry=registry(
-            cache,
-            add,
-            one_namespace=bool(choices.namespaces),
-            listed=listed,
-            in_cluster=choices.kubeconfig is None,
-        ),
-        clusterwide=not choices.namespaces,
-        namespaces=choices.namespaces,
-        standalone=True,
-        stop_flag=stop,
-    )
-    stop.set()  # kopf takes the signals for itself and returns at one; at a failure it raises
+    """List everything; a definition that is not there is waited for."""
+
+    async def look() -> None:
+        for wait_s in Backoff():
+            await _known(cluster)
+            try:
+                await sweep.first()
+                await apis()  # a route that is no longer wanted is found, too
+                return
+            except ApiRefused as exc:
+                _log.warning("The cluster could not be listed yet: %s", exc)
+                await asyncio.sleep(wait_s)
+
+    await _until(stop, look())
 
 
 async def _until(stop: asyncio.Event, *parts: Coroutine[Any, Any, None]) -> None:
-    """Run *parts* until *stop*; one that fails ends them all."""
+    """Run *parts* until *stop*, or until one ends; one that fails raises. The leader gives its Lease back."""
     tasks = [asyncio.ensure_future(one) for one in parts]
     stopped = asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        failed = [one for one in tasks if one.done() and not one.cancelled() and one.exception()]
-        for one in failed:
-            error = one.exception()
-            assert error is not None
-            raise error
-        # The watches end by *stop* themselves; the others are cancelled, and the leader gives its Lease back.
-        stop.set()
-        await asyncio.wait(tasks[:1], timeout=20.0)
+        for one in tasks:
+            if one.done():
+                one.result()
     finally:
         stopped.cancel()
         for one in tasks:

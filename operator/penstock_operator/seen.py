@@ -68,6 +68,8 @@ class Seen:
         before: the status that stands on the LocalModel.
         admin_token: of this model, for the Secret that gateways mount.
         operator_image: the image of gateway and fetcher.
+        admitted: peers of a NetworkPolicy that reach every gateway: the operator, a scraper.
+        left: fields of children that others own and set otherwise, a sentence for each child.
     """
 
     now: str
@@ -81,6 +83,8 @@ class Seen:
     gateways: Mapping[str, GatewayStatus] = field(default_factory=dict)
     nodes: tuple[Node, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
+    admitted: tuple[Mapping[str, Any], ...] = ()
+    left: tuple[str, ...] = ()
 
     def child(self, kind: str, name: str) -> Manifest | None:
         """That child, or None."""

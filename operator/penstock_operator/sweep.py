@@ -63,7 +63,7 @@ class Sweep:
     async def first(self) -> None:
         """List everything once, before anything is watched; raises what the API server refuses."""
         for kind in self._kinds:
-            await self._list(kind)
+            await self.look(kind)
 
     async def run(self) -> None:
         """Look when it is owed, until cancelled."""
@@ -78,7 +78,7 @@ class Sweep:
             for kind in sorted(self._owed):
                 self._owed.discard(kind)
                 try:
-                    await self._list(kind)
+                    await self.look(kind)
                 except ApiRefused as exc:
                     self._owed.add(kind)
                     _log.warning("%s could not be listed: %s", kind, exc)
@@ -86,18 +86,18 @@ class Sweep:
                 await asyncio.sleep(self._settles_s)
                 self._news.set()
 
-    async def _list(self, kind: str) -> None:
+    async def look(self, kind: str) -> None:
+        """List *kind* now, also one that is not watched; raises what the API server refuses."""
         labels = "" if kind == "LocalModel" else "app.kubernetes.io/managed-by=penstock"
         before = self._cache.known(kind)
         there: set[str] = set()
         for namespace in self._namespaces:
-            for body in await self._cluster.list(kind, namespace, labels):
+            async for body in self._cluster.each(kind, namespace, labels):
                 there.add(str(body["metadata"]["uid"]))
                 if str(body["metadata"]["uid"]) not in before:
                     self._tell(self._cache.heard({**body, "kind": kind}))
-        for uid, body in before.items():
-            if uid not in there:
-                self._tell(self._cache.heard(body, deleted=True))
+        for uid in before - there:
+            self._tell(self._cache.lost(kind, uid))
         self.done += 1
 
     def _tell(self, key: Key | None) -> None:

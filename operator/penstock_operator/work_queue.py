@@ -48,7 +48,7 @@ class WorkQueue(Generic[K]):
         work: Callable[[K], Awaitable[Done]],
         *,
         pace: Pace | None = None,
-        workers: int = 4,
+        workers: int = 8,
         may_work: Callable[[], bool] = lambda: True,
         finished: Callable[[K, float, Exception | None], None] = lambda key, seconds, failure: None,
         clock: Callable[[], float] = time.monotonic,

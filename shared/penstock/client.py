@@ -3,24 +3,28 @@ The typed client of a running gateway: what command line, tray and operator use,
 they reach one.
 
 It finds a gateway of this user by its runtime file and presents the admin token that stands there.
+
+It stands on `http.client`, with a connection for each question: the tray stays in memory for weeks, and httpx alone
+would cost it as much as all of its own parts. No proxy is ever asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-import httpx
 import orjson
 
 from penstock.adapters import runtime_file
 from penstock.adapters.runtime_file import RuntimeFile
 from penstock.dialects.sse import SseFramer, parse_event
 from penstock.errors import PenstockError
-from penstock.settings import DEFAULT_PORT
 
 
 class NotRunning(PenstockError):
@@ -124,6 +128,8 @@ class Client:
         token: its admin token, None for reading only.
         api_key: a client key, where the gateway wants one.
         entry: the runtime file it was found by.
+        headers: more of them, for what stands between (the API server of a cluster).
+        verify: whom `https` is believed; True asks the usual authorities.
     """
 
     def __init__(
@@ -134,15 +140,19 @@ class Client:
         api_key: str | None = None,
         entry: RuntimeFile | None = None,
         timeout_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
-        headers = {}
+        sent = dict(headers or {})
         if token:
-            headers["penstock-admin-token"] = token
+            sent["penstock-admin-token"] = token
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+            sent["authorization"] = f"Bearer {api_key}"
         self.url = url
         self.entry = entry
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
+        self._headers = sent
+        self._timeout_s = timeout_s
+        self._verify = verify
 
     @classmethod
     def find(cls, port: int | None = None, *, folder: Path | None = None) -> Client:
@@ -162,6 +172,10 @@ class Client:
             where = f" on port {port}" if port is not None else ""
             raise NoGateway(f"No Penstock gateway runs{where}.")
         if len(running) > 1:
+            from penstock.settings import (
+                DEFAULT_PORT,
+            )  # late: its classes weigh more than this client
+
             usual = [entry for entry in running if entry.port == DEFAULT_PORT]
             if not usual:
                 urls = ", ".join(entry.url for entry in running)
@@ -199,24 +213,30 @@ class Client:
     def dashboard_url(self) -> str:
         """The dashboard's address for a browser; it opens once, within a minute."""
         assert self.entry is not None
-        code = orjson.loads(self._send("POST", "/penstock/session").content)["code"]
+        code = orjson.loads(self._send("POST", "/penstock/session"))["code"]
         return f"{self.entry.url}/penstock/session?code={code}"
 
     def probe(self, upstream: str | None = None) -> list[dict[str, Any]]:
         """Have all local upstreams looked at now, or one: `upstream`, `findings`, times (docs/health.md)."""
         query = "" if upstream is None else f"?upstream={quote(upstream, safe='')}"
-        answer = orjson.loads(self._send("POST", f"/penstock/probe{query}").content)
+        answer = orjson.loads(self._send("POST", f"/penstock/probe{query}"))
         return list(answer["upstreams"])
 
     def pause(self, upstream: str | None = None, *, refuse: bool = False) -> Switched:
         """Hold new requests for one upstream or all, or refuse them; running ones go on."""
         return _switched(self._post("/penstock/pause", upstream=upstream, refuse=refuse))
 
-    def resume(self, upstream: str | None = None, *, wait_s: float = 8.0) -> Resumed:
-        """End pause and drain. Servers are looked at first; for one that is not back it waits for *wait_s*."""
+    def resume(
+        self, upstream: str | None = None, *, wait_s: float = 8.0, keep_pause: bool = False
+    ) -> Resumed:
+        """
+        End drain, and pause too unless *keep_pause*. Servers are looked at first; for one that is not back it waits
+        for *wait_s*.
+        """
         answer = self._post(
-            "/penstock/resume", within_s=wait_s + 10.0, upstream=upstream, wait_s=wait_s
-        )
+            "/penstock/resume", within_s=wait_s + 10.0,
+            upstream=upstream, wait_s=wait_s, keep_pause=keep_pause,
+        )  # fmt: skip
         return Resumed(tuple(answer["resumed"]), tuple(answer["away"]))
 
     def drain(
@@ -226,6 +246,7 @@ class Client:
         hold: bool = False,
         timeout_s: float | None = None,
         wait: bool = True,
+        release_s: float | None = None,
     ) -> Iterator[DrainProgress]:
         """
         Let running requests end, and refuse new ones, or hold them, until `resume`.
@@ -233,27 +254,22 @@ class Client:
         Args:
             timeout_s: how long to wait for the end; None takes the gateway's `timeouts.drain_s`.
             wait: False returns what runs now, and does not wait for its end.
+            release_s: the drain ends by itself after so long, unless it is asked for again before; None keeps it.
 
         Yields:
             how far it is; the last one says `drained`, or `expired` when requests still run.
         """
-        fields = {"upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait}
-        try:
-            with self._http.stream(
-                "POST", "/penstock/drain", json=fields, timeout=30.0
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refused(response)
-                for line in response.iter_lines():
-                    value = orjson.loads(line)
-                    yield DrainProgress(
-                        value["state"],
-                        value["seconds"],
-                        tuple(UpstreamWork(**one) for one in value["upstreams"]),
-                    )
-        except httpx.HTTPError as exc:
-            raise NotRunning(f"The gateway at {self.url} is gone: {exc}") from exc
+        fields = {
+            "upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait, "release_s": release_s,
+        }  # fmt: skip
+        with self._asked("POST", "/penstock/drain", fields, within_s=30.0) as response:
+            while line := response.readline():
+                value = orjson.loads(line)
+                yield DrainProgress(
+                    value["state"],
+                    value["seconds"],
+                    tuple(UpstreamWork(**one) for one in value["upstreams"]),
+                )
 
     def bypass(self, on: bool, upstream: str | None = None) -> Switched:
         """Pass requests through unchanged, or no longer."""
@@ -288,33 +304,30 @@ class Client:
         """Take an added or discovered upstream out. Returns whether it stays out after a restart."""
         return bool(self._post("/penstock/upstreams/forget", name=name)["kept"])
 
-    def events(self, every_s: float | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(
+        self, every_s: float | None = None, *, quiet: bool = False
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """
         Name and value of each event: one `snapshot`, then changes. Ends when the gateway does.
 
         Args:
             every_s: a snapshot comes at least as often; None leaves it to changes.
+            quiet: nothing is sent and nobody wakes up while nothing changes; a gateway that hangs is not noticed then.
         """
         framer = SseFramer()
-        wish = {} if every_s is None else {"every_s": every_s}
-        try:
-            with self._http.stream(
-                "GET", "/penstock/events", params=wish, timeout=60.0
-            ) as response:
-                if response.status_code >= 400:
-                    response.read()
-                    raise _refused(response)
-                for chunk in response.iter_bytes():
-                    for raw in framer.feed(chunk):
-                        event = parse_event(raw)
-                        if event.data:
-                            yield event.name, orjson.loads(event.data)
-        except httpx.HTTPError as exc:
-            raise NotRunning(f"The gateway at {self.url} is gone: {exc}") from exc
+        wish = "" if every_s is None else f"?every_s={every_s}"
+        if quiet:
+            wish = "?quiet=true"
+        within_s = None if quiet else 60.0
+        with self._asked("GET", f"/penstock/events{wish}", within_s=within_s) as response:
+            while chunk := response.read1(65_536):
+                for raw in framer.feed(chunk):
+                    event = parse_event(raw)
+                    if event.data:
+                        yield event.name, orjson.loads(event.data)
 
     def close(self) -> None:
-        """Close the connection."""
-        self._http.close()
+        """Nothing is kept open between questions."""
 
     def __enter__(self) -> Self:
         return self
@@ -323,12 +336,12 @@ class Client:
         self.close()
 
     def _get(self, path: str) -> dict[str, Any]:
-        value = orjson.loads(self._send("GET", path).content)
+        value = orjson.loads(self._send("GET", path))
         assert isinstance(value, dict)
         return value
 
     def _post(self, path: str, *, within_s: float | None = None, **fields: Any) -> dict[str, Any]:
-        value = orjson.loads(self._send("POST", path, fields, within_s).content)
+        value = orjson.loads(self._send("POST", path, fields, within_s))
         assert isinstance(value, dict)
         return value
 
@@ -338,26 +351,60 @@ class Client:
         path: str,
         fields: dict[str, Any] | None = None,
         within_s: float | None = None,
-    ) -> httpx.Response:
-        timeout = httpx.USE_CLIENT_DEFAULT if within_s is None else httpx.Timeout(within_s)
+    ) -> bytes:
+        with self._asked(method, path, fields, within_s or self._timeout_s) as response:
+            return response.read()
+
+    @contextmanager
+    def _asked(
+        self,
+        method: str,
+        path: str,
+        fields: dict[str, Any] | None = None,
+        within_s: float | None = None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        """The answer while it is read; *within_s* is the longest silence, None waits for ever."""
+        parts = urlsplit(self.url)
+        headers, body = self._headers, None
+        if fields is not None:
+            headers, body = {**headers, "content-type": "application/json"}, orjson.dumps(fields)
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port, within_s)
+        answered = False
         try:
-            response = self._http.request(method, path, json=fields, timeout=timeout)
-        except httpx.HTTPError as exc:
+            connection.request(method, parts.path + path, body, headers)
+            response = connection.getresponse()
+            answered = True
+            if response.status >= 400:
+                raise _refused(response.status, response.read())
+            yield response
+        except (OSError, http.client.HTTPException) as exc:
+            how = "is gone" if answered else "does not answer"
             raise NotRunning(
-                f"The gateway at {self.url} does not answer: {exc or type(exc).__name__}"
+                f"The gateway at {self.url} {how}: {exc or type(exc).__name__}"
             ) from exc
-        if response.status_code >= 400:
-            raise _refused(response)
-        return response
+        finally:
+            connection.close()
+
+    def _connection(
+        self, scheme: str, host: str, port: int | None, within_s: float | None
+    ) -> http.client.HTTPConnection:
+        if scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=within_s)
+        context = self._verify
+        if not isinstance(context, ssl.SSLContext):
+            context = ssl.create_default_context()
+            context.check_hostname = bool(self._verify)
+            context.verify_mode = ssl.CERT_REQUIRED if self._verify else ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=within_s, context=context)
 
 
 def _switched(answer: dict[str, Any]) -> Switched:
     return Switched(tuple(answer["upstreams"]), answer["kept"])
 
 
-def _refused(response: httpx.Response) -> GatewayError:
+def _refused(status: int, body: bytes) -> GatewayError:
     try:
-        message = response.json()["error"]["message"]
+        message = orjson.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        message = f"it answered {response.status_code}"
-    return GatewayError(f"The gateway refused: {message}", response.status_code)
+        message = f"it answered {status}"
+    return GatewayError(f"The gateway refused: {message}", status)

@@ -102,10 +102,17 @@ def test_changelog_has_the_version() -> None:
     assert f"## [{project['version']}]" in changelog or "## [Unreleased]" in changelog
 
 
+OF_OTHER_PLATFORMS = {"pyobjc-framework-cocoa": {"AppKit", "Foundation", "PyObjCTools"}}
+"""Import names of distributions that are installed on one platform only."""
+
+
 def declared(names: list[str]) -> set[str]:
     """Import names of the distributions that these requirements name."""
     wanted = {requirement_name(line) for line in names}
-    return {
+    elsewhere = {
+        name for distribution in wanted for name in OF_OTHER_PLATFORMS.get(distribution, ())
+    }
+    return elsewhere | {
         package
         for package, distributions in packages_distributions().items()
         if any(requirement_name(name) in wanted for name in distributions)

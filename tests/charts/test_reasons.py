@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from penstock_operator.failures import failures
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes-troubleshooting.md").read_text(encoding="utf-8")
-AT = {"Condition": 2, "Failure": 3}  # where the reason stands among the arguments
+AT = {
+    "Condition": 2,
+    "Failure": 3,
+    "Rollout": 3,
+    "Small": 0,
+    "_replace": 3,
+}  # where the reason stands among the arguments
 SETS = {"_FETCH", "FOR_A_PERSON"}
 
 
@@ -30,16 +39,36 @@ def reasons(source: str) -> Iterator[str]:
             if node.targets[0].id == "reason":
                 yield from texts(node.value)
             elif node.targets[0].id in SETS:
-                for inner in ast.walk(node.value):
-                    yield from texts(inner)
+                value = node.value
+                for part in value.values if isinstance(value, ast.Dict) else [value]:
+                    for inner in ast.walk(part):
+                        yield from texts(inner)
 
 
 def test_every_reason_is_documented_and_no_other() -> None:
     """The page and the code have the same reasons."""
     used: set[str] = set()
-    for name in ("conditions", "failures"):
+    for name in ("conditions", "failures", "fits", "rollout"):
         source = ROOT / "operator" / "penstock_operator" / f"{name}.py"
         used |= set(reasons(source.read_text(encoding="utf-8")))
     documented = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert len(used) > 15
     assert documented == used
+
+
+def test_every_reason_of_the_fetcher_has_one_of_ours() -> None:
+    """What `penstock fetch` says in its termination message is understood."""
+    source = (ROOT / "shared/penstock/adapters/fetching.py").read_text(encoding="utf-8")
+    said = {
+        text
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "FetchFailed"
+        for text in texts(node.args[0])
+    }
+    assert len(said) > 5
+    for reason in said:
+        told = json.dumps({"reason": reason, "message": "It failed."})
+        ended = {"terminated": {"exitCode": 1, "message": told}}
+        pod = {"metadata": {"name": "p"}, "status": {"initContainerStatuses": [{"state": ended}]}}
+        (found,) = failures("server", [pod])
+        assert found.reason != "DownloadFailed", reason

@@ -2,41 +2,68 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from click.testing import CliRunner
 
-import kube_build
+import golden
+from helm_runs import CHART, HELMS, helm, rendered
+from penstock_operator.command import operator as operator_command
 from penstock_operator.localmodel.crd import crd
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "penstock"
 pytestmark = pytest.mark.real
+HERE = Path(__file__).parent / "golden"
+# The definition has its own test, and a made key would be another one each time.
+COMMON = ("--set", "crd.install=false,masterKey.existingSecret=key")
+VALUES = {
+    "defaults": (),
+    "namespaced": ("--set", "watch.namespaces={models,research}"),
+    "everything": ("-f", str(Path(__file__).parent / "everything.yaml")),
+}
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(kube_build.program("helm")), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def rendered(*arguments: str) -> dict[tuple[str, str], dict[str, Any]]:
-    done = helm("template", "penstock", str(CHART), "-n", "system", *arguments)
-    assert done.returncode == 0, done.stderr
-    found = [one for one in yaml.safe_load_all(done.stdout) if one]
-    return {(one["kind"], one["metadata"]["name"]): one for one in found}
-
-
-def test_lint_has_nothing_to_say() -> None:
-    """Also when it is strict."""
-    done = helm("lint", "--strict", str(CHART))
+@pytest.mark.parametrize("program", HELMS)
+def test_lint_has_nothing_to_say(program: str) -> None:
+    """Neither Helm finds anything, not even to recommend."""
+    done = helm("lint", "--strict", str(CHART), program=program)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "[" not in done.stdout
+
+
+@pytest.mark.parametrize("program", HELMS)
+@pytest.mark.parametrize("name", VALUES)
+def test_the_chart_renders_what_was_reviewed(name: str, program: str) -> None:
+    """Nothing that the chart makes changes unseen, and both Helms make the same."""
+    found = rendered(*COMMON, *VALUES[name], program=program)
+    golden.check(HERE / f"{name}.yaml", [found[at] for at in sorted(found)])
+
+
+@pytest.mark.parametrize("program", HELMS)
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        pytest.param("replicas=two", "at '/replicas': got string, want integer", id="a word for a number"),
+        pytest.param("replica=1", "additional properties 'replica' not allowed", id="misspelt"),
+        pytest.param("watch.namespaces={Team A}", "at '/watch/namespaces/0': 'Team A' does not match pattern", id="no namespace"),
+        pytest.param("image.digest=latest", "at '/image/digest'", id="no digest"),
+        pytest.param("serviceAccount.create=false", "serviceAccount.name is needed when serviceAccount.create is false", id="no account"),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused_by_name(values: str, told: str, program: str) -> None:
+    """Helm says where the mistake is and what it expected."""
+    done = helm("template", "penstock", str(CHART), "--kube-version=1.37.0", "--set", values, program=program)  # fmt: skip
+    assert done.returncode != 0
+    assert told in done.stderr
+
+
+def test_an_old_kubernetes_is_refused() -> None:
+    """The oldest that is supported is stated, and Helm holds to it."""
+    done = helm("template", "penstock", str(CHART), "--kube-version=1.29.9")
+    assert done.returncode != 0
+    assert ">=1.30.0-0" in done.stderr
 
 
 def test_the_defaults_make_these_objects() -> None:
@@ -45,6 +72,8 @@ def test_the_defaults_make_these_objects() -> None:
         ("CustomResourceDefinition", "localmodels.penstock.dev"),
         ("ServiceAccount", "penstock"),
         ("ClusterRole", "system-penstock"),
+        ("ClusterRole", "system-penstock-edit"),
+        ("ClusterRole", "system-penstock-view"),
         ("ClusterRoleBinding", "system-penstock"),
         ("Role", "penstock-own"),
         ("RoleBinding", "penstock-own"),
@@ -94,11 +123,18 @@ def test_what_is_switched_off_is_not_there() -> None:
     assert pod["volumes"][0]["secret"]["secretName"] == "mine"
 
 
-def test_helm_refuses_a_value_that_does_not_exist() -> None:
-    """A misspelt value is no silent default."""
-    done = helm("template", "penstock", str(CHART), "--set", "replica=1")
-    assert done.returncode != 0
-    assert "replica" in done.stderr
+def test_the_models_policies_admit_the_operator_by_its_own_labels() -> None:
+    """The peer that the operator is told of itself chooses the pods of its own Deployment, in its own namespace."""
+    deployment = rendered()["Deployment", "penstock"]["spec"]
+    (operator,) = deployment["template"]["spec"]["containers"]
+    told = [one.removeprefix("--admit=") for one in operator["args"] if one.startswith("--admit=")]
+    own, scraper = (json.loads(one) for one in told)
+    labels: dict[str, Any] = deployment["template"]["metadata"]["labels"]
+    assert own["podSelector"]["matchLabels"].items() <= labels.items()
+    assert own["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "system"}
+    assert scraper["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    made = CliRunner().invoke(operator_command, [*operator["args"], "--master-key=/nowhere", "--help"])  # fmt: skip
+    assert made.exit_code == 0, made.output
 
 
 def test_the_definition_is_the_operators_own_and_stays_at_uninstall() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from penstock_operator.permissions import PERMISSIONS, granted
+from penstock_operator.permissions import PERMISSIONS
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "charts" / "penstock" / "templates"
 Rights = dict[tuple[str, str], set[str]]
@@ -35,7 +35,7 @@ def of_chart(scope: str) -> Rights:
         found = re.search(r'define "penstock.modelRules" -}}\n(.*?)\{\{- end', text, re.DOTALL)
     else:
         text = (TEMPLATES / "rbac.yaml").read_text(encoding="utf-8")
-        group = {"own": r"\[coordination.k8s.io\]", "cluster": r"\[apiextensions.k8s.io\]"}[scope]
+        group = r"\[coordination.k8s.io\]"
         found = re.search(
             rf"^( *- apiGroups: {group}\n.*?)^(?:---|\S)", text, re.DOTALL | re.MULTILINE
         )
@@ -43,7 +43,7 @@ def of_chart(scope: str) -> Rights:
     return of_rules(yaml.safe_load(found[1]))
 
 
-@pytest.mark.parametrize("scope", ["model", "own", "cluster"])
+@pytest.mark.parametrize("scope", ["model", "own"])
 def test_roles_grant_exactly_what_the_table_says(scope: str) -> None:
     """Neither more nor less, scope by scope."""
     assert of_chart(scope) == of_table(scope)
@@ -51,21 +51,15 @@ def test_roles_grant_exactly_what_the_table_says(scope: str) -> None:
 
 def test_no_role_reads_secrets() -> None:
     """Secrets are written and never read."""
-    for scope in ("model", "own", "cluster"):
+    for scope in ("model", "own"):
         assert of_chart(scope).get(("", "secrets"), set()) <= {"create", "patch"}
 
 
 def test_no_role_has_a_wildcard() -> None:
     """Groups, resources and verbs are all named."""
-    for scope in ("model", "own", "cluster"):
+    for scope in ("model", "own"):
         for (group, resource), verbs in of_chart(scope).items():
             assert "*" not in {group, resource, *verbs}
-
-
-def test_a_namespaced_install_is_granted_nothing_in_the_cluster() -> None:
-    """Its rights end at its namespaces."""
-    assert {row.scope for row in granted(cluster_wide=False)} == {"model", "own"}
-    assert {row.scope for row in granted(cluster_wide=True)} == {"model", "own", "cluster"}
 
 
 def test_every_row_says_why_and_stands_once() -> None:
@@ -73,17 +67,3 @@ def test_every_row_says_why_and_stands_once() -> None:
     assert all(row.why and row.verbs for row in PERMISSIONS)
     named = [(row.scope, row.group, row.resource) for row in PERMISSIONS]
     assert len(named) == len(set(named))
-
-
-def test_the_preflight_asks_for_nothing_that_is_not_granted() -> None:
-    """An install by the chart passes the preflight."""
-    preflight = pytest.importorskip("penstock_operator.preflight", exc_type=ImportError)
-    from penstock_operator.cluster import RESOURCES
-
-    rights = of_table("model")
-    for kind, verbs in preflight.NEEDED:
-        name, _, part = kind.partition("/")
-        at = RESOURCES[name]
-        resource = f"{at.plural}/{part}" if part else at.plural
-        assert set(verbs) <= rights[at.group, resource], kind
-    assert set(preflight.LEASE) <= of_table("own")["coordination.k8s.io", "leases"]

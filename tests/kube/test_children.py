@@ -18,7 +18,7 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob(
 SEEN = Seen("2026-01-01T00:00:00Z", "ghcr.io/penstock/penstock:1", "1", admin_token="a" * 64)
 EVERYTHING: dict[str, Any] = {
     "model": {
-        "uri": "https://weights.example.com/m",
+        "uri": "hf://weights/m",
         "name": "served",
         "files": ["a-00001.gguf", "a-00002.gguf"],
         "sha256": "0" * 64,

@@ -14,7 +14,7 @@ def backlog() -> Backlog[str]:
 
 
 def test_a_key_added_many_times_comes_once() -> None:
-    """A key added many times comes once."""
+    """However often a model changed while it waited, it is looked at once."""
     keys = backlog()
     for _ in range(5):
         keys.add("a", 0.0)
@@ -23,7 +23,7 @@ def test_a_key_added_many_times_comes_once() -> None:
 
 
 def test_news_while_it_is_worked_on_brings_it_back_once_afterwards() -> None:
-    """News while it is worked on brings it back once afterwards."""
+    """One model is never worked on twice at a time; what happened meanwhile is one more look."""
     keys = backlog()
     keys.add("a", 0.0)
     keys.take(0.0)
@@ -43,12 +43,12 @@ def test_news_while_it_is_worked_on_brings_it_back_once_afterwards() -> None:
 def test_each_failure_waits_longer_up_to_a_limit(
     failures: int, chance: float, delay_s: float
 ) -> None:
-    """Each failure waits longer up to a limit."""
+    """A model that fails again and again is tried ever more rarely, and never given up."""
     assert backlog().pace.delay_s(failures, chance) == pytest.approx(delay_s)
 
 
 def test_news_shortens_a_long_delay_but_not_the_shortest() -> None:
-    """News shortens a long delay but not the shortest."""
+    """A change of a failing model is looked at soon, but a stream of changes does not undo the back-off."""
     keys = backlog()
     keys.add("a", 0.0)
     now = 0.0
@@ -61,7 +61,7 @@ def test_news_shortens_a_long_delay_but_not_the_shortest() -> None:
 
 
 def test_a_success_forgets_failures_and_sets_the_resync() -> None:
-    """A success forgets failures and sets the resync."""
+    """After a success the next failure waits as short as the first, and the next look comes by itself."""
     keys = backlog()
     keys.add("a", 0.0)
     keys.take(0.0)
@@ -75,7 +75,7 @@ def test_a_success_forgets_failures_and_sets_the_resync() -> None:
 
 
 def test_what_is_gone_is_not_looked_at_again_unless_there_was_news() -> None:
-    """What is gone is not looked at again unless there was news."""
+    """A deleted model leaves the queue; one of its name that was made meanwhile stays in it."""
     keys = backlog()
     keys.add("a", 0.0)
     keys.take(0.0)
@@ -90,7 +90,7 @@ def test_what_is_gone_is_not_looked_at_again_unless_there_was_news() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "take", "ok", "fail"]), st.sampled_from("abc"))))
 def test_no_news_is_lost_whatever_the_order(steps: list[tuple[str, str]]) -> None:
-    """No news is lost whatever the order."""
+    """In any order of news, looks and failures, each piece of news is followed by a look that began after it."""
     keys, running, owed, now = backlog(), set[str](), set[str](), 0.0
     for what, key in steps:
         now += 0.5

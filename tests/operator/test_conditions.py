@@ -40,7 +40,7 @@ def ended(code: int, **more: Any) -> list[dict[str, Any]]:
     return [{"name": "server", "restartCount": 3, "state": {}, "lastState": {"terminated": {"exitCode": code, **more}}}]  # fmt: skip
 
 
-FETCHER = [{"name": "fetch", "state": {"terminated": {"exitCode": 1, "message": '{"reason": "ModelNotFound", "message": "No such file at the hub."}'}}}]  # fmt: skip
+FETCHER = [{"name": "fetch", "state": {"terminated": {"exitCode": 1, "message": '{"reason": "NotFound", "message": "No such file at the hub."}'}}}]  # fmt: skip
 UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
 
 
@@ -59,7 +59,7 @@ UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedul
 def test_a_failure_of_a_pod_is_said_with_its_reason_and_cleared_when_healed(
     server: dict[str, Any], reason: str, words: str, stalled: bool
 ) -> None:
-    """A failure of a pod is said with its reason and cleared when healed."""
+    """Each way in which a pod fails has one stable reason and a sentence; both go when the pod is ready."""
     sick = conditions.status(ASKED, seen(server, pod("gateway", ready=True)))
     assert of(sick, "Ready")["status"] == "False"
     assert of(sick, "Ready")["reason"] == reason
@@ -77,7 +77,7 @@ def test_a_failure_of_a_pod_is_said_with_its_reason_and_cleared_when_healed(
 
 
 def test_an_unusable_spec_stalls_and_says_why() -> None:
-    """An unusable spec stalls and says why."""
+    """Nothing but a person can end it, so kstatus sees a failure and not endless progress."""
     status = conditions.status(
         Asked("team", "qwen", 3, refused="spec.model.uri: `s4://x` has no known scheme."), seen()
     )
@@ -87,7 +87,7 @@ def test_an_unusable_spec_stalls_and_says_why() -> None:
 
 
 def test_times_move_only_with_the_truth_of_a_condition() -> None:
-    """Times move only with the truth of a condition."""
+    """Another reason or sentence leaves the time of transition; another status moves it."""
     first = conditions.status(ASKED, seen(*HEALTHY))
     later = conditions.status(ASKED, seen(*HEALTHY, now="2026-01-01T01:00:00Z", before=first))
     assert not conditions.differs(later, first)
@@ -99,7 +99,7 @@ def test_times_move_only_with_the_truth_of_a_condition() -> None:
 
 
 def test_what_gateways_see_is_read_back_and_the_least_is_told() -> None:
-    """What gateways see is read back and the least is told."""
+    """Of several gateways the smallest window, the fewest slots and the slowest first token are told."""
 
     def gateway(window: int, slots: int) -> GatewayStatus:
         model = {"id": "m", "context_window": window, "window_source": "running", "slots": slots}
@@ -112,22 +112,39 @@ def test_what_gateways_see_is_read_back_and_the_least_is_told() -> None:
         ASKED, seen(*HEALTHY, gateways={"a": gateway(8192, 4), "b": gateway(4096, 2)})
     )
     assert status["tuning"] == {
-        "contextLength": 4096, "source": "Engine", "parallelRequests": 2,
-        "concurrency": 2, "limitedBy": "Slots",
+        "contextLength": 4096, "parallelRequests": 2, "concurrency": 2,
+        "sources": {
+            "contextLength": {"source": "Engine", "limitedBy": "Engine"},
+            "parallelRequests": {"source": "Engine", "limitedBy": "Asked"},
+            "concurrency": {"source": "Gateway", "limitedBy": "Slots"},
+        },
     }  # fmt: skip
     assert of(status, "ModelLoaded")["status"] == "True"
 
 
 def test_suspended_is_at_rest_without_pods() -> None:
-    """Suspended is at rest without pods."""
+    """While pods still go away it is in progress; then it is at rest, not ready, and not failed."""
     status = conditions.status(Asked("team", "qwen", 3, suspended=True), seen())
     assert status["phase"] == "Suspended"
     assert not of(status, "Reconciling")
 
 
 def test_events_are_owed_only_where_something_turned() -> None:
-    """Events are owed only where something turned."""
+    """The same status twice owes no Event; a new reason owes one, a Warning only for what went wrong."""
     loading = conditions.status(ASKED, seen(pod("server"), pod("gateway")))
     ready = conditions.status(ASKED, seen(*HEALTHY, before=loading))
     assert [one[1] for one in conditions.transitions(ready, loading)] == ["Ready"]
     assert conditions.transitions(ready, ready) == []
+
+
+@pytest.mark.parametrize(("now", "reason"), [("2026-01-01T00:00:30Z", "Pending"), ("2026-01-01T00:01:30Z", "CacheUnbindable")])  # fmt: skip
+def test_a_claim_is_given_time_to_be_bound(now: str, reason: str) -> None:
+    """The scheduler calls a claim unbound at first, also where its volume is just being made; a minute later it is."""
+    unbound = {
+        **UNSCHEDULABLE,
+        "message": "pod has unbound immediate PersistentVolumeClaims",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    found = conditions.status(ASKED, seen(pod("server", conditions=[unbound]), now=now))
+    assert ("Stalled" in {one["type"] for one in found["conditions"]}) == (reason != "Pending")
+    assert found.get("lastFailure", {}).get("reason", "Pending") == reason

@@ -1,5 +1,6 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def children(spec: dict, seen: Seen = SEEN) -> dict:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_becomes_restricted_pods(path):
-    """An example becomes restricted pods."""
+    """Every container of every example has no token, no capability, and a root that it cannot write."""
     body = yaml.safe_load(path.read_text())
     made = desired(parse(body), SEEN)
     pods = [one["spec"]["template"]["spec"] for one in made if one["kind"] == "Deployment"]
@@ -39,7 +40,7 @@ def test_an_example_becomes_restricted_pods(path):
 
 
 def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
-    """An operator upgrade restarts no server and rolls gateways."""
+    """Another image of the operator leaves a running server as it is, until its spec changes too."""
     spec = {"model": {"uri": "hf://a/b.gguf"}}
     before = children(spec)
     upgraded = replace(SEEN, operator_image="penstock:2", children=before)
@@ -50,27 +51,70 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
     assert container["image"] == "penstock:2"
 
 
+def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
+    """What runs stays as it is until something else is asked for; a drift from it is still put right."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    older = copy.deepcopy(before)
+    template = older["Deployment", "m-server"]["spec"]["template"]
+    template["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] = 7
+    template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+    upgraded = replace(SEEN, operator_image="penstock:2", children=older)
+    assert children(spec, upgraded)["Deployment", "m-server"] == older["Deployment", "m-server"]
+    for more in ({"tuning": {"contextLength": 4096}}, {"resources": {"limits": {"memory": "1Gi"}}}):
+        changed = children({**spec, **more}, upgraded)["Deployment", "m-server"]["spec"]["template"]
+        assert changed["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] == 5
+    drifted = copy.deepcopy(before)
+    container = drifted["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["periodSeconds"] = 7
+    healed = children(spec, replace(SEEN, children=drifted))
+    assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
+
+
+def test_another_gateway_image_restarts_no_server():
+    """The fetcher of the weights is of that image too, and has done its work."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    changed = children({**spec, "gateway": {"image": "mine:1"}}, replace(SEEN, children=before))
+    assert changed["Deployment", "m-server"] == before["Deployment", "m-server"]
+    assert changed["Deployment", "m"] != before["Deployment", "m"]
+
+
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
-    """A hostile name is a value and never part of a script."""
+    """Shell code in a URI reaches the shell as the value of a variable only."""
     made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
     pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
     assert "rm -rf" not in " ".join(pull["command"])
 
 
 def test_replicas_of_gateways_are_left_to_an_autoscaler():
-    """Replicas of gateways are left to an autoscaler."""
+    """Where the spec names no number of gateways, none is applied."""
     assert (
         "replicas" not in children({"model": {"uri": "hf://a/b.gguf"}})["Deployment", "m"]["spec"]
     )
 
 
 def test_settings_reach_the_gateway_in_its_own_words():
-    """Settings reach the gateway in its own words."""
+    """camelCase in the cluster is snake_case in the gateway's file."""
     spec = {
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
-    assert configuration(model(spec))["timeouts"] == {"stall_s": 60}
+    assert configuration(model(spec))["timeouts"] == {"stall_s": 60, "drain_s": 300}
+
+
+def test_a_gateway_is_given_the_time_that_its_answers_have():
+    """The kubelet waits longer than the gateway lets its answers run, whoever set that."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    for more, drain_s in (
+        ({}, 300),
+        ({"rollout": {"idleTimeoutSeconds": 20}}, 20),
+        ({"gateway": {"settings": {"timeouts": {"drainS": 1000}}}}, 1000),
+    ):
+        pod = children({**spec, **more})["Deployment", "m"]["spec"]["template"]["spec"]
+        assert configuration(model({**spec, **more}))["timeouts"]["drain_s"] == drain_s
+        assert pod["terminationGracePeriodSeconds"] == drain_s + 30
+        assert "lifecycle" not in pod["containers"][0]
 
 
 @pytest.mark.parametrize(
@@ -84,13 +128,13 @@ def test_settings_reach_the_gateway_in_its_own_words():
     ],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):
-    """A spec that cannot be used says where and why."""
+    """The operator's own reading names the field and what is wrong with it."""
     with pytest.raises(InvalidSpec, match=told):
         model(spec)
 
 
 def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
-    """An engine that fetches itself finds the certificate authority."""
+    """vLLM gets the certificates as a file and the variable that leads to it."""
     asked = {"uri": "hf://a/b", "caConfigMapRef": {"name": "ca"}}
     made = children({"model": asked, "accelerator": {"type": "NVIDIA"}})
     server = made["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
@@ -99,7 +143,7 @@ def test_an_engine_that_fetches_itself_finds_the_certificate_authority():
 
 
 def test_the_definition_is_structural():
-    """The definition is structural."""
+    """Nothing in it that a structural schema may not have."""
     text = yaml.safe_dump(crd())
     assert "$ref" not in text
     assert "anyOf" not in text

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from penstock.cli import main as cli
-from penstock_operator import asking, health
+from penstock_operator import health
+from penstock_operator.asking import Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused
 from penstock_operator.command import operator
@@ -23,7 +24,7 @@ from penstock_operator.tokens import NoMasterKey
 def test_a_dead_watcher_is_told_after_a_while_and_not_before() -> None:
     """A watch between two connections is alive, one that stays away is not, and one that came back is."""
     now, live = [0.0], [8]
-    liveness = health.Liveness(lambda: live[0], 8, patience_s=30.0, clock=lambda: now[0])
+    liveness = health.Liveness(lambda: live[0], lambda: 8, patience_s=30.0, clock=lambda: now[0])
     assert liveness.problem() == ""
     live[0], now[0] = 7, 29.0
     assert liveness.problem() == ""
@@ -44,7 +45,7 @@ def test_probes_and_metrics_answer() -> None:
     metrics.finished(Key("n", "m"), 0.1, None)
 
     async def scene() -> None:
-        liveness = health.Liveness(lambda: live[0], 1, patience_s=5.0, clock=lambda: now[0])
+        liveness = health.Liveness(lambda: live[0], lambda: 1, patience_s=5.0, clock=lambda: now[0])
         server = await health.serve(
             "127.0.0.1", 0, liveness=liveness, ready=lambda: ready[0], registry=metrics.registry
         )
@@ -88,7 +89,7 @@ def test_a_gateway_that_cannot_be_asked_says_why() -> None:
         return {"metadata": {"name": name, "labels": labels}, "status": status}
 
     pods = (pod("a", "gateway", "True"), pod("b", "gateway", "False"), pod("c", "server", "True"))
-    found = asyncio.run(asking.ask(Key("n", "m"), pods, "t", port=1))
+    found = asyncio.run(Gateways(directly(port=1)).ask(Key("n", "m"), pods, "t"))
     assert list(found) == ["a"]
     assert found["a"].status is None
     assert "could not be asked" in found["a"].problem

@@ -41,7 +41,9 @@ async def test_a_client_that_never_reads(stage: Stage) -> None:
     await stage.crowd(20)
     await until(lambda: stage.llama.here == 0)
     assert stage.outcomes.whole == stage.llama.served == 20
-    (entry,) = [e for e in stage.here.runtime.recorder.recent() if e.client_gone]
+    recorder = stage.here.runtime.recorder
+    await until(lambda: any(e.client_gone for e in recorder.recent()))
+    (entry,) = [e for e in recorder.recent() if e.client_gone]
     assert entry.answer_bytes < 32_000_000
     writer.transport.abort()
 

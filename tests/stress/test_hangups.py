@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 
-from crowd import BODY, HEAD, Stage, stress
+from crowd import BODY, HEAD, BusyLlama, Stage, good, stress
 from loops import until
+from rawserver import Peer, Received
 
 SLOW = {"slots": 1, "prefill_s": 0.3}
 
@@ -62,13 +63,22 @@ async def test_last_in_the_queue(stage: Stage) -> None:
     assert len(stage.llama.requests) == 2
 
 
-@stress(slots=1, prefill_s=2.0)  # all fifty have come by then, also on a busy machine
+@stress(slots=1)
 async def test_all_that_wait(stage: Stage) -> None:
     """A queue of fifty that empties at once."""
+    all_left = asyncio.Event()
+
+    async def held(llama: BusyLlama, peer: Peer, request: Received) -> None:
+        await all_left.wait()
+        await good(llama, peer, request)
+
+    stage.llama.answer = lambda _: held
     first = await occupied(stage)
     await asyncio.gather(
         *(stage.leave(lambda: stage.state.limiter.waiting == 50, text=f"{n}") for n in range(50))
     )
+    await until(lambda: stage.state.limiter.waiting == 0)
+    all_left.set()
     await first
     assert len(stage.llama.requests) == 1
     await stage.ask("again")

@@ -16,7 +16,7 @@ from penstock_tray import gateway_process
 NO_SERVER = ("--upstream", "http://127.0.0.1:9", "--port", "0")
 
 
-def until(true: Callable[[], bool], within_s: float = 30.0) -> None:
+def until(true: Callable[[], bool], within_s: float = 90.0) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "it did not come about in time"
@@ -35,9 +35,15 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproc
     process.wait()
 
 
-def test_a_started_gateway_is_detached_and_quit_ends_it(started: subprocess.Popen[bytes]) -> None:
+def test_a_started_gateway_is_detached_and_quit_ends_it(
+    started: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
     """It has a session of its own, is found as ours, and ends with exit code 0."""
-    until(lambda: gateway_process.look().gateway == "running")
+    try:
+        until(lambda: gateway_process.look().gateway == "running")
+    except AssertionError:
+        print((started.poll(), sorted(tmp_path.rglob("*")), (tmp_path / "gateway.log").read_text()))
+        raise
     assert os.getsid(started.pid) == started.pid
     assert gateway_process.look().ours
     assert gateway_process.quit_tray()

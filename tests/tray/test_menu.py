@@ -60,7 +60,7 @@ def test_the_toggle_shows_the_live_state(snapshot: Snapshot, checked: bool, enab
 def test_quit_says_whether_the_gateway_ends() -> None:
     """The label tells whether the gateway goes on."""
     assert quit_label(RUNNING) == "Quit Penstock tray (gateway goes on)"
-    assert quit_label(replace(RUNNING, ours=True)) == "Quit Penstock"
+    assert quit_label(replace(RUNNING, ours=True)) == "Quit Penstock (gateway ends)"
     assert quit_label(Snapshot()) == "Quit Penstock"
 
 
@@ -81,13 +81,13 @@ def test_keys_are_unique_and_quit_is_last() -> None:
     assert items[-1].key == "quit"
     server = item(full, "server a")
     assert server.label == "a, 2 running"
-    assert [one.label for one in server.items] == ["m, window 8192, loaded", "n"]
+    assert [one.label for one in server.items] == ["m, window 8,192, loaded", "n"]
 
 
 def test_a_status_is_read() -> None:
     """A gateway's status becomes a snapshot; what is new in it is passed over."""
     status = {
-        "url": "http://127.0.0.1:1", "overall": "ok", "started_by": "tray", "added_later": 1,
+        "url": "http://127.0.0.1:1", "overall": "ok", "state": "ok", "started_by": "tray", "added_later": 1,
         "switched": {"paused": "none", "bypass": "all", "drained": "none"},
         "upstreams": [
             {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from penstock_tray.icon_state import IconState
 
@@ -21,6 +21,15 @@ _COLOURS = {
 _WHITE, _BLUE = (255, 255, 255, 255), (9, 105, 218, 255)
 
 
+def template(icon: IconState, size: int) -> Image.Image:
+    """The icon in black, its light parts cut out, as macOS recolours it for light and dark bars."""
+    drawn = draw(icon, size)
+    red, _, blue, alpha = drawn.split()
+    light = ImageChops.darker(red, blue).point(lambda value: 255 if value > 200 else 0)
+    black = Image.new("L", drawn.size, 0)
+    return Image.merge("RGBA", (black, black, black, ImageChops.subtract(alpha, light)))
+
+
 def draw(icon: IconState, size: int) -> Image.Image:
     """The icon, *size* pixels square, on nothing."""
     w = size * 4
@@ -30,6 +39,7 @@ def draw(icon: IconState, size: int) -> Image.Image:
     box, line = (w * 0.06, w * 0.06, w * 0.94, w * 0.94), round(w * 0.12)
     match icon.state:
         case "off":
+            pen.ellipse((w * 0.03, w * 0.03, w * 0.97, w * 0.97), outline=_WHITE, width=w // 5)
             pen.ellipse(box, outline=colour, width=line)
         case "starting":
             for start in range(0, 360, 60):

@@ -2,18 +2,29 @@
 The gateway as the tray handles it: found by its runtime file, started detached, ended when asked.
 
 A started gateway gets a session of its own, so the tray's death ends nothing; its runtime file says `started_by:
-tray`, so a later tray knows that Quit may end it. One that was found is never ended by Quit.
+tray`, so a later tray knows that Quit may end it. One that was found is never ended by Quit, and a port that something
+else holds is left alone.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from penstock.client import Client, NotRunning
+from penstock.adapters.folders import log_folder
+from penstock.client import Client, GatewayError, NotRunning
 from penstock_tray.snapshot import Snapshot, read
+
+UP_WITHIN_S = 60.0
+_PORT_TAKEN, _NOTHING_FOUND = 3, 4
+
+
+def start_log() -> Path:
+    """What a gateway that the tray starts says before it has a log of its own."""
+    return log_folder() / "tray-gateway.log"
 
 
 def look(port: int | None = None) -> Snapshot:
@@ -21,7 +32,7 @@ def look(port: int | None = None) -> Snapshot:
     try:
         with Client.find(port) as client:
             return read(client.status())
-    except NotRunning:
+    except (NotRunning, GatewayError):
         return Snapshot()
 
 
@@ -35,7 +46,36 @@ def start(log: Path, flags: Sequence[str] = ()) -> subprocess.Popen[bytes]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A console of its own would be a window that nobody asked for.
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
+
+
+def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Empty once the started gateway answers; else a sentence that says why it does not."""
+    deadline = time.monotonic() + UP_WITHIN_S
+    while time.monotonic() < deadline:
+        code = process.poll()
+        if code is not None:
+            return why(code, log)
+        if look().gateway == "running":
+            return ""
+        time.sleep(0.1)
+    return f"it did not answer within {UP_WITHIN_S:g} s"
+
+
+def why(code: int, log: Path) -> str:
+    """Why a gateway that ended with *code* did so: its own last error, in few words."""
+    if code == _PORT_TAKEN:
+        return "another program has its port"
+    if code == _NOTHING_FOUND:
+        return "no model server was found on this machine"
+    try:
+        lines = log.read_text("utf-8", "replace").strip().splitlines()
+    except OSError:
+        lines = []
+    errors = [line.partition("penstock:")[2].strip() for line in lines if "penstock:" in line]
+    return (errors[-1] if errors else f"it ended with {code}")[:120]
 
 
 def stop(port: int | None = None) -> None:

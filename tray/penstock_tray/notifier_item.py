@@ -2,21 +2,28 @@
 A StatusNotifierItem with its menu (com.canonical.dbusmenu) over dbus-fast, without GTK: the Linux backend.
 
 Calls are answered from a table instead of dbus-fast's service classes, whose annotations no type checker reads.
-Items keep their number while their key lives, so an open menu stays open when labels change.
+Items keep their number while their key lives, so an open menu stays open when labels change. The icon is sent once more
+some seconds after a panel came, for some draw nothing in what they get while they start.
 
 Sources: freedesktop.org StatusNotifierItem; libdbusmenu's com.canonical.dbusmenu interface description.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from penstock_tray.menu import Item
+
+if sys.platform != "linux":
+    raise ImportError("StatusNotifierItem is Linux's own")
+
 from dbus_fast import Message, MessageFlag, MessageType, Variant
 from dbus_fast.aio import MessageBus
-
-from penstock_tray.menu import Item
 
 ITEM, MENU, WATCHER = (
     "org.kde.StatusNotifierItem",
@@ -25,16 +32,40 @@ ITEM, MENU, WATCHER = (
 )
 ITEM_PATH, MENU_PATH = "/StatusNotifierItem", "/MenuBar"
 Pixmaps = list[list[Any]]
+_ONCE_MORE_S = 3.0
+_BUS = "org.freedesktop.DBus"
+
+
+def _nothing() -> None:
+    """For a call that nobody wants."""
 
 
 class Notifier:
     """
+    All calls come in the event loop and must return at once.
+
     Args:
-        clicked: called with the key of a clicked item, in the event loop; it must return at once.
+        clicked: called with the key of a clicked item.
+        opened: the menu opens.
+        panel_came: a panel has taken the item.
+        ended: the session bus is gone, and with it the session.
+
+    Attributes:
+        has_panel: whether a panel is there now.
     """
 
-    def __init__(self, clicked: Callable[[str], None]) -> None:
-        self._clicked = clicked
+    def __init__(
+        self,
+        clicked: Callable[[str], None],
+        opened: Callable[[], None] = _nothing,
+        panel_came: Callable[[], None] = _nothing,
+        ended: Callable[[], None] = _nothing,
+    ) -> None:
+        self._clicked, self._opened = clicked, opened
+        self._panel_came, self._ended = panel_came, ended
+        self.has_panel = False
+        self._left = asyncio.Event()
+        self._end: asyncio.Task[None] | None = None
         self._bus: MessageBus | None = None
         self._name = f"org.kde.StatusNotifierItem-{os.getpid()}-1"
         self._items: tuple[Item, ...] = ()
@@ -48,17 +79,31 @@ class Notifier:
         self._bus = await MessageBus().connect()
         self._bus.add_message_handler(self._handle)
         await self._bus.request_name(self._name)
-        rule = (
-            "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',"
-            f"arg0='{WATCHER}'"
-        )
-        await self._bus.call(
+        rule = f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{WATCHER}'"
+        await self._ask_bus("AddMatch", rule)
+        reply = await self._ask_bus("NameHasOwner", WATCHER)
+        if reply is not None and reply.message_type is MessageType.METHOD_RETURN and reply.body[0]:
+            self._register()
+        self._end = asyncio.create_task(self._wait_for_end(self._bus))
+
+    async def panel_left(self) -> None:
+        """Wait until no panel is there."""
+        await self._left.wait()
+
+    async def _ask_bus(self, member: str, text: str) -> Message | None:
+        assert self._bus is not None
+        return await self._bus.call(
             Message(
-                destination="org.freedesktop.DBus", path="/org/freedesktop/DBus",
-                interface="org.freedesktop.DBus", member="AddMatch", signature="s", body=[rule],
+                destination=_BUS, path="/org/freedesktop/DBus", interface=_BUS, member=member,
+                signature="s", body=[text],
             )
         )  # fmt: skip
-        self._register()
+
+    async def _wait_for_end(self, bus: MessageBus) -> None:
+        with contextlib.suppress(Exception):  # however the connection broke
+            gone: Any = bus.wait_for_disconnect
+            await gone()
+        self._ended()
 
     def update(self, items: tuple[Item, ...], title: str, pixmaps: Pixmaps) -> None:
         """Show another state; says on the bus only what differs."""
@@ -69,7 +114,7 @@ class Notifier:
             self._signal(ITEM_PATH, ITEM, "NewToolTip")
         if pixmaps != self._pixmaps:
             self._pixmaps = pixmaps
-            self._signal(ITEM_PATH, ITEM, "NewIcon")
+            self._say_icon()
         if _shape(before) != _shape(items):
             self._revision += 1
             self._signal(MENU_PATH, MENU, "LayoutUpdated", "ui", [self._revision, 0])
@@ -85,11 +130,17 @@ class Notifier:
 
     def stop(self) -> None:
         """Leave the bus; the watcher takes the icon away."""
+        if self._end is not None:
+            self._end.cancel()
         if self._bus is not None:
             self._bus.disconnect()
 
     def _register(self) -> None:
         assert self._bus is not None
+        self.has_panel = True
+        self._left.clear()
+        self._panel_came()
+        asyncio.get_running_loop().call_later(_ONCE_MORE_S, self._say_icon)
         self._bus.send(
             Message(
                 destination=WATCHER, path="/StatusNotifierWatcher", interface=WATCHER,
@@ -98,20 +149,23 @@ class Notifier:
             )
         )  # fmt: skip
 
+    def _say_icon(self) -> None:
+        self._signal(ITEM_PATH, ITEM, "NewIcon")
+
     def _signal(
         self, path: str, interface: str, member: str, signature: str = "", body: Sequence[Any] = ()
     ) -> None:
-        if self._bus is not None:
+        if self._bus is not None and self._bus.connected:
             self._bus.send(Message.new_signal(path, interface, member, signature, list(body)))
 
     def _handle(self, message: Message) -> Message | None:
         if message.message_type is MessageType.SIGNAL:
-            if (
-                message.member == "NameOwnerChanged"
-                and message.body[0] == WATCHER
-                and message.body[2]
-            ):
-                self._register()
+            if message.member == "NameOwnerChanged" and message.body[0] == WATCHER:
+                if message.body[2]:
+                    self._register()
+                else:
+                    self.has_panel = False
+                    self._left.set()
             return None
         if message.path not in (ITEM_PATH, MENU_PATH):
             return None
@@ -132,11 +186,15 @@ class Notifier:
             case "GetGroupProperties":
                 wanted = set(message.body[0])
                 found = [
-                    [number, _properties(one)]
-                    for one in _flat(self._items)
-                    if (number := self._number(one.key)) in wanted or not wanted
+                    [number, values]
+                    for number, values in self._all_properties().items()
+                    if number in wanted or not wanted
                 ]
                 return Message.new_method_return(message, "a(ia{sv})", [found])
+            case "GetProperty":
+                number, name = message.body
+                value = self._all_properties().get(number, {}).get(name)
+                return None if value is None else Message.new_method_return(message, "v", [value])
             case "Event":
                 self._event(message.body[0], message.body[1])
                 return Message.new_method_return(message)
@@ -145,6 +203,8 @@ class Notifier:
                     self._event(number, kind)
                 return Message.new_method_return(message, "ai", [[]])
             case "AboutToShow":
+                if message.body[0] == 0:
+                    self._opened()
                 return Message.new_method_return(message, "b", [False])
             case "AboutToShowGroup":
                 return Message.new_method_return(message, "aiai", [[], []])
@@ -158,6 +218,9 @@ class Notifier:
         if kind == "clicked" and key in shown and shown[key].enabled:
             self._clicked(key)
 
+    def _all_properties(self) -> dict[int, dict[str, Variant]]:
+        return {0: _ROOT, **{self._number(one.key): _properties(one) for one in _flat(self._items)}}
+
     def _number(self, key: str) -> int:
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         self._keys[number] = key
@@ -168,7 +231,7 @@ class Notifier:
             if self._number(one.key) == parent:
                 return self._node(one)
         kids = [Variant("(ia{sv}av)", self._node(one)) for one in self._items]
-        return [0, {"children-display": Variant("s", "submenu")}, kids]
+        return [0, _ROOT, kids]
 
     def _node(self, one: Item) -> list[Any]:
         kids = [Variant("(ia{sv}av)", self._node(kid)) for kid in one.items]
@@ -177,20 +240,20 @@ class Notifier:
     def _item(self) -> dict[str, Variant]:
         return {
             "Category": Variant("s", "ApplicationStatus"),
-            "Id": Variant("s", "penstock"),
+            "Id": Variant("s", "dev.penstock.Penstock"),
             "Title": Variant("s", self._title),
             "Status": Variant("s", "Active"),
             "WindowId": Variant("i", 0),
             "IconName": Variant("s", ""),
             "IconPixmap": Variant("a(iiay)", self._pixmaps),
             "ToolTip": Variant("(sa(iiay)ss)", ["", [], self._title, ""]),
-            "ItemIsMenu": Variant(
-                "b", True
-            ),  # a left click opens the menu: nothing fires by itself
+            # A left click opens the menu: nothing fires by itself.
+            "ItemIsMenu": Variant("b", True),
             "Menu": Variant("o", MENU_PATH),
         }
 
 
+_ROOT = {"children-display": Variant("s", "submenu")}
 _MENU_PROPERTIES = {
     "Version": Variant("u", 3),
     "TextDirection": Variant("s", "ltr"),

@@ -34,6 +34,9 @@ class Server:
     Attributes:
         state: `ok`, `loading`, `unreachable`, `unknown`, `cloud`.
         running: requests that it works on.
+        unloads: it can be told to unload a model.
+        forgettable: it was added or found by itself, so it can be forgotten; the settings name the others.
+        given_up: the gateway runs this server and starts it no more; `resume` does.
     """
 
     name: str
@@ -41,6 +44,9 @@ class Server:
     state: str
     running: int = 0
     models: tuple[Model, ...] = ()
+    unloads: bool = False
+    forgettable: bool = False
+    given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class Snapshot:
         overall: the gateway's own word: `ok`, `starting`, `degraded`, `error`.
         paused, bypass: `none`, `some` or `all` upstreams.
         ours: a tray started this gateway, so Quit ends it.
+        ending: it was told to end, so its end is no accident.
+        log_file: where it writes; empty for nowhere.
     """
 
     gateway: str = "off"
@@ -60,6 +68,8 @@ class Snapshot:
     paused: str = "none"
     bypass: str = "none"
     ours: bool = False
+    ending: bool = False
+    log_file: str = ""
     servers: tuple[Server, ...] = ()
 
 
@@ -73,18 +83,26 @@ def read(status: Mapping[str, Any]) -> Snapshot:
         paused=switched["paused"],
         bypass=switched["bypass"],
         ours=status["started_by"] == "tray",
+        ending=status["state"] == "draining",
+        log_file=status.get("log_file") or "",
         servers=tuple(_server(one) for one in status["upstreams"]),
     )
 
 
 def _server(value: Mapping[str, Any]) -> Server:
+    models = tuple(
+        Model(model["id"], model.get("loaded"), model.get("context_window"))
+        for model in value["models"]
+    )
+    kind = value.get("kind")
     return Server(
         value["name"],
         value["url"],
         value["state"],
         value["concurrency"]["in_flight"],
-        tuple(
-            Model(model["id"], model.get("loaded"), model.get("context_window"))
-            for model in value["models"]
-        ),
+        models,
+        # llama.cpp can as a router only, which has several models.
+        unloads=kind in ("ollama", "lmstudio") or (kind == "llamacpp" and len(models) > 1),
+        forgettable=value.get("found_by") in ("state", "discovered"),
+        given_up=(value.get("supervised") or {}).get("state") == "given_up",
     )

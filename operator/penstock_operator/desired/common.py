@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Resources
@@ -47,10 +46,17 @@ def child(
     return {"apiVersion": api, "kind": kind, "metadata": about, **body}
 
 
-def template(model: LocalModel, component: str, pod: Mapping[str, Any]) -> dict[str, Any]:
-    """A pod template whose hash changes when, and only when, the pod itself would."""
+def said_of_pods(model: LocalModel) -> dict[str, Any]:
+    """What the spec says of all pods' metadata; nothing when it says nothing."""
+    said = model.spec.pod_metadata.model_dump(mode="json", exclude_defaults=True)
+    return {"said": said} if said else {}
+
+
+def template(
+    model: LocalModel, component: str, pod: Mapping[str, Any], digest: str
+) -> dict[str, Any]:
+    """A pod template that carries the hash of what matters about the pod."""
     more = model.spec.pod_metadata
-    digest = hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:16]
     return {
         "metadata": {
             "labels": labels(model.name, component, more.labels),
@@ -68,24 +74,44 @@ def deployment(
     *,
     replicas: int | None,
     strategy: Mapping[str, Any],
+    digest: str | None = None,
 ) -> Manifest:
-    """A Deployment; without *replicas* their number is somebody else's."""
+    """
+    A Deployment.
+
+    Args:
+        replicas: None where their number is somebody else's.
+        digest: of what matters about the pod; None for all of it.
+    """
     spec: dict[str, Any] = {
         "selector": {"matchLabels": selector(model.name, component)},
         "strategy": dict(strategy),
-        "template": template(model, component, pod),
+        "template": template(
+            model, component, pod, digest or digest_of({**pod, **said_of_pods(model)})
+        ),
     }
     if replicas is not None:
         spec["replicas"] = replicas
     return child(model, "apps/v1", "Deployment", name, component, spec=spec)
 
 
-def resources(asked: Resources, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """As in a container; *more* are limits of GPUs."""
+def resources(
+    asked: Resources, more: Mapping[str, Any] | None = None, memory: str | None = None
+) -> dict[str, Any]:
+    """As in a container; *more* are limits of GPUs, *memory* is asked for where nothing is said about it."""
     limits = {**{name: str(value) for name, value in asked.limits.items()}, **(more or {})}
     found: dict[str, Any] = {}
-    if asked.requests:
-        found["requests"] = {name: str(value) for name, value in asked.requests.items()}
+    requests = {name: str(value) for name, value in asked.requests.items()}
+    if memory is not None:
+        requests = {"memory": memory, **requests}
+    if requests:
+        found["requests"] = requests
     if limits:
         found["limits"] = limits
     return found
+
+
+def pull_secrets(model: LocalModel) -> dict[str, Any]:
+    """Of a pod; every pod of the model may use them."""
+    named = [{"name": one.name} for one in model.spec.runtime.image_pull_secrets]
+    return {"imagePullSecrets": named} if named else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from penstock_operator.desired.common import (
@@ -10,12 +11,17 @@ from penstock_operator.desired.common import (
     POD_SECURITY,
     child,
     deployment,
+    pull_secrets,
     resources,
 )  # fmt: skip
 from penstock_operator.localmodel.names import GATEWAY, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
+ACCEPT_AFTER_STOP_S = 5
+"""A gateway that ends takes requests for so long: until then Services have heard that it goes. A preStop hook would
+only do the same with less knowledge."""
+_BEYOND_DRAIN_S = ACCEPT_AFTER_STOP_S + 25
 _KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}
 
 
@@ -26,12 +32,13 @@ def configuration(model: LocalModel) -> dict[str, Any]:
     keys = spec.gateway.keys_secret_ref
     listen: dict[str, Any] = {
         "host": "0.0.0.0", "port": 8080, "metrics_open": True, "allow_anonymous": keys is None,  # noqa: S104
-        "admin_token_file": "/etc/penstock/admin/token", "accept_after_stop_s": 5,
+        "admin_token_file": "/etc/penstock/admin/token", "accept_after_stop_s": ACCEPT_AFTER_STOP_S,
         "allowed_hosts": [name, f"{name}.{space}", f"{name}.{space}.svc", f"{name}.{space}.svc.cluster.local", *(spec.expose.http_route.hostnames if spec.expose.http_route else ())],
     }  # fmt: skip
     if keys is not None:
         listen["client_keys_dir"] = "/etc/penstock/keys"
-    found = {**model.policy, "version": 1, "listen": listen}
+    timeouts = {"drain_s": drain_s(model), **model.policy.get("timeouts", {})}
+    found = {**model.policy, "version": 1, "listen": listen, "timeouts": timeouts}
     if spec.runtime.external is not None:
         upstream: dict[str, Any] = {
             "name": "server",
@@ -49,6 +56,12 @@ def configuration(model: LocalModel) -> dict[str, Any]:
         if model.runtime == "Ollama" and model.served_name != tag:
             found["routing"] = {"aliases": {model.served_name: tag}}
     return {**found, "upstreams": [upstream]}
+
+
+def drain_s(model: LocalModel) -> float:
+    """How long a gateway that is replaced lets its answers run: as long as a changed server would."""
+    said = model.policy.get("timeouts", {}).get("drain_s", model.spec.rollout.idle_timeout_seconds)
+    return float(said)
 
 
 def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
@@ -78,14 +91,16 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         "command": ["penstock", "serve", "--config", "/etc/penstock/config/penstock.yaml"],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108
         "ports": [{"name": "http", "containerPort": 8080}], "resources": resources(asked.resources),
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
-        "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10},
+        # A busy node is no reason to end answers: time to start, and a minute before a gateway counts as hung.
+        "startupProbe": {**_probe("/healthz"), "periodSeconds": 1, "failureThreshold": 180},
+        "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5},
+        "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
     }  # fmt: skip
     pod = {
         "automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD_SECURITY,
-        "terminationGracePeriodSeconds": spec.rollout.idle_timeout_seconds + 60,
-        "containers": [container], "volumes": volumes,
+        "terminationGracePeriodSeconds": math.ceil(drain_s(model)) + _BEYOND_DRAIN_S,
+        "containers": [container], "volumes": volumes, **pull_secrets(model),
     }  # fmt: skip
     service = {
         "type": spec.expose.service.type, "selector": selector(model.name, GATEWAY),
@@ -95,8 +110,12 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     if spec.expose.service.annotations:
         exposed["metadata"]["annotations"] = dict(spec.expose.service.annotations)
     text = json.dumps(configuration(model), indent=2) + "\n"
-    found = [
-        child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text}),
+    # What pods mount comes before them.
+    found = [child(model, "v1", "ConfigMap", ours.config, GATEWAY, data={"penstock.yaml": text})]
+    if seen.admin_token:
+        secret = {"token": seen.admin_token}
+        found.append(child(model, "v1", "Secret", ours.admin, GATEWAY, stringData=secret))
+    found += [
         deployment(
             model, ours.gateway, GATEWAY, pod,
             replicas=0 if spec.suspend else asked.replicas,
@@ -104,15 +123,13 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
         ),
         exposed,
     ]  # fmt: skip
-    if seen.admin_token:
-        found.append(
-            child(
-                model, "v1", "Secret", ours.admin, GATEWAY, stringData={"token": seen.admin_token}
-            )
-        )
     if (asked.replicas or 1) > 1:
         budget = {"maxUnavailable": 1, "selector": {"matchLabels": selector(model.name, GATEWAY)}}
         found.append(
             child(model, "policy/v1", "PodDisruptionBudget", ours.gateway, GATEWAY, spec=budget)
         )
     return found
+
+
+def _probe(path: str) -> dict[str, Any]:
+    return {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}

@@ -2,96 +2,143 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
+from penstock.tokens.memory_fit import USUAL_TOKENS
 from penstock_operator.desired.common import (
     CONTAINER_SECURITY,
     POD_SECURITY,
     child,
     deployment,
+    pull_secrets,
     resources,
+    said_of_pods,
 )  # fmt: skip
-from penstock_operator.desired.weights import FOLDER, environment, weights
-from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
+from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
+from penstock_operator.digests import digest_of
+from penstock_operator.localmodel.images import image
+from penstock_operator.localmodel.names import (
+    ASKED_HASH,
+    SERVER,
+    STEPS_DOWN,
+    TEMPLATE_HASH,
+    children,
+    selector,
+)
 from penstock_operator.localmodel.parsing import LocalModel
+from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
+from penstock_operator.sizing import Sizing, memory_request, sizing, told
 
 PORT = 8080
-CPU_CONTEXT = 8192
-_IMAGES = {
-    "None": "ghcr.io/ggml-org/llama.cpp:server", "NVIDIA": "ghcr.io/ggml-org/llama.cpp:server-cuda",
-    "AMD": "ghcr.io/ggml-org/llama.cpp:server-rocm", "Intel": "ghcr.io/ggml-org/llama.cpp:server-intel",
-}  # fmt: skip
+_LOADS_WITHIN_S = 1800
+_FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
 # Constant; the model comes in as a variable, which the shell does not read as code.
-_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull "$MODEL"'
+_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull -- "$MODEL"'
 
 
 def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    A server that runs keeps the release of our image that it has, as long as nothing else about its pod changes:
-    an operator upgrade restarts no model pod.
+    An operator upgrade restarts no model pod: a server that runs keeps the images that it has, as long as nothing
+    else about its pod changes, and the pod that it has, where only this release would write it in another way.
     """
-    running = seen.child("Deployment", children(model.name).server) or {}
-    template = running.get("spec", {}).get("template", {})
-    digest = template.get("metadata", {}).get("annotations", {}).get(TEMPLATE_HASH)
-    pod = template.get("spec", {})
-    for container in [*pod.get("initContainers", ()), *pod.get("containers", ())]:
-        made = _made(model, replace(seen, operator_image=container["image"]))
-        if made[0]["spec"]["template"]["metadata"]["annotations"][TEMPLATE_HASH] == digest:
-            return made
-    return _made(model, seen)
-
-
-def _made(model: LocalModel, seen: Seen) -> list[Manifest]:
-    spec, name = model.spec, children(model.name).server
+    spec, name, size = model.spec, children(model.name).server, sizing(model, seen)
     found = weights(model, seen)
     container = {
-        "name": "server", **_engine(model, seen, found.path),
+        "name": "server", **_engine(model, seen, found.path, size),
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": resources(spec.resources, _gpu(model)),
+        "resources": resources(spec.resources, _gpu(model), memory_request(model, size)),
         "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": CONTAINER_SECURITY,
-        **_probes(model),
+        **_probes(model, found),
     }  # fmt: skip
     container["env"] = [*container.get("env", []), *_user_environment(model)]
     first = found.fetchers
     if model.runtime == "Ollama":
+        more = [*environment(model), *_user_environment(model)]
         first = [
             {
                 "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
-                "env": [*_ollama(model), {"name": "MODEL", "value": found.path}],
+                "env": [*_ollama(told(model, size)), *more, {"name": "MODEL", "value": found.path}],
                 "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
                 "securityContext": CONTAINER_SECURITY,
             }
         ]  # fmt: skip
+    chosen = [*first, container]
+    for one in chosen:
+        one["image"] = _named_image(model, one, found) or one["image"]
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False, "enableServiceLinks": False,
         "securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 30,
         "initContainers": first, "containers": [container],
         "volumes": [*found.volumes, {"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
-        **_scheduling(model),
+        **_scheduling(model), **pull_secrets(model),
     }  # fmt: skip
     headless = {
         "clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(model.name, SERVER),
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
+    ours = [one for one in chosen if not _named_image(model, one, found)]
+    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
+    running = seen.child("Deployment", name)
+    _keep_images(ours, running, matters)
     replicas = 0 if spec.suspend else spec.replicas
-    return [
-        deployment(model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model)),
-        child(model, "v1", "Service", name, SERVER, spec=headless),
-    ]
+    made = deployment(
+        model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
+    )
+    made["spec"]["template"]["metadata"]["annotations"][STEPS_DOWN] = size.step.mark
+    _keep_pod(made, running, matters, size.step.mark)
+    return [made, child(model, "v1", "Service", name, SERVER, spec=headless)]
 
 
-def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
+def _keep_pod(made: Manifest, running: Mapping[str, Any] | None, matters: str, asked: str) -> None:
+    made["metadata"]["annotations"] = {ASKED_HASH: asked}
+    if running is None:
+        return
+    template = running["spec"]["template"]
+    is_other = (template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH) != matters
+    if is_other and (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
+        made["spec"]["template"] = template
+
+
+def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
+    """The image that the spec names for that container; empty where the release decides."""
+    fetches = any(one["name"] == container["name"] for one in found.fetchers)
+    return (model.spec.gateway.image if fetches else model.spec.runtime.image) or ""
+
+
+def _without_image(container: Mapping[str, Any], ours: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**container, "image": ""} if container in ours else dict(container)
+
+
+def _keep_images(
+    ours: list[dict[str, Any]], running: Mapping[str, Any] | None, matters: str
+) -> None:
+    template = (running or {}).get("spec", {}).get("template", {})
+    annotations = template.get("metadata", {}).get("annotations") or {}
+    if annotations.get(TEMPLATE_HASH) != matters:
+        return
+    pod = template.get("spec", {})
+    there = {one["name"]: one for one in [*pod.get("initContainers", ()), *pod["containers"]]}
+    for one in ours:
+        one["image"] = there[one["name"]]["image"]
+
+
+def _engine(model: LocalModel, seen: Seen, path: str, size: Sizing) -> dict[str, Any]:
     """Image, command or arguments, and variables."""
-    spec, tuning = model.spec, model.spec.tuning
+    spec, tuning = model.spec, told(model, size)
     parallel = tuning.parallel_requests or 1
+    theirs = image(model.runtime or "", spec.accelerator.type)
     if model.runtime == "Ollama":
-        return {"image": spec.runtime.image or "docker.io/ollama/ollama:latest", "args": ["serve", *spec.runtime.args], "env": _ollama(model)}  # fmt: skip
+        return {
+            "image": theirs,
+            "args": ["serve", *spec.runtime.args],
+            "env": [*_ollama(tuning), *environment(model)],
+        }
     if model.runtime == "VLLM":
         args = [
             "--model", path, "--host", "0.0.0.0", "--port", str(PORT), "--served-model-name", model.served_name,  # noqa: S104
@@ -102,8 +149,14 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
             args += ["--tensor-parallel-size", str(spec.accelerator.count)]
         if tuning.kv_cache_type == "q8_0":
             args += ["--kv-cache-dtype", "fp8"]
-        own = [{"name": "HF_HOME", "value": FOLDER}, {"name": "HOME", "value": "/tmp"}]  # noqa: S108
-        return {"image": spec.runtime.image or "docker.io/vllm/vllm-openai:latest", "args": [*args, *spec.runtime.args], "env": [*own, *environment(model)]}  # fmt: skip
+        # PyTorch asks for the user's name, which a number has only by the environment.
+        own = {"HF_HOME": FOLDER, "HOME": "/tmp", "USER": "penstock"}  # noqa: S108
+        variables = [{"name": name, "value": value} for name, value in own.items()]
+        return {
+            "image": theirs,
+            "args": [*args, *spec.runtime.args],
+            "env": [*variables, *environment(model)],
+        }
     ours = (
         spec.accelerator.type == "None"
         and not spec.runtime.image
@@ -111,8 +164,12 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
         and tuning.gpu_layers is None
     )
     args = ["--model", path, "--host", "0.0.0.0", "--port", str(PORT), "--alias", model.served_name, "--parallel", str(parallel), "--metrics"]  # noqa: S104  # fmt: skip
-    context = tuning.context_length or (CPU_CONTEXT if spec.accelerator.type == "None" else None)
-    if context is not None:
+    context = tuning.context_length or (USUAL_TOKENS if spec.accelerator.type == "None" else None)
+    if size.fits_itself:
+        args.append("--fit")
+        if size.step.steps:
+            args += ["--steps-down", str(size.step.steps)]
+    elif context is not None:
         args += ["--ctx-size", str(context * parallel)]
     if tuning.kv_cache_type is not None:
         args += ["--cache-type-k", tuning.kv_cache_type, "--cache-type-v", tuning.kv_cache_type]
@@ -121,12 +178,11 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
     args += spec.runtime.args
     if ours:
         return {"image": seen.operator_image, "command": ["penstock", "llama-server", *args]}
-    return {"image": spec.runtime.image or _IMAGES[spec.accelerator.type], "args": args}
+    return {"image": theirs, "args": args}
 
 
-def _ollama(model: LocalModel) -> list[dict[str, Any]]:
-    tuning = model.spec.tuning
-    found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1)}  # noqa: S108  # fmt: skip
+def _ollama(tuning: Tuning) -> list[dict[str, Any]]:
+    found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1), "OLLAMA_KEEP_ALIVE": "-1"}  # noqa: S108  # fmt: skip
     if tuning.context_length is not None:
         found["OLLAMA_CONTEXT_LENGTH"] = str(tuning.context_length)
     if tuning.kv_cache_type is not None:
@@ -153,12 +209,23 @@ def _gpu(model: LocalModel) -> dict[str, Any]:
     return {asked.resource_name or _GPUS[asked.type]: str(asked.count)}
 
 
-def _probes(model: LocalModel) -> dict[str, Any]:
-    """`/health` of llama.cpp and vLLM fails until the model is loaded; half an hour is left for that."""
+def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
+    """
+    A server has started when a token can be made: `/health` of llama.cpp and vLLM fails until the model is loaded.
+
+    Ollama answers without a model, so its start is over when `ollama run` has loaded it, which it then keeps.
+    """
     path = "/api/version" if model.runtime == "Ollama" else "/health"
     ask = {"httpGet": {"path": path, "port": "http"}, "timeoutSeconds": 5}
+    started: dict[str, Any] = {**ask, "periodSeconds": 2, "failureThreshold": _LOADS_WITHIN_S // 2}
+    if model.runtime == "Ollama":
+        # An attempt that is cut off would begin the load anew; that of a server that does not listen yet ends at once.
+        load = ["ollama", "run", "--", found.path, ""]
+        started = {"exec": {"command": load}, "timeoutSeconds": _LOADS_WITHIN_S, "periodSeconds": 5, "failureThreshold": 60}  # fmt: skip
+    elif not found.fetchers and found.is_fetched:
+        started["failureThreshold"] = _FETCHES_AND_LOADS_WITHIN_S // 2
     return {
-        "startupProbe": {**ask, "periodSeconds": 5, "failureThreshold": 360},
+        "startupProbe": started,
         "readinessProbe": {**ask, "periodSeconds": 5, "failureThreshold": 3},
         "livenessProbe": {**ask, "periodSeconds": 20, "failureThreshold": 6},
     }
@@ -178,6 +245,5 @@ def _scheduling(model: LocalModel) -> dict[str, Any]:
         "nodeSelector": dict(asked.node_selector), "tolerations": list(asked.tolerations),
         "affinity": dict(asked.affinity), "topologySpreadConstraints": list(asked.topology_spread_constraints),
         "priorityClassName": asked.priority_class_name, "runtimeClassName": asked.runtime_class_name,
-        "imagePullSecrets": [{"name": one.name} for one in model.spec.runtime.image_pull_secrets],
     }  # fmt: skip
     return {name: value for name, value in found.items() if value}

@@ -13,12 +13,13 @@ FOLDER = "/models"
 
 
 class Weights(NamedTuple):
-    """*path*: what the engine is told to load."""
+    """*path*: what the engine is told to load; *is_fetched*: it comes over the network, by us or by the engine."""
 
     path: str
     volumes: list[dict[str, Any]]
     mounts: list[dict[str, Any]]
     fetchers: list[dict[str, Any]]
+    is_fetched: bool = True
 
 
 def has_claim(model: LocalModel) -> bool:
@@ -54,12 +55,15 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
         first = asked.files[0] if asked.files else ""
         if scheme == "oci":
             volume = {"name": "weights", "image": {"reference": rest, "pullPolicy": "IfNotPresent"}}
-            return Weights(_path(first), [volume], mounts, [])
+            return Weights(_path(first), [volume], mounts, [], is_fetched=False)
         volume = {
             "name": "weights",
             "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True},
         }
-        return Weights(_path(inner, first), [volume], mounts, [])
+        path = _path(inner, first)
+        image = model.spec.gateway.image or seen.operator_image
+        checker = [_fetcher(model, image, asked.uri or "", 0, path)] if asked.sha256 else []
+        return Weights(path, [volume], mounts, checker, is_fetched=False)
     name = model.spec.cache.claim_name or children(model.name).weights
     volumes: list[dict[str, Any]] = [
         {"name": "weights", "persistentVolumeClaim": {"claimName": name}}
@@ -71,8 +75,8 @@ def weights(model: LocalModel, seen: Seen) -> Weights:
         return Weights(rest, volumes, mounts, [])  # these engines fetch and keep weights themselves
     uris = [f"{asked.uri}/{one}" for one in asked.files] or [asked.uri or ""]
     image = model.spec.gateway.image or seen.operator_image
-    fetchers = [_fetcher(model, image, uri, place) for place, uri in enumerate(uris)]
-    return Weights(_path(uris[0].rsplit("/", 1)[-1].split("@")[0]), volumes, mounts, fetchers)
+    fetchers = [_fetcher(model, image, uri, place, _file(uri)) for place, uri in enumerate(uris)]
+    return Weights(_file(uris[0]), volumes, mounts, fetchers)
 
 
 def environment(model: LocalModel) -> list[dict[str, Any]]:
@@ -91,17 +95,27 @@ def environment(model: LocalModel) -> list[dict[str, Any]]:
     return found
 
 
-def _fetcher(model: LocalModel, image: str, uri: str, place: int) -> dict[str, Any]:
-    command = ["penstock", "fetch", uri, FOLDER]
+def _fetcher(model: LocalModel, image: str, uri: str, place: int, path: str) -> dict[str, Any]:
+    """Brings the file at *uri* to *path*; what is on a claim of theirs is only checked."""
+    command = ["penstock", "fetch", uri, path, "--termination-message", "/dev/termination-log"]
     if model.spec.model.sha256 is not None and place == 0:
         command += ["--sha256", model.spec.model.sha256]
     mounts: list[dict[str, Any]] = [{"name": "weights", "mountPath": FOLDER}]
-    if model.spec.model.ca_config_map_ref is not None:
+    if uri.startswith("pvc://"):
+        mounts[0]["readOnly"] = True
+    authority = model.spec.model.ca_config_map_ref
+    if authority is not None:
+        command += ["--ca-file", f"/etc/penstock/ca/{authority.key}"]
         mounts.append({"name": "ca", "mountPath": "/etc/penstock/ca", "readOnly": True})
     return {
         "name": f"fetch-{place}", "image": image, "command": command, "env": environment(model),
         "volumeMounts": mounts, "securityContext": CONTAINER_SECURITY,
     }  # fmt: skip
+
+
+def _file(uri: str) -> str:
+    """Where the file at *uri* is kept: by its name, without revision and query."""
+    return _path(uri.rsplit("/", 1)[-1].partition("@")[0].partition("?")[0])
 
 
 def _path(*parts: str) -> str:

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 from penstock.settings import Settings
 from penstock_operator.localmodel import names
 from penstock_operator.localmodel.policy import GROUPS, LEFT_OUT
+from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES
 from penstock_operator.localmodel.spec import URI, LocalModelSpec
 from penstock_operator.localmodel.status import LocalModelStatus
 
@@ -25,63 +26,6 @@ _KEPT = (
     "enum", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )  # fmt: skip
-_EXTERNAL = "has(self.runtime) && has(self.runtime.type) && self.runtime.type == 'External'"
-# What the property `LocalModel.runtime` says, in the words of the rules. Keep in step.
-_TYPE = "(has(self.runtime) && has(self.runtime.type) ? self.runtime.type : 'Auto')"
-_URI = "(has(self.model) && has(self.model.uri) ? self.model.uri.lowerAscii() : '')"
-_GGUF = (
-    f"({_URI}.contains('gguf') || (has(self.model) && has(self.model.files) && "
-    "self.model.files.exists(one, one.lowerAscii().endsWith('.gguf'))))"
-)
-_NVIDIA = "(has(self.accelerator) && has(self.accelerator.type) && self.accelerator.type == 'NVIDIA')"  # fmt: skip
-_ENGINE = (
-    f"({_TYPE} != 'Auto' ? {_TYPE} : {_URI}.startsWith('ollama://') ? 'Ollama' : "
-    f"{_GGUF} ? 'LlamaCpp' : {_NVIDIA} ? 'VLLM' : '')"
-)
-RULES = (
-    (
-        f"({_EXTERNAL}) == (has(self.runtime) && has(self.runtime.external))",
-        "runtime.external is given if and only if runtime.type is External",
-    ),
-    (
-        f"({_EXTERNAL}) != (has(self.model) && has(self.model.uri))",
-        "give model.uri, or an External runtime; one of the two",
-    ),
-    (
-        f"!({_EXTERNAL}) || !(has(self.accelerator) || has(self.cache) || has(self.tuning))",
-        "an External server is not ours: accelerator, cache and tuning have no place beside it",
-    ),
-    (
-        (
-            "!has(self.runtime) || !has(self.runtime.type) || self.runtime.type in ['Auto', 'External'] || "
-            "!has(self.model) || !has(self.model.uri) || "
-            "self.model.uri.startsWith('ollama://') == (self.runtime.type == 'Ollama')"
-        ),
-        "ollama:// and the runtime Ollama go together",
-    ),
-    (
-        f"{_URI} == '' || {_ENGINE} != ''",
-        "Auto cannot tell the engine: weights that are no GGUF need runtime.type, or an NVIDIA accelerator",
-    ),
-    (
-        f"{_ENGINE} in ['LlamaCpp', ''] || !has(self.tuning) || !has(self.tuning.gpuLayers)",
-        "only LlamaCpp can split a model; leave tuning.gpuLayers out",
-    ),
-    (
-        (
-            f"{_ENGINE} != 'VLLM' || !has(self.tuning) || !has(self.tuning.kvCacheType) || "
-            "self.tuning.kvCacheType != 'q4_0'"
-        ),
-        "tuning.kvCacheType of VLLM is f16 or q8_0",
-    ),
-    (
-        (
-            f"{_ENGINE} in ['LlamaCpp', ''] || {_URI}.startsWith('https://') || "
-            "!has(self.model) || !has(self.model.sha256)"
-        ),
-        "the engine fetches these weights itself; leave model.sha256 out",
-    ),
-)
 _URI_RULES = (
     (
         f"self.matches('{URI}')",
@@ -90,13 +34,11 @@ _URI_RULES = (
 )
 _CACHE_RULES = (
     (
-        "!has(self.claimName) || !(has(self.size) || has(self.storageClassName))",
-        "a claim of yours has its own size and storage class; give claimName, or these",
+        "!has(self.claimName) || !(has(self.size) || has(self.storageClassName) || has(self.retentionPolicy))",
+        CLAIM_OF_THEIRS,
     ),
 )
-_ENV_RULES = (
-    ("!(has(self.value) && has(self.secretKeyRef))", "give value or secretKeyRef, not both"),
-)
+_ENV_RULES = (("!(has(self.value) && has(self.secretKeyRef))", ONE_VALUE),)
 
 
 def crd() -> dict[str, Any]:
@@ -104,7 +46,7 @@ def crd() -> dict[str, Any]:
     spec = structural(LocalModelSpec)
     spec["properties"]["replicas"]["default"] = 1
     spec["properties"]["gateway"]["properties"]["settings"] = policy_schema()
-    spec["x-kubernetes-validations"] = _rules(RULES)
+    spec["x-kubernetes-validations"] = _rules((one.cel, one.sentence) for one in RULES)
     uri = spec["properties"]["model"]["properties"]["uri"]
     del uri["pattern"]  # the rule says the same in words
     uri["x-kubernetes-validations"] = _rules(_URI_RULES)
@@ -259,6 +201,7 @@ def _columns() -> list[dict[str, Any]]:
         ("Ready", "string", f"{ready}.status", 0),
         ("Reason", "string", f"{ready}.reason", 0),
         ("Servers", "integer", ".status.readyReplicas", 0),
+        ("Context", "integer", ".status.tuning.contextLength", 0),
         ("Age", "date", ".metadata.creationTimestamp", 0),
         ("URL", "string", ".status.url", 1),
         ("Message", "string", f"{ready}.message", 1),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from penstock_operator.localmodel.names import MOST_NAME_LENGTH
 from penstock_operator.localmodel.policy import Policy, as_policy
+from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES, engine
 from penstock_operator.localmodel.spec import LocalModelSpec, Runtime
 
 
@@ -49,15 +50,7 @@ class LocalModel:
     @property
     def runtime(self) -> Runtime | None:
         """The engine; None when `Auto` cannot tell."""
-        said = self.spec.runtime.type
-        uri = (self.spec.model.uri or "").lower()
-        if said != "Auto":
-            return said
-        if uri.startswith("ollama://"):
-            return "Ollama"
-        if "gguf" in uri or any(one.lower().endswith(".gguf") for one in self.spec.model.files):
-            return "LlamaCpp"
-        return "VLLM" if self.spec.accelerator.type == "NVIDIA" else None
+        return engine(self.spec)
 
 
 def parse(body: Mapping[str, Any]) -> LocalModel:
@@ -94,40 +87,13 @@ def parse(body: Mapping[str, Any]) -> LocalModel:
 
 def _check(model: LocalModel) -> None:
     """What admission checks too, for objects that are older than the rules."""
-    spec = model.spec
-    if model.external != (spec.runtime.external is not None):
-        raise InvalidSpec(
-            "spec.runtime.external", "give it if and only if runtime.type is External"
-        )
-    if model.external == (spec.model.uri is not None):
-        raise InvalidSpec(
-            "spec.model.uri", "give the weights, or an External server; one of the two"
-        )
-    for name in ("accelerator", "cache", "tuning"):
-        if model.external and name in spec.model_fields_set:
-            raise InvalidSpec(f"spec.{name}", "an External server is not ours; leave it out")
-    if spec.cache.claim_name and {"size", "storage_class_name"} & spec.cache.model_fields_set:
-        raise InvalidSpec(
-            "spec.cache.claimName",
-            "a claim of yours has its own size and storage class; leave these out",
-        )
+    spec, runs = model.spec, model.runtime
+    for rule in RULES:
+        if not rule.holds(spec, runs):
+            raise InvalidSpec(f"spec.{rule.path}", rule.sentence)
+    theirs = {"size", "storage_class_name", "retention_policy"}
+    if spec.cache.claim_name and theirs & spec.cache.model_fields_set:
+        raise InvalidSpec("spec.cache.claimName", CLAIM_OF_THEIRS)
     for place, one in enumerate(spec.runtime.env):
         if one.value is not None and one.secret_key_ref is not None:
-            raise InvalidSpec(f"spec.runtime.env.{place}", "give value or secretKeyRef, not both")
-    if model.runtime is None:
-        raise InvalidSpec(
-            "spec.runtime.type",
-            "Auto cannot tell the engine: weights that are no GGUF need runtime.type, or an NVIDIA accelerator",
-        )
-    if (spec.model.uri or "").startswith("ollama://") != (model.runtime == "Ollama"):
-        raise InvalidSpec("spec.model.uri", "ollama:// and the runtime Ollama go together")
-    if model.runtime == "VLLM" and spec.tuning.kv_cache_type == "q4_0":
-        raise InvalidSpec("spec.tuning.kvCacheType", "VLLM has f16 and q8_0 only")
-    if model.runtime != "LlamaCpp" and spec.tuning.gpu_layers is not None:
-        raise InvalidSpec("spec.tuning.gpuLayers", "only LlamaCpp can split a model; leave it out")
-    asked = spec.model
-    fetched_by_us = (asked.uri or "").startswith("https://") or model.runtime == "LlamaCpp"
-    if asked.sha256 is not None and not fetched_by_us:
-        raise InvalidSpec(
-            "spec.model.sha256", "the engine fetches these weights itself; leave it out"
-        )
+            raise InvalidSpec(f"spec.runtime.env.{place}", ONE_VALUE)

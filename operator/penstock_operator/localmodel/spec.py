@@ -73,23 +73,27 @@ class Model(Part):
     )
     files: list[Word] = option(
         factory=list,
-        effect="Files below the URI, for models in several parts; the first is the one to load.",
+        effect="Files below the URI, for models in several parts; the first is the one to load. Not for `ollama://`, "
+        "nor for `hf://` with VLLM, which fetch all by themselves.",
         max_length=64,
     )
     sha256: str | None = option(
         None,
-        effect="Checksum that the file must have; a file with another one is refused.",
+        effect="SHA-256 that the (first) file must have, in hexadecimal; another file is refused. An image is pinned "
+        "by its digest in the URI instead.",
         pattern="^[0-9a-f]{64}$",
     )
     credentials_secret_ref: SecretName | None = option(
-        None, effect="Secret whose key `token` is sent to where the weights come from."
+        None,
+        effect="Secret whose key `token` is sent to `hf://` or `https://`, for gated and private models.",
     )
     ca_config_map_ref: ConfigMapKey | None = option(
-        None, effect="ConfigMap with the certificate authority of where the weights come from."
+        None,
+        effect="ConfigMap with the certificates (PEM) of the authority that vouches for where the weights come from.",
     )
     mirror: str | None = option(
         None,
-        effect="Address that stands in for `https://huggingface.co`, for clusters without internet.",
+        effect="Address that stands in for `https://huggingface.co` in `hf://`, for clusters without internet.",
         pattern="^https?://.+$",
         max_length=2048,
     )
@@ -126,11 +130,11 @@ class RuntimeSpec(Part):
         None, effect="Image of the server, in place of the usual one.", min_length=1, max_length=512
     )
     image_pull_secrets: list[SecretName] = option(
-        factory=list, effect="Secrets for pulling images.", max_length=8
+        factory=list, effect="Secrets for pulling the images of server and gateway.", max_length=8
     )
     args: list[Word] = option(
         factory=list,
-        effect="More arguments of the server, one word an item; they come last and win.",
+        effect="More arguments of the server, one word an item; they come last and win. Ollama has none: use env.",
         max_length=64,
     )
     env: list[Environment] = option(
@@ -149,15 +153,17 @@ class Tuning(Part):
         le=10_000_000,
     )
     parallel_requests: int | None = option(
-        None, effect="Requests that the server works on at a time. Default: 1 per server, 16 for VLLM.",
+        None, effect="Requests that each server works on at a time; others wait in the gateway's queue. Default: 1, with VLLM 16.",
         ge=1, le=1024,
     )  # fmt: skip
     kv_cache_type: Literal["f16", "q8_0", "q4_0"] | None = option(
-        None, effect="Type of the attention cache's numbers; the smaller, the longer the context."
+        None,
+        effect="Type of the numbers in the attention (KV) cache: the smaller, the more context fits, at some loss of quality. "
+        "Default: the engine's, mostly f16.",
     )
     gpu_layers: int | None = option(
         None,
-        effect="Layers that LlamaCpp keeps on the GPU. Default: as many as fit.",
+        effect="Layers that LlamaCpp keeps on the GPU; the others run on the CPU. Default: as many as fit.",
         ge=0,
         le=1000,
     )
@@ -181,7 +187,7 @@ class Accelerator(Part):
     count: int = option(1, effect="GPUs of each server. Default: 1.", ge=1, le=64)
     resource_name: Word | None = option(
         None,
-        effect="Name of the resource where it is another one, for example `nvidia.com/mig-1g.10gb`.",
+        effect="Name of the node's resource where it is not the usual one, for example `nvidia.com/mig-1g.10gb`.",
     )
 
 
@@ -321,32 +327,55 @@ class LocalModelSpec(Part):
     """A model, the server that runs it, and the gateway that clients talk to."""
 
     model: Model = option(factory=Model, effect="Which weights are served, and under which name.")
-    runtime: RuntimeSpec = option(factory=RuntimeSpec, effect="Which engine serves the model.")
+    runtime: RuntimeSpec = option(
+        factory=RuntimeSpec,
+        effect="Which engine serves the model, and with which image, arguments and variables.",
+    )
     tuning: Tuning = option(
         factory=Tuning,
         effect="Context length, parallel requests, type of the cache. What is left out, the engine decides.",
     )
-    gateway: Gateway = option(factory=Gateway, effect="The gateway in front of the server.")
-    accelerator: Accelerator = option(factory=Accelerator, effect="The GPU of a server.")
+    gateway: Gateway = option(
+        factory=Gateway,
+        effect="The gateway in front of the server: how many, their keys, their policy.",
+    )
+    accelerator: Accelerator = option(
+        factory=Accelerator, effect="The GPUs of each server. Without it the model runs on the CPU."
+    )
     resources: Resources = option(
         factory=Resources,
-        effect="Resources of a server, as in a pod.",
+        effect="CPU and memory of each server, as in a pod.",
     )
-    cache: Cache = option(factory=Cache, effect="Where fetched weights are kept.")
+    cache: Cache = option(
+        factory=Cache,
+        effect="The volume on which fetched weights are kept; not for `pvc://` and `oci://`, which are used in place.",
+    )
     replicas: int = option(
-        1, effect="Servers; each is a copy of the model. Default: 1.", ge=0, le=64
+        1,
+        effect="Servers; each holds a copy of the model. Several on several nodes need a ReadWriteMany volume. Default: 1.",
+        ge=0,
+        le=64,
     )
     rollout: Rollout = option(factory=Rollout, effect="How a changed server is replaced.")
-    expose: Expose = option(factory=Expose, effect="How clients reach the model.")
-    monitoring: Monitoring = option(factory=Monitoring, effect="What Prometheus is told.")
-    network_policy: NetworkPolicySpec = option(
-        factory=NetworkPolicySpec, effect="Who may reach what."
+    expose: Expose = option(
+        factory=Expose,
+        effect="How clients outside of the namespace reach the model: type of the Service, a route.",
     )
-    scheduling: Scheduling = option(factory=Scheduling, effect="Where the servers run.")
+    monitoring: Monitoring = option(
+        factory=Monitoring, effect="Metrics for the Prometheus operator."
+    )
+    network_policy: NetworkPolicySpec = option(
+        factory=NetworkPolicySpec,
+        effect="Who may reach the gateway. Only the gateway reaches the server.",
+    )
+    scheduling: Scheduling = option(
+        factory=Scheduling,
+        effect="Where the servers run: node selector, tolerations, affinity, priority.",
+    )
     pod_metadata: PodMetadata = option(
         factory=PodMetadata, effect="Labels and annotations for all pods of the model."
     )
     suspend: bool = option(
         False,
-        effect="Remove the pods and keep the weights, until it is false again. Default: false.",
+        effect="Take the pods away and keep the weights, until it is false again. Default: false.",
     )

@@ -36,6 +36,16 @@ class LastFailure(Part):
     time: str = option("", effect="When it was seen.")
 
 
+class Rollout(Part):
+    """A changed server on its way; what it waits for says the condition Progressing."""
+
+    step: Literal["Waiting", "Draining", "Replacing", "Starting", "GivenUp"] = option(
+        effect="Waiting for gateways, Draining them, Replacing the server, Starting one, or GivenUp."
+    )
+    since: str = option("", effect="When the step began.")
+    template: str = option("", effect="Hash of the pod template that is on its way.")
+
+
 Conditions = Annotated[
     list[Condition],
     Field(
@@ -49,13 +59,23 @@ class LocalModelStatus(Part):
 
     observed_generation: int = option(0, effect="Generation of the spec that the status speaks of.")
     phase: str = option("", effect="One word for people; programs read the conditions.")
-    conditions: Conditions = option(factory=list, effect="`Ready` rolls the others up.")
-    url: str = option("", effect="Base URL for clients inside the cluster.")
+    conditions: Conditions = option(
+        factory=list,
+        effect="What holds and what does not. `Ready` rolls the others up; docs/kubernetes-troubleshooting.md explains each reason.",
+    )
+    url: str = option("", effect="Base URL for OpenAI clients in the cluster.")
     served_model_name: str = option("", effect="What clients call the model.")
-    runtime: str = option("", effect="The engine.")
+    runtime: str = option("", effect="The engine that serves it; what `Auto` chose.")
     replicas: int = option(0, effect="Servers that are there.")
     ready_replicas: int = option(0, effect="Servers that answer.")
     selector: str = option("", effect="Labels of the servers' pods, for autoscalers.")
-    tuning: Passed = option(factory=dict, effect="What the engine got, each with source and limit.")
+    tuning: Passed = option(
+        factory=dict,
+        effect="What the engine got; `sources` says of each number where it is from and what limits it.",
+    )
+    weights: Passed = option(factory=dict, effect="What the header of the weights tells.")
     performance: Passed = option(factory=dict, effect="How quick it was when measured.")
-    last_failure: LastFailure | None = option(None, effect="What went wrong last.")
+    rollout: Rollout | None = option(None, effect="A changed server on its way.")
+    last_failure: LastFailure | None = option(
+        None, effect="What went wrong last; gone when it is healed."
+    )

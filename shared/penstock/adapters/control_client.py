@@ -133,10 +133,10 @@ async def _translated(
 class _Transport(httpx.AsyncHTTPTransport):
     """httpx's own, with another way to open connections."""
 
-    def __init__(self, verify: ssl.SSLContext | bool, unix_path: str | None) -> None:
-        super().__init__(verify=verify)
+    def __init__(self, context: ssl.SSLContext, unix_path: str | None) -> None:
+        super().__init__(verify=context)
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=httpx.create_ssl_context(verify=verify),
+            ssl_context=context,
             max_connections=_MOST_CONNECTIONS,
             max_keepalive_connections=_MOST_IDLE,
             keepalive_expiry=_IDLE_S,
@@ -148,13 +148,12 @@ class _Transport(httpx.AsyncHTTPTransport):
 def make_client(upstream: Upstream | None = None) -> httpx.AsyncClient:
     """A client for probes: of one upstream with its TLS or socket, or of all plain ones."""
     unix_path: str | None = None
-    verify: ssl.SSLContext | bool = True
+    context: ssl.SSLContext | None = None
     if upstream is not None and upstream.url.startswith("unix:"):
         unix_path = upstream.url.removeprefix("unix://")
-    elif upstream is not None:
-        verify = upstream.verify
-        if upstream.verify and upstream.ca_file:
-            verify = ssl.create_default_context(cafile=upstream.ca_file)
-    return httpx.AsyncClient(
-        transport=_Transport(verify, unix_path), follow_redirects=False, trust_env=False
-    )
+    elif upstream is not None and not upstream.verify:
+        context = httpx.create_ssl_context(verify=False)
+    elif upstream is not None and upstream.ca_file:
+        context = ssl.create_default_context(cafile=upstream.ca_file)
+    transport = _Transport(context or httpx.create_ssl_context(), unix_path)
+    return httpx.AsyncClient(transport=transport, follow_redirects=False, trust_env=False)

@@ -339,7 +339,8 @@ class ClientAnswer:
     async def fail(self, error: AnswerError) -> None:
         """Tell the client about *error*, in its dialect, as a status or as an event."""
         self._exchange.error_code = error.code.value
-        self._exchange.error_message = " ".join(filter(None, (error.message, error.hint)))[:400]
+        sentence = f"{error.message} {error.hint}" if error.hint else error.message
+        self._exchange.error_message = sentence[:400]
         if self.ended or self._connection.disconnected:
             return
         if self.committed:

@@ -58,10 +58,13 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
     add_looks(app, runtime)
 
     @app.get("/penstock/events")
-    async def events(request: Request, every_s: float = 0.0) -> StreamingResponse:
-        """One snapshot, then changes, as server-sent events; with `every_s` a snapshot at least as often."""
+    async def events(
+        request: Request, every_s: float = 0.0, quiet: bool = False
+    ) -> StreamingResponse:
+        """One snapshot, then changes, as server-sent events; with `every_s` a snapshot at least as often, with
+        `quiet` nothing between changes."""
         return StreamingResponse(
-            _events(runtime, request, every_s),
+            _events(runtime, request, every_s, quiet=quiet),
             media_type="text/event-stream",
             headers={"cache-control": "no-cache"},
         )
@@ -141,7 +144,9 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _events(runtime: Runtime, request: Request, every_s: float) -> AsyncIterator[bytes]:
+async def _events(
+    runtime: Runtime, request: Request, every_s: float, *, quiet: bool
+) -> AsyncIterator[bytes]:
     queue = runtime.recorder.subscribe()
     # `nan` and what is below the shortest are the shortest.
     pause_s = max(_SHORTEST_PAUSE_S, min(every_s, _KEEP_ALIVE_S)) if every_s else _KEEP_ALIVE_S
@@ -150,7 +155,7 @@ async def _events(runtime: Runtime, request: Request, every_s: float) -> AsyncIt
         yield _event("snapshot", snapshot(runtime, _now()))
         while not await request.is_disconnected():
             try:
-                async with asyncio.timeout_at(due_s):
+                async with asyncio.timeout_at(None if quiet else due_s):
                     event = await queue.get()
             except TimeoutError:
                 due_s = _now() + pause_s

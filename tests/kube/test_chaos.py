@@ -1,0 +1,314 @@
+"""
+The operator while things break: killed at each of its writes, its leader stopped and killed, watches that end in
+errors, an API server that is away for long and has forgotten the past when it comes back.
+
+The long outage has an API server of its own and goes on beside the other tests; the last one looks at what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kube_parts
+from kube_faults import FaultyApi, error
+from operators import Models, Operator, account, until
+from penstock_operator.cache import Cache
+from penstock_operator.cluster import Cluster
+from penstock_operator.handlers import WATCHED
+from penstock_operator.localmodel.crd import crd
+from penstock_operator.reading import read
+from penstock_operator.reconcile import Reconciler
+from penstock_operator.seen import Key, Manifest
+from penstock_operator.sweep import Sweep
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+SMALLEST = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
+OUTAGE_S = 90.0
+
+
+class Outage:
+    """Two operators whose API server goes away: one is refused, the other, behind a proxy, is answered by 503."""
+
+    def __init__(self, folder: Path, stack: ExitStack, long_s: float) -> None:
+        self.server = stack.enter_context(kube_parts.ApiServer())
+        self.server.define(crd())
+        self.proxy = stack.enter_context(FaultyApi(self.server))
+        self.refused, self.unavailable = (Models(self.server, self.server.namespace()) for _ in range(2))  # fmt: skip
+        self.operators: list[Operator] = []
+        for models, way in ((self.refused, None), (self.unavailable, self.proxy)):
+            place = models.namespace
+            config = account(self.server, place, "operator", watched=(place,))
+            config = way.kubeconfig(config) if way else config
+            operator = Operator(folder / place, config, namespace=place, watched=(place,))
+            self.operators.append(stack.enter_context(operator))
+            models.make("before")
+            models.make("doomed")
+        for operator, models in zip(self.operators, (self.refused, self.unavailable), strict=True):
+            operator.wait_leads()
+            models.settled("before")
+            models.settled("doomed")
+        self._long_s = long_s
+        self.health: list[tuple[int, str]] = []
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._guarded, daemon=True)
+        self._thread.start()
+
+    def _guarded(self) -> None:
+        try:
+            self._happens()
+        except BaseException as exc:  # noqa: BLE001 - told by `over`
+            self.failure = exc
+
+    def _happens(self) -> None:
+        self.proxy.unavailable = True
+        self.server.stop_apiserver(kill=True)
+        time.sleep(self._long_s)
+        self.health = [one.get("/healthz") for one in self.operators]
+        self.server.start_apiserver()
+        # While the second still hears nothing, more happens than it could hear later: the past is forgotten.
+        for models in (self.refused, self.unavailable):
+            models.make("after")
+            self.server.kubectl("delete", "lm/doomed", "configmap/before-gateway", "-n", models.namespace)  # fmt: skip
+        self.server.compact()
+        self.server.stop_apiserver()
+        self.server.start_apiserver()
+        self.proxy.unavailable = False
+
+    def over(self) -> None:
+        """Wait for its end."""
+        self._thread.join(self._long_s + 180.0)
+        assert not self._thread.is_alive()
+        if self.failure is not None:
+            raise self.failure
+
+
+@pytest.fixture(scope="module")
+def outage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outage]:
+    """It begins with the first test and goes on by itself."""
+    with ExitStack() as stack:
+        yield Outage(tmp_path_factory.mktemp("outage"), stack, OUTAGE_S)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Mortal(Cluster):
+    """It dies at the write number *writes_left*: before it is sent, or after it was carried out."""
+
+    writes_left = 10**9
+    carries_out = False
+    writes = 0
+
+    async def _write(self, *about: Any, **more: Any) -> Manifest:
+        self.writes += 1
+        self.writes_left -= 1
+        if self.writes_left <= 0 and not self.carries_out:
+            raise Killed
+        found = await super()._write(*about, **more)
+        if self.writes_left <= 0:
+            raise Killed
+        return found
+
+
+async def life(cluster: Mortal, namespace: str, names: list[str]) -> None:
+    """One life of an operator: it lists, and reconciles those; a death ends the work on one of them only."""
+
+    async def nobody(*_: Any) -> dict[str, Any]:
+        return {}
+
+    async def none() -> frozenset[str]:
+        return frozenset()
+
+    cache = Cache()
+    reconcile = Reconciler(
+        cluster, cache, read, image="penstock:1", version="1",
+        token=lambda key, uid: uid * 2, ask=nobody, apis=none,
+    )  # fmt: skip
+    await Sweep(cluster, cache, WATCHED, [namespace], lambda key: None).first()
+    for name in names:
+        await reconcile(Key(namespace, name))
+
+
+@pytest.mark.usefixtures("outage")  # so that it begins
+def test_killed_at_any_write_it_converges(cluster: kube_parts.ApiServer) -> None:
+    """At each write of a first and of a second look, sent or not: the next life brings all where it should be, then rests."""
+    models = Models(cluster, cluster.namespace())
+    without = {**SMALLEST, "networkPolicy": {"enabled": False}, "gateway": {"replicas": 2}}
+
+    async def lives(names: list[str], more: dict[str, tuple[int, bool]]) -> int:
+        mortal = await Mortal.connect(str(cluster.kubeconfig))
+        assert isinstance(mortal, Mortal)
+        try:
+            for name in names:
+                mortal.writes_left, mortal.carries_out = more.get(name, (10**9, False))
+                mortal.writes = 0
+                try:
+                    await life(mortal, models.namespace, [name])
+                    assert name not in more, f"{name} ended after {mortal.writes} writes"
+                except Killed:
+                    assert name in more
+            return mortal.writes
+        finally:
+            await mortal.close()
+
+    models.make("model", **SMALLEST)
+    writes = asyncio.run(lives(["model"], {}))
+    made = {at.replace("model", "m") for at in models.children("model")}
+    assert writes == len(made) + 2, "children, status and Event"
+    deaths = {
+        f"m-{at}-{'sent' if sent else 'lost'}": (at, sent)
+        for at in range(1, writes + 1)
+        for sent in (False, True)
+    }
+    items = [
+        {**models.body(name, SMALLEST), "metadata": {"name": name, "namespace": models.namespace}}
+        for name in deaths
+    ]
+    for spec, kinds in ((SMALLEST, made), (without, (made | {"PodDisruptionBudget/m"}) - {"NetworkPolicy/m", "NetworkPolicy/m-server"})):  # fmt: skip
+        for item in items:
+            item["spec"] = spec
+        cluster.apply({"apiVersion": "v1", "kind": "List", "items": items})
+        changed = {} if spec is SMALLEST else {name: (at, sent) for name, (at, sent) in deaths.items() if at <= 6}  # fmt: skip
+        asyncio.run(lives(list(deaths), deaths if spec is SMALLEST else changed))
+        asyncio.run(lives(list(deaths), {}))
+        for name in deaths:
+            assert {at.replace(name, "m") for at in models.children(name)} == kinds, name
+            status = models.status(name)
+            about = models.get(f"lm/{name}")["metadata"]
+            assert status["observedGeneration"] == about["generation"], name
+        before = versions(models)
+        asyncio.run(lives(list(deaths), {}))
+        assert versions(models) == before, "applied once more by each life, which changes nothing"
+
+
+def versions(models: Models) -> dict[str, str]:
+    """Of the children that no controller writes to."""
+    found = models.get("svc,cm,secret,netpol")["items"]
+    return {
+        f"{one['kind']}/{one['metadata']['name']}": one["metadata"]["resourceVersion"]
+        for one in found
+    }
+
+
+def test_a_stopped_leader_does_no_harm_when_it_wakes_up_and_a_killed_one_is_followed(
+    cluster: kube_parts.ApiServer, tmp_path: Path
+) -> None:
+    """Two replicas that want different images: what stands is always what the one that leads wants."""
+    models = Models(cluster, cluster.namespace())
+    place = models.namespace
+    config = account(cluster, place, "operator", watched=(place,))
+    models.make("m")
+
+    def image() -> str:
+        found = models.get("deployment/m")["spec"]["template"]["spec"]["containers"][0]["image"]
+        return str(found)
+
+    def start(name: str) -> Operator:
+        return Operator(tmp_path / name, config, namespace=place, watched=(place,), image=name)
+
+    with start("first") as first:
+        first.wait_leads()
+        until(lambda: image() == "first", "the first")
+        with start("second") as second:
+            second.wait_ready()
+            assert second.metric("leads") == 0.0
+            first.signal(signal.SIGSTOP)
+            second.wait_leads()
+            until(lambda: image() == "second", "the second")
+            models.patch("lm/m", {"spec": {"gateway": {"replicas": 2}}})
+            models.settled("m")
+            settled = models.get("deployment/m")["metadata"]["generation"]
+            written = second.metric("api_calls")
+            first.signal(signal.SIGCONT)
+            until(lambda: "no longer leads" in first.log, "the first to give way")
+            models.patch("lm/m", {"spec": {"gateway": {"replicas": 3}}})
+            until(lambda: models.get("deployment/m")["spec"]["replicas"] == 3, "three replicas")
+            assert image() == "second"
+            assert models.get("deployment/m")["metadata"]["generation"] == settled + 1
+            assert second.metric("api_calls") > written
+            second.signal(signal.SIGKILL)
+            second.wait()
+            first.wait_leads()
+            until(lambda: image() == "first", "the first again")
+            assert first.stop() == 0
+    lease = models.get("lease/penstock-operator")["spec"]
+    assert not lease.get("holderIdentity"), "given back at the end"
+    assert lease["leaseTransitions"] >= 2
+
+
+def test_errors_inside_of_watches_are_borne(cluster: kube_parts.ApiServer, tmp_path: Path) -> None:
+    """500 ends all watches, 410 asks for a listing, 503 comes for a while: the same process goes on each time."""
+    models = Models(cluster, cluster.namespace())
+    place = models.namespace
+    with FaultyApi(cluster) as proxy:
+        config = proxy.kubeconfig(account(cluster, place, "operator", watched=(place,)))
+        with Operator(tmp_path / "operator", config, namespace=place, watched=(place,)) as one:
+            one.wait_leads()
+            until(lambda: one.metric("watches") == len(WATCHED), "the watches")
+
+            def goes_on(name: str) -> None:
+                models.make(name)
+                models.settled(name)
+                assert one.get("/healthz") == (200, "ok\n")
+
+            goes_on("m-0")
+            assert proxy.say(error(410, "Expired")) == len(WATCHED)
+            goes_on("m-410")
+            until(lambda: one.metric("watches") == len(WATCHED), "the watches")
+            assert one.metric("watch_restarts") == 0
+            until(lambda: proxy.say(error(500, "InternalError")), "watches to break")
+            goes_on("m-500")
+            until(lambda: one.metric("watch_restarts") == 1, "a restart")
+            until(lambda: one.metric("watches") == len(WATCHED), "the watches")
+            proxy.unavailable = True
+            models.make("m-503")
+            cluster.kubectl("delete", "lm/m-0", "-n", place)
+            refused = sum(proxy.calls.values())
+            until(lambda: sum(proxy.calls.values()) > refused + 3, "calls in vain")
+            proxy.unavailable = False
+            models.settled("m-503")
+            until(lambda: not models.children("m-0"), "the end of the children", 120.0)
+            assert one.stop() == 0
+
+
+def test_after_a_long_outage_the_same_processes_go_on(outage: Outage) -> None:
+    """Ninety seconds without an API server, then one that has forgotten the past; the kubelet had no reason to act."""
+    outage.over()
+    assert outage.health == [(200, "ok\n")] * 2
+    for operator, models in zip(
+        outage.operators, (outage.refused, outage.unavailable), strict=True
+    ):
+        models.settled("after")
+        until(lambda one=models: len(one.children("before")) == 5, "the ConfigMap that was deleted")
+        until(lambda one=models: not one.children("doomed"), "the end of the children", 120.0)
+        assert operator.process.poll() is None
+        assert operator.metric("leads") == 1.0
+
+
+def test_without_its_definition_it_waits_and_nothing_is_stuck(outage: Outage) -> None:
+    """The definition is deleted under a running operator: LocalModels and children go, and it goes on when it is back."""
+    outage.over()
+    server, models = outage.server, outage.refused
+    server.kubectl("delete", "crd", "localmodels.penstock.dev", "--timeout=60s")
+    until(lambda: not models.children("before"), "the end of the children", 120.0)
+    operator = outage.operators[0]
+    until(lambda: "does not know LocalModel yet" in operator.log, "the sentence")
+    server.define(crd())
+    models.make("anew")
+    models.settled("anew")
+    for one in outage.operators:
+        assert one.get("/healthz")[0] == 200
+        assert one.stop() == 0
+    left = json.dumps(server.get("namespace", models.namespace))
+    assert "Terminating" not in left

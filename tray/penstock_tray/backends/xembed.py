@@ -1,0 +1,137 @@
+"""
+pystray's XEmbed icon, for panels that know nothing newer (tint2, trayer, old docks). It has no menu: a click opens the
+dashboard, which can do nearly all that the menu can.
+
+Its defects are mended here: it never asked for clicks; it drew transparent icons on black, and stretched them; nobody
+docked an icon whose panel went away and came again; its thread may wait for ever when it is stopped from another one.
+
+Sources: pystray 0.19.5, `_xorg.py`; System Tray Protocol Specification 0.4 (freedesktop.org).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from penstock_tray.backends import Look
+from penstock_tray.drawing import draw
+
+_PLATE = (236, 238, 240)
+"""Behind the icon: an old panel gives no way to see through. All shapes are readable on it."""
+
+
+def has_panel() -> bool:
+    """Whether a panel of the old kind is there."""
+    if not os.environ.get("DISPLAY"):
+        return False
+    try:
+        from Xlib import X, display
+        from Xlib.error import DisplayError, XError
+    except ImportError:
+        return False
+    try:
+        connection = display.Display()
+    except (DisplayError, OSError, XError):
+        return False
+    try:
+        atom = connection.intern_atom(f"_NET_SYSTEM_TRAY_S{connection.get_default_screen()}")
+        return bool(connection.get_selection_owner(atom) != X.NONE)
+    except (DisplayError, OSError, XError):
+        return False
+    finally:
+        connection.close()
+
+
+class XEmbedIcon(threading.Thread):
+    """
+    Lives as long as its panel does.
+
+    Args:
+        clicked: called in this thread.
+        lost: its panel is gone, or it never got there; called in this thread.
+    """
+
+    def __init__(self, clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> None:
+        super().__init__(name="xembed", daemon=True)
+        self._clicked, self._lost = clicked, lost
+        self._look = look
+        self._icon: Any = None
+
+    def run(self) -> None:
+        logging.getLogger("pystray").setLevel(logging.CRITICAL)
+        try:
+            self._icon = _made(self._clicked, self._lost, self._look)
+            self._icon.run(_visible)
+        except Exception as exc:  # noqa: BLE001 - a panel that goes away may break any of its calls
+            logging.getLogger(__name__).info("The panel's icon is gone: %s", exc)
+        self._lost()
+
+    def show(self, look: Look) -> None:
+        """Show something else; never waits for the panel."""
+        self._look = look
+        threading.Thread(target=self._update, daemon=True).start()
+
+    def _update(self) -> None:
+        icon, look = self._icon, self._look
+        if icon is None:
+            return
+        try:
+            icon.title = look.title
+            icon.icon = draw(look.icon, 64)
+        except Exception as exc:  # noqa: BLE001 - as above
+            logging.getLogger(__name__).info("The panel's icon is gone: %s", exc)
+
+    def stop(self) -> None:
+        """Take it away; its thread ends by itself, or with the process."""
+        icon = self._icon
+        if icon is not None:
+            threading.Thread(target=icon.stop, daemon=True).start()
+
+
+def _visible(icon: Any) -> None:
+    icon.visible = True
+
+
+def _made(clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> Any:
+    os.environ["PYSTRAY_BACKEND"] = "xorg"
+    import pystray
+    from Xlib import X
+
+    menu = pystray.Menu(pystray.MenuItem("Open", lambda _icon, _item: clicked(), default=True))
+    icon: Any = pystray.Icon("penstock", draw(look.icon, 64), look.title, menu)
+    icon._window.change_attributes(
+        event_mask=X.ExposureMask | X.StructureNotifyMask | X.ButtonPressMask
+    )
+
+    destroyed = icon._message_handlers[X.DestroyNotify]
+
+    def panel_destroyed(event: Any) -> None:
+        destroyed(event)
+        if icon._systray_manager is None:
+            lost()
+
+    icon._message_handlers[X.DestroyNotify] = panel_destroyed
+
+    def fit(width: int, height: int) -> None:
+        if icon._icon_data and icon._icon_data.size == (width, height):
+            return
+        icon._icon_data = on_plate(icon._icon, width, height)
+        icon._icon_data.tostring = icon._icon_data.tobytes
+
+    icon._assert_icon_data = fit
+    icon._display.flush()
+    return icon
+
+
+def on_plate(image: Image.Image, width: int, height: int) -> Image.Image:
+    """*image* in the middle of an opaque plate of this size, not stretched."""
+    plate = Image.new("RGB", (width, height), _PLATE)
+    side = max(1, min(width, height))
+    small = image.resize((side, side), Image.Resampling.LANCZOS)
+    plate.paste(small, ((width - side) // 2, (height - side) // 2), small)
+    return plate
