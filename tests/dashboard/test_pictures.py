@@ -46,7 +46,7 @@ def test_the_pictures_show_the_page(
         page.screenshot(path=raw)
     picture = image.open(raw)
     assert picture.size == (width, height)
-    picture.convert("RGB").quantize(96).save(small, optimize=True)
+    picture.convert("RGB").quantize(224).save(small, optimize=True)
     assert small.stat().st_size < MOST_BYTES
     if os.environ.get("PENSTOCK_PICTURES"):
         kept = ROOT / "docs" / "images"
