@@ -20,6 +20,9 @@ class FakeCluster:
         self.applied: list[tuple[str, str]] = []
         self._version = 0
 
+    def may_write(self) -> bool:
+        return True
+
     def put(self, body: Manifest) -> Manifest:
         """It is there, whoever made it."""
         about = body["metadata"]
@@ -59,8 +62,7 @@ class FakeCluster:
         there = self.objects[kind, namespace, name]
         if there["metadata"]["resourceVersion"] != version:
             raise ApiRefused("It is not at that version.", 409, "Conflict")
-        status = {**(there.get("status") or {}), **changes}
-        return self.put({**there, "status": {k: v for k, v in status.items() if v is not None}})
+        return self.put({**there, "status": merged(there.get("status") or {}, changes)})
 
     async def create(self, kind: str, manifest: Manifest) -> Manifest:
         self.events.append(manifest)
@@ -68,3 +70,17 @@ class FakeCluster:
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         self.objects.pop((kind, namespace, name), None)
+
+
+def merged(there: Manifest, changes: Manifest) -> Manifest:
+    """A merge patch carried out (RFC 7386)."""
+    found = dict(there)
+    for name, value in changes.items():
+        if value is None:
+            found.pop(name, None)
+        elif isinstance(value, dict):
+            before = found.get(name)
+            found[name] = merged(before if isinstance(before, dict) else {}, value)
+        else:
+            found[name] = value
+    return found

@@ -24,6 +24,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from penstock.errors import PenstockError
+from penstock_operator.asking import Way
 from penstock_operator.conflicts import Conflict, conflicts
 from penstock_operator.seen import Manifest
 
@@ -111,6 +112,7 @@ class Cluster:
         api: the connected client.
         may_write: whether this replica leads now.
         timeout_s: of one call; shorter than the time between a leader's renew deadline and its successor.
+        inside: we run in a pod of the cluster, so that pods' addresses lead to them.
     """
 
     def __init__(
@@ -119,8 +121,10 @@ class Cluster:
         *,
         may_write: Callable[[], bool] = lambda: True,
         timeout_s: float = 3.5,
+        inside: bool = False,
     ) -> None:
         self._api = api
+        self.inside = inside
         self.may_write = may_write
         self._timeout_s = timeout_s
         self.calls = 0
@@ -129,9 +133,11 @@ class Cluster:
     async def connect(cls, kubeconfig: str | None = None) -> Cluster:
         """By *kubeconfig*; None takes the pod's own service account, else the user's kubeconfig."""
         settings = Configuration()
+        inside = False
         if kubeconfig is None:
             try:
                 config.load_incluster_config(settings)
+                inside = True
             except config.ConfigException:
                 await config.load_kube_config(client_configuration=settings)
         else:
@@ -139,7 +145,7 @@ class Cluster:
         # By itself the session asks the environment for a proxy and a password before each call, in a thread.
         settings.proxy = settings.proxy or _proxy(str(settings.host))
         settings.client_session_kwargs = {"trust_env": False, "json_serialize": _json}
-        return cls(ApiClient(settings))
+        return cls(ApiClient(settings), inside=inside)
 
     async def access(self) -> Access:
         """The way that it goes itself, with what authenticates it now."""
@@ -273,6 +279,16 @@ class Cluster:
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         answer = await self._call("POST", path, review)
         return bool((answer.get("status") or {}).get("allowed"))
+
+    async def proxied(self, pod: Manifest, port: int) -> Way:
+        """The way to a pod through the API server's pod proxy, for who runs outside of the cluster."""
+        about = pod["metadata"]
+        path = RESOURCES["Pod"].path(about["namespace"], f"{about['name']}:{port}", "proxy")
+        headers: dict[str, str] = {}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
+        return Way(
+            f"{self._api.configuration.host}{path}", headers, self._api.rest_client.ssl_context
+        )
 
     async def _read(self, path: str, kind: str, query: Mapping[str, str] | None = None) -> Manifest:
         return await self._call("GET", path, None, query, kind=kind)

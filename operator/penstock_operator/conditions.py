@@ -9,12 +9,14 @@ Source: sigs.k8s.io/cli-utils pkg/kstatus; the API conventions' typical status p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
+from penstock_operator.fits import Size, too_small
+from penstock_operator.rollout import WORRYING, Rollout
 from penstock_operator.seen import Seen
 from penstock_operator.tuned import performance, tuning
 
@@ -31,6 +33,7 @@ class Asked:
         external: the server is not ours: no workload, no weights.
         cached: weights are fetched to a claim.
         refused: why the spec cannot be used, a sentence; empty when it can.
+        size: how large its server is made; None where it is not ours to say.
         route: an HTTPRoute is asked for.
         monitor: a ServiceMonitor is asked for.
         access: who reaches the model, a sentence.
@@ -50,6 +53,7 @@ class Asked:
     route: bool = False
     monitor: bool = False
     access: str = ""
+    size: Callable[[Seen], Size] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,29 +66,35 @@ class Condition:
     message: str
 
 
-def status(asked: Asked, seen: Seen, rollout: str = "") -> dict[str, Any]:
+def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str, Any]:
     """
     The whole status.
 
     Args:
-        rollout: what a rollout of the server waits for, a sentence; empty while there is none.
+        rollout: of a changed server; None while there is none. The model is not ready before it is through: what is
+            asked for is not what answers.
     """
     failure = _failure(seen)
     found = _conditions(asked, seen, failure, rollout)
-    ready = _rolled_up(asked, found, failure)
+    ready = _rolled_up(asked, found, failure, rollout)
     by_type = {one.type: one for one in [ready, *found]}
-    settled = ready.status == "True" and not rollout
-    at_rest = settled or (asked.suspended and ready.reason == "Suspended" and not seen.pods)
+    size = asked.size(seen) if asked.size is not None and not asked.refused else None
+    small = too_small(size, seen) if size is not None else None
+    if small is not None:
+        by_type["FitsMemory"] = Condition("FitsMemory", "False", small.reason, small.message)
+    if rollout is not None:
+        by_type["Progressing"] = Condition(
+            "Progressing", "True" if rollout.goes_on else "False", rollout.reason, rollout.message
+        )
+    at_rest = ready.status == "True" or (
+        asked.suspended and ready.reason == "Suspended" and not seen.pods
+    )
     stalled = bool(asked.refused) or (failure is not None and failure.reason in FOR_A_PERSON)
+    stalled = stalled or (size is not None and size.sizing.exhausted)
     if stalled:
         by_type["Stalled"] = Condition("Stalled", "True", ready.reason, ready.message)
     elif not at_rest:
-        by_type["Reconciling"] = Condition(
-            "Reconciling",
-            "True",
-            "RollingOut" if rollout else ready.reason,
-            rollout or ready.message,
-        )
+        by_type["Reconciling"] = Condition("Reconciling", "True", ready.reason, ready.message)
     value: dict[str, Any] = {
         "observedGeneration": asked.generation,
         "phase": _phase(asked, by_type, failure, rollout),
@@ -102,7 +112,11 @@ def status(asked: Asked, seen: Seen, rollout: str = "") -> dict[str, Any]:
             value["runtime"] = asked.runtime
     if failure is not None and ready.status != "True":
         value["lastFailure"] = failure.to_dict()
-    measured = tuning(seen)
+    if rollout is not None:
+        value["rollout"] = rollout.to_dict()
+    if size is not None and size.weights:
+        value["weights"] = size.weights
+    measured = tuning(seen, size.sizing if size is not None else None)
     if measured:
         value["tuning"] = measured
     quick = performance(seen)
@@ -145,15 +159,26 @@ def transitions(
     owed: list[tuple[Literal["Normal", "Warning"], str, str]] = []
     for one in new.get("conditions") or ():
         was = old.get(one["type"], {})
-        if one["type"] == "Ready" and was.get("reason") != one["reason"]:
+        if one["type"] == "FitsMemory" and was.get("message") != one["message"]:
+            owed.append(("Warning", one["reason"], one["message"]))
+        if was.get("reason") == one["reason"]:
+            continue
+        if one["type"] == "Progressing" and one["reason"] in WORRYING:
+            owed.append(("Warning", one["reason"], one["message"]))
+        elif one["type"] == "Ready" and one["reason"] not in WORRYING:
             worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
         if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
             owed.append(("Warning", one["reason"], one["message"]))
+    if "rollout" in before and "rollout" not in new and new["phase"] == "Ready":
+        told = f"The server of generation {new['observedGeneration']} has taken over."
+        owed.append(("Normal", "RolledOut", told))
     return owed
 
 
-def _conditions(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> list[Condition]:
+def _conditions(
+    asked: Asked, seen: Seen, failure: Failure | None, rollout: Rollout | None
+) -> list[Condition]:
     if asked.refused:
         return [Condition("Accepted", "False", "InvalidSpec", asked.refused)]
     sentences = ["The spec can be used.", asked.access]
@@ -213,17 +238,24 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
                     f"`kubectl logs -f {pod['metadata']['name']} -c {one['name']}` shows how far."
                 )
                 return Condition("ModelCached", "False", "Fetching", f"The weights are being fetched; {shown}")  # fmt: skip
+    was = [
+        one["status"] for one in seen.before.get("conditions") or () if one["type"] == "ModelCached"
+    ]
+    if was == ["True"] and not any(seen.pods_of("server")):
+        return Condition("ModelCached", "True", "Fetched", "The weights are on the volume.")
     return Condition("ModelCached", "False", "Pending", "The weights are fetched as soon as a pod of the server starts.")  # fmt: skip
 
 
-def _server(asked: Asked, seen: Seen, failure: Failure | None, rollout: str) -> Condition:
+def _server(
+    asked: Asked, seen: Seen, failure: Failure | None, rollout: Rollout | None
+) -> Condition:
     ready = _count(seen, "server", only_ready=True)
     if ready >= max(1, asked.server_replicas):
         return Condition("ServerReady", "True", "Ready", f"{ready} of {ready} servers answer.")
-    if rollout:
-        return Condition("ServerReady", "False", "RollingOut", rollout)
     if failure is not None and failure.component in ("server", "weights"):
         return Condition("ServerReady", "False", failure.reason, failure.message)
+    if rollout is not None and rollout.goes_on:
+        return Condition("ServerReady", "False", rollout.reason, rollout.message)
     if not any(seen.pods_of("server")):
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     return Condition(
@@ -258,12 +290,16 @@ def _loaded(seen: Seen) -> Condition:
     return Condition("ModelLoaded", "False", "Loading", "No server answers the gateway yet.")
 
 
-def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None) -> Condition:
+def _rolled_up(
+    asked: Asked, found: Sequence[Condition], failure: Failure | None, rollout: Rollout | None
+) -> Condition:
     if asked.suspended and not asked.refused:
         return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
     missing = [one for one in found if one.status == "False" and one.type != "Applied"]
+    if not missing and rollout is not None and rollout.goes_on:
+        return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
         return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
@@ -273,7 +309,10 @@ def _rolled_up(asked: Asked, found: Sequence[Condition], failure: Failure | None
 
 
 def _phase(
-    asked: Asked, by_type: Mapping[str, Condition], failure: Failure | None, rollout: str
+    asked: Asked,
+    by_type: Mapping[str, Condition],
+    failure: Failure | None,
+    rollout: Rollout | None,
 ) -> str:
     if asked.refused or "Stalled" in by_type:
         return "Failed"
@@ -281,12 +320,14 @@ def _phase(
         return "Suspended"
     ready = by_type["Ready"]
     if ready.status == "True":
-        return "Updating" if rollout else "Ready"
+        return "Ready"
     if failure is not None:
         return "Degraded"
+    if rollout is not None and rollout.goes_on:
+        return "Updating"
     if ready.reason in ("Fetching", "Loading"):
         return ready.reason
-    return "Updating" if rollout else "Pending"
+    return "Pending"
 
 
 def _failure(seen: Seen) -> Failure | None:

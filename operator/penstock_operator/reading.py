@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from penstock_operator.conditions import Asked
 from penstock_operator.desired import desired
 from penstock_operator.desired.weights import weights
+from penstock_operator.fits import Size
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
 from penstock_operator.reconcile import Read
+from penstock_operator.rollout import Patience
 from penstock_operator.seen import Manifest, Seen
+from penstock_operator.sizing import sizing, weights_status
 
 
 def read(body: Manifest) -> Read:
@@ -25,7 +30,9 @@ def read(body: Manifest) -> Read:
             ),
             None,
         )
-    return Read(_asked(model), lambda seen: desired(model, seen), _optional(model))
+    return Read(
+        _asked(model), lambda seen: desired(model, seen), _optional(model), _patience(model)
+    )
 
 
 def _optional(model: LocalModel) -> frozenset[str]:
@@ -35,6 +42,17 @@ def _optional(model: LocalModel) -> frozenset[str]:
     if model.spec.monitoring.service_monitor:
         found.add("ServiceMonitor")
     return frozenset(found)
+
+
+def _patience(model: LocalModel) -> Patience:
+    timeouts = model.policy.get("timeouts", {})
+    hold_s = float(timeouts.get("hold_s", Patience().hold_s))
+    return Patience(float(model.spec.rollout.idle_timeout_seconds), hold_s)
+
+
+def _size(model: LocalModel, seen: Seen) -> Size:
+    size = sizing(model, seen)
+    return Size(size, weights_status(model, size), model.spec.accelerator.type != "None")
 
 
 def _asked(model: LocalModel) -> Asked:
@@ -53,6 +71,7 @@ def _asked(model: LocalModel) -> Asked:
         suspended=spec.suspend,
         gateway_replicas=spec.gateway.replicas or 1,
         server_replicas=spec.replicas,
+        size=None if model.external else partial(_size, model),
         route=spec.expose.http_route is not None,
         monitor=spec.monitoring.service_monitor,
         access=_access(model),

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock_operator import conditions
+from penstock_operator import conditions, rollout
 from penstock_operator.applying import Applying
 from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.cluster import ApiRefused, Cluster, NotLeading
 from penstock_operator.conditions import Asked
 from penstock_operator.failures import is_ready
 from penstock_operator.localmodel.names import GATEWAY
+from penstock_operator.rollout import Patience, Plan, Work
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
 from penstock_operator.work_queue import Done
 
@@ -38,11 +39,13 @@ class Read:
     Attributes:
         children: what there should be, given what is seen; None when the spec cannot be used.
         optional: kinds among them that the API server need not serve.
+        patience: how long a changed server and its clients are waited for.
     """
 
     asked: Asked
     children: Callable[[Seen], list[Manifest]] | None
     optional: frozenset[str] = frozenset()
+    patience: Patience = field(default_factory=Patience)
 
 
 class Reconciler:
@@ -50,6 +53,7 @@ class Reconciler:
     Args:
         read: understands a LocalModel's body; an unusable spec is said in `Asked.refused`.
         ask: asks the model's gateway pods for their status.
+        hold: has them hold new requests, and tells what still runs; resume: has them go on.
         token: the admin token of a model, from its key and uid.
         apis: the optional kinds that the API server serves now; what there is of them is in the cache then.
         admitted: peers of a NetworkPolicy that reach every gateway.
@@ -66,6 +70,8 @@ class Reconciler:
         version: str,
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
+        hold: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, Work]]],
+        resume: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, str]]],
         apis: Callable[[], Awaitable[frozenset[str]]],
         admitted: tuple[Manifest, ...] = (),
         stale: Callable[[str], None] = lambda kind: None,
@@ -78,6 +84,8 @@ class Reconciler:
         self._version = version
         self._token = token
         self._ask = ask
+        self._hold = hold
+        self._resume = resume
         self._apis = apis
         self._admitted = admitted
         self._now = now
@@ -91,15 +99,44 @@ class Reconciler:
             return Done(gone=True)
         read = self._read(body)
         seen = await self._look(key, body, read.optional)
+        plan = Plan()
         if read.children is not None:
             wanted = read.children(seen)
+            plan = await self._plan(key, read, wanted, seen)
             for manifest in wanted:
-                await self._children.apply(key, manifest, seen)
+                if not plan.keeps(key.name, manifest):
+                    await self._children.apply(key, manifest, seen)
             await self._children.remove(body["metadata"]["uid"], key, wanted, seen)
         seen = replace(seen, left=self._children.left(key))
-        status = conditions.status(read.asked, seen)
+        status = conditions.status(read.asked, seen, plan.rollout)
         await self._tell(body, status)
+        if plan.again_s is not None:
+            return Done(again_s=plan.again_s)
         return Done(again_s=_again_s(read, seen, status))
+
+    async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:
+        """What comes next of a rollout; the gateways are asked for what it needs to know of them."""
+
+        def planned(work: Mapping[str, Work] | None = None) -> Plan:
+            return rollout.plan(
+                key.name, wanted, seen, read.patience, suspended=read.asked.suspended, work=work
+            )
+
+        plan = planned()
+        if plan.hold:
+            self._must_lead()
+            plan = planned(await self._hold(key, seen.pods, seen.admin_token))
+        if plan.resume:
+            self._must_lead()
+            chosen = [pod for pod in seen.pods if pod["metadata"]["name"] in plan.resume]
+            for why in (await self._resume(key, chosen, seen.admin_token)).values():
+                if why:
+                    _log.warning("%s: %s; its hold ends by itself.", key, why)
+        return plan
+
+    def _must_lead(self) -> None:
+        if not self._cluster.may_write():
+            raise NotLeading("The gateways are left to the replica that leads.")
 
     async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
         # Before the children: it may bring some.

@@ -18,13 +18,14 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from penstock import __version__
 from penstock.errors import PenstockError
 from penstock_operator import health, tokens
-from penstock_operator.asking import ask
+from penstock_operator.asking import PORT, Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.handlers import WATCHED, Backoff
@@ -185,6 +186,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
 
     sweep = Sweep(cluster, cache, WATCHED, namespaces, key_changed)
     apis = OptionalApis(cluster, sweep.look)
+    gateways = Gateways(directly() if cluster.inside else partial(cluster.proxied, port=PORT))
     reconciler = Reconciler(
         cluster,
         cache,
@@ -192,7 +194,9 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         image=choices.image,
         version=__version__,
         token=lambda key, uid: tokens.token(master, key, uid),
-        ask=ask,
+        ask=gateways.ask,
+        hold=gateways.hold,
+        resume=gateways.resume,
         apis=apis,
         admitted=choices.admitted,
         stale=sweep.owed,

@@ -11,7 +11,8 @@ would cost it as much as all of its own parts. No proxy is ever asked.
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator, Sequence
+import ssl
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,8 @@ class Client:
         token: its admin token, None for reading only.
         api_key: a client key, where the gateway wants one.
         entry: the runtime file it was found by.
+        headers: more of them, for what stands between (the API server of a cluster).
+        verify: whom `https` is believed; True asks the usual authorities.
     """
 
     def __init__(
@@ -137,16 +140,19 @@ class Client:
         api_key: str | None = None,
         entry: RuntimeFile | None = None,
         timeout_s: float = 10.0,
+        headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
-        headers = {}
+        sent = dict(headers or {})
         if token:
-            headers["penstock-admin-token"] = token
+            sent["penstock-admin-token"] = token
         if api_key:
-            headers["authorization"] = f"Bearer {api_key}"
+            sent["authorization"] = f"Bearer {api_key}"
         self.url = url
         self.entry = entry
-        self._headers = headers
+        self._headers = sent
         self._timeout_s = timeout_s
+        self._verify = verify
 
     @classmethod
     def find(cls, port: int | None = None, *, folder: Path | None = None) -> Client:
@@ -220,11 +226,17 @@ class Client:
         """Hold new requests for one upstream or all, or refuse them; running ones go on."""
         return _switched(self._post("/penstock/pause", upstream=upstream, refuse=refuse))
 
-    def resume(self, upstream: str | None = None, *, wait_s: float = 8.0) -> Resumed:
-        """End pause and drain. Servers are looked at first; for one that is not back it waits for *wait_s*."""
+    def resume(
+        self, upstream: str | None = None, *, wait_s: float = 8.0, keep_pause: bool = False
+    ) -> Resumed:
+        """
+        End drain, and pause too unless *keep_pause*. Servers are looked at first; for one that is not back it waits
+        for *wait_s*.
+        """
         answer = self._post(
-            "/penstock/resume", within_s=wait_s + 10.0, upstream=upstream, wait_s=wait_s
-        )
+            "/penstock/resume", within_s=wait_s + 10.0,
+            upstream=upstream, wait_s=wait_s, keep_pause=keep_pause,
+        )  # fmt: skip
         return Resumed(tuple(answer["resumed"]), tuple(answer["away"]))
 
     def drain(
@@ -234,6 +246,7 @@ class Client:
         hold: bool = False,
         timeout_s: float | None = None,
         wait: bool = True,
+        release_s: float | None = None,
     ) -> Iterator[DrainProgress]:
         """
         Let running requests end, and refuse new ones, or hold them, until `resume`.
@@ -241,12 +254,16 @@ class Client:
         Args:
             timeout_s: how long to wait for the end; None takes the gateway's `timeouts.drain_s`.
             wait: False returns what runs now, and does not wait for its end.
+            release_s: the drain ends by itself after so long, unless it is asked for again before; None keeps it.
 
         Yields:
             how far it is; the last one says `drained`, or `expired` when requests still run.
         """
-        fields = {"upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait}
-        with self._asked("POST", "/penstock/drain", fields, within_s=30.0) as response:
+        fields = {
+            "upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait, "release_s": release_s,
+        }  # fmt: skip
+        silence_s = 30.0 if wait else self._timeout_s
+        with self._asked("POST", "/penstock/drain", fields, silence_s) as response:
             while line := response.readline():
                 value = orjson.loads(line)
                 yield DrainProgress(
@@ -349,13 +366,10 @@ class Client:
     ) -> Iterator[http.client.HTTPResponse]:
         """The answer while it is read; *within_s* is the longest silence, None waits for ever."""
         parts = urlsplit(self.url)
-        kind = (
-            http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        )
         headers, body = self._headers, None
         if fields is not None:
             headers, body = {**headers, "content-type": "application/json"}, orjson.dumps(fields)
-        connection = kind(parts.hostname or "", parts.port, timeout=within_s)
+        connection = self._connection(parts.scheme, parts.hostname or "", parts.port, within_s)
         answered = False
         try:
             connection.request(method, parts.path + path, body, headers)
@@ -371,6 +385,18 @@ class Client:
             ) from exc
         finally:
             connection.close()
+
+    def _connection(
+        self, scheme: str, host: str, port: int | None, within_s: float | None
+    ) -> http.client.HTTPConnection:
+        if scheme != "https":
+            return http.client.HTTPConnection(host, port, timeout=within_s)
+        context = self._verify
+        if not isinstance(context, ssl.SSLContext):
+            context = ssl.create_default_context()
+            context.check_hostname = bool(self._verify)
+            context.verify_mode = ssl.CERT_REQUIRED if self._verify else ssl.CERT_NONE
+        return http.client.HTTPSConnection(host, port, timeout=within_s, context=context)
 
 
 def _switched(answer: dict[str, Any]) -> Switched:

@@ -12,7 +12,13 @@ from penstock_operator.failures import failures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes-troubleshooting.md").read_text(encoding="utf-8")
-AT = {"Condition": 2, "Failure": 3}  # where the reason stands among the arguments
+AT = {
+    "Condition": 2,
+    "Failure": 3,
+    "Rollout": 3,
+    "Small": 0,
+    "_replace": 3,
+}  # where the reason stands among the arguments
 SETS = {"_FETCH", "FOR_A_PERSON"}
 
 
@@ -42,7 +48,7 @@ def reasons(source: str) -> Iterator[str]:
 def test_every_reason_is_documented_and_no_other() -> None:
     """The page and the code have the same reasons."""
     used: set[str] = set()
-    for name in ("conditions", "failures"):
+    for name in ("conditions", "failures", "fits", "rollout"):
         source = ROOT / "operator" / "penstock_operator" / f"{name}.py"
         used |= set(reasons(source.read_text(encoding="utf-8")))
     documented = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))

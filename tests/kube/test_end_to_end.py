@@ -20,7 +20,7 @@ import kube_release
 import parts
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-WITHIN_S = 120.0
+WITHIN_S = 180.0
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -54,11 +54,15 @@ def namespace(cluster: kube_cluster.Cluster) -> str:
 
 def wait_ready(cluster: kube_cluster.Cluster, namespace: str, name: str) -> None:
     """As people wait; at a failure with what the LocalModel and its pods say."""
-    try:
-        cluster.kubectl("wait", f"lm/{name}", "-n", namespace, "--for=condition=Ready", "--timeout=85s")  # fmt: skip
-    except kube_parts.Refused as exc:
-        said = cluster.kubectl("describe", "lm,pods", "-n", namespace)
-        raise AssertionError(f"{exc}\n{said}") from exc
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            cluster.kubectl("wait", f"lm/{name}", "-n", namespace, "--for=condition=Ready", "--timeout=60s")  # fmt: skip
+            return
+        except kube_parts.Refused as exc:
+            if time.monotonic() > deadline:
+                said = cluster.kubectl("describe", "lm,pods", "-n", namespace)
+                raise AssertionError(f"{exc}\n{said}") from exc
 
 
 def client(cluster: kube_cluster.Cluster, namespace: str, name: str) -> openai.OpenAI:
@@ -93,18 +97,25 @@ def test_five_lines_become_a_model_that_answers(
 def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str) -> None:
     """The list has the name that clients use, runtime, readiness and servers; what happened is in the Events."""
     wait_ready(cluster, namespace, "smallest")
-    head, row = cluster.kubectl("get", "lm", "smallest", "-n", namespace).splitlines()
-    assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
-    assert row.split()[:6] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1"]
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = cluster.get("lm", "smallest", "-n", namespace)["status"]
         return found
 
     # Read back from the engine, through the gateway, as soon as that can be asked.
-    until(lambda: status().get("tuning", {}).get("source") == "Engine", "nothing was read back")
-    assert status()["tuning"]["contextLength"] == 8192
+    until(
+        lambda: status().get("tuning", {}).get("sources", {}).get("contextLength"),
+        "nothing was read back",
+    )
+    tuning = status()["tuning"]
+    assert tuning["contextLength"] == 8192
+    assert tuning["sources"]["contextLength"] == {"source": "Engine", "limitedBy": "Trained"}
+    assert status()["weights"]["header"]["architecture"] == "llama"
     assert "lastFailure" not in status()
+    head, row = cluster.kubectl("get", "lm", "smallest", "-n", namespace).splitlines()
+    columns = ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "CONTEXT", "AGE"]
+    assert head.split() == columns
+    assert row.split()[:-1] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1", "8192"]
     told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
     told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
     assert told[-1]["reason"] == "Ready", [one["reason"] for one in told]
@@ -191,6 +202,31 @@ def test_two_gateways_share_two_servers(cluster: kube_cluster.Cluster, namespace
         return len(used) == 2 and all(used.values()) and set().union(*used.values()) == addresses
 
     until(both, f"used {used} of {addresses}")
+
+
+def test_killed_for_memory_it_serves_smaller_and_says_so(
+    cluster: kube_cluster.Cluster, namespace: str
+) -> None:
+    """A limit that the kernel enforces: the server is killed, made smaller, answers, and the status says what to do."""
+    asked = {"contextLength": 8192, "parallelRequests": 32}
+    limits = {"limits": {"memory": "128Mi"}}
+    cluster.apply(kube_release.local_model(namespace, "tight", tuning=asked, resources=limits))
+    wait_ready(cluster, namespace, "tight")
+    status = cluster.get("lm", "tight", "-n", namespace)["status"]
+    assert status["tuning"]["stepDown"]["steps"] >= 1
+    assert "lastFailure" not in status
+    small = next(one for one in status["conditions"] if one["type"] == "FitsMemory")
+    assert (small["status"], small["reason"]) == ("False", "SteppedDown")
+    assert "in place of 8192 for 32" in small["message"]
+    assert "Raise spec.resources.limits.memory" in small["message"]
+    told = cluster.get("events", "-n", namespace)["items"]
+    assert "SteppedDown" in [one["reason"] for one in told if one["involvedObject"]["name"] == "tight"]  # fmt: skip
+    with client(cluster, namespace, "tight") as sdk:
+        answer = sdk.chat.completions.create(
+            model="tight", messages=[{"role": "user", "content": "Hello"}], max_tokens=1
+        )
+    assert answer.choices
+    cluster.kubectl("delete", "lm", "tight", "-n", namespace)
 
 
 def test_uninstalled_cleanly_with_models_left(

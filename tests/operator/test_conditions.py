@@ -112,8 +112,12 @@ def test_what_gateways_see_is_read_back_and_the_least_is_told() -> None:
         ASKED, seen(*HEALTHY, gateways={"a": gateway(8192, 4), "b": gateway(4096, 2)})
     )
     assert status["tuning"] == {
-        "contextLength": 4096, "source": "Engine", "parallelRequests": 2,
-        "concurrency": 2, "limitedBy": "Slots",
+        "contextLength": 4096, "parallelRequests": 2, "concurrency": 2,
+        "sources": {
+            "contextLength": {"source": "Engine", "limitedBy": "Engine"},
+            "parallelRequests": {"source": "Engine", "limitedBy": "Asked"},
+            "concurrency": {"source": "Gateway", "limitedBy": "Slots"},
+        },
     }  # fmt: skip
     assert of(status, "ModelLoaded")["status"] == "True"
 

@@ -1,5 +1,6 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,6 +51,35 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
     assert container["image"] == "penstock:2"
 
 
+def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
+    """What runs stays as it is until something else is asked for; a drift from it is still put right."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    older = copy.deepcopy(before)
+    template = older["Deployment", "m-server"]["spec"]["template"]
+    template["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] = 7
+    template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+    upgraded = replace(SEEN, operator_image="penstock:2", children=older)
+    assert children(spec, upgraded)["Deployment", "m-server"] == older["Deployment", "m-server"]
+    for more in ({"tuning": {"contextLength": 4096}}, {"resources": {"limits": {"memory": "1Gi"}}}):
+        changed = children({**spec, **more}, upgraded)["Deployment", "m-server"]["spec"]["template"]
+        assert changed["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] == 5
+    drifted = copy.deepcopy(before)
+    container = drifted["Deployment", "m-server"]["spec"]["template"]["spec"]["containers"][0]
+    container["readinessProbe"]["periodSeconds"] = 7
+    healed = children(spec, replace(SEEN, children=drifted))
+    assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
+
+
+def test_another_gateway_image_restarts_no_server():
+    """The fetcher of the weights is of that image too, and has done its work."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)
+    changed = children({**spec, "gateway": {"image": "mine:1"}}, replace(SEEN, children=before))
+    assert changed["Deployment", "m-server"] == before["Deployment", "m-server"]
+    assert changed["Deployment", "m"] != before["Deployment", "m"]
+
+
 def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
     """Shell code in a URI reaches the shell as the value of a variable only."""
     made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
@@ -70,7 +100,21 @@ def test_settings_reach_the_gateway_in_its_own_words():
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
-    assert configuration(model(spec))["timeouts"] == {"stall_s": 60}
+    assert configuration(model(spec))["timeouts"] == {"stall_s": 60, "drain_s": 300}
+
+
+def test_a_gateway_is_given_the_time_that_its_answers_have():
+    """The kubelet waits longer than the gateway lets its answers run, whoever set that."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    for more, drain_s in (
+        ({}, 300),
+        ({"rollout": {"idleTimeoutSeconds": 20}}, 20),
+        ({"gateway": {"settings": {"timeouts": {"drainS": 1000}}}}, 1000),
+    ):
+        pod = children({**spec, **more})["Deployment", "m"]["spec"]["template"]["spec"]
+        assert configuration(model({**spec, **more}))["timeouts"]["drain_s"] == drain_s
+        assert pod["terminationGracePeriodSeconds"] == drain_s + 30
+        assert "lifecycle" not in pod["containers"][0]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
+from penstock_operator.rollout import Work
 from penstock_operator.seen import Key
 from penstock_operator.sweep import Sweep
 from penstock_operator.tokens import NoMasterKey, master_key, token
@@ -38,12 +39,20 @@ class World:
             version="1",
             token=lambda key, uid: token(b"m" * 32, key, uid),
             ask=self._ask,
+            hold=self._hold,
+            resume=self._resume,
             apis=self._apis,
             stale=self.stale.append,
             now=lambda: self.now,
         )
 
     async def _ask(self, *_: Any) -> dict[str, Any]:
+        return {}
+
+    async def _hold(self, key: Key, pods: Any, token: str) -> dict[str, Work]:
+        return {}
+
+    async def _resume(self, key: Key, pods: Any, token: str) -> dict[str, str]:
         return {}
 
     async def _apis(self) -> frozenset[str]:

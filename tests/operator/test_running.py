@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from penstock.cli import main as cli
-from penstock_operator import asking, health
+from penstock_operator import health
+from penstock_operator.asking import Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused
 from penstock_operator.command import operator
@@ -88,7 +89,7 @@ def test_a_gateway_that_cannot_be_asked_says_why() -> None:
         return {"metadata": {"name": name, "labels": labels}, "status": status}
 
     pods = (pod("a", "gateway", "True"), pod("b", "gateway", "False"), pod("c", "server", "True"))
-    found = asyncio.run(asking.ask(Key("n", "m"), pods, "t", port=1))
+    found = asyncio.run(Gateways(directly(port=1)).ask(Key("n", "m"), pods, "t"))
     assert list(found) == ["a"]
     assert found["a"].status is None
     assert "could not be asked" in found["a"].problem

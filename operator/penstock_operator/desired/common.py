@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Resources
@@ -47,9 +46,10 @@ def child(
     return {"apiVersion": api, "kind": kind, "metadata": about, **body}
 
 
-def digest_of(pod: Mapping[str, Any]) -> str:
-    """A short hash, the same for the same pod."""
-    return hashlib.sha256(json.dumps(pod, sort_keys=True).encode()).hexdigest()[:16]
+def said_of_pods(model: LocalModel) -> dict[str, Any]:
+    """What the spec says of all pods' metadata; nothing when it says nothing."""
+    said = model.spec.pod_metadata.model_dump(mode="json", exclude_defaults=True)
+    return {"said": said} if said else {}
 
 
 def template(
@@ -86,19 +86,26 @@ def deployment(
     spec: dict[str, Any] = {
         "selector": {"matchLabels": selector(model.name, component)},
         "strategy": dict(strategy),
-        "template": template(model, component, pod, digest or digest_of(pod)),
+        "template": template(
+            model, component, pod, digest or digest_of({**pod, **said_of_pods(model)})
+        ),
     }
     if replicas is not None:
         spec["replicas"] = replicas
     return child(model, "apps/v1", "Deployment", name, component, spec=spec)
 
 
-def resources(asked: Resources, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """As in a container; *more* are limits of GPUs."""
+def resources(
+    asked: Resources, more: Mapping[str, Any] | None = None, memory: str | None = None
+) -> dict[str, Any]:
+    """As in a container; *more* are limits of GPUs, *memory* is asked for where nothing is said about it."""
     limits = {**{name: str(value) for name, value in asked.limits.items()}, **(more or {})}
     found: dict[str, Any] = {}
-    if asked.requests:
-        found["requests"] = {name: str(value) for name, value in asked.requests.items()}
+    requests = {name: str(value) for name, value in asked.requests.items()}
+    if memory is not None:
+        requests = {"memory": memory, **requests}
+    if requests:
+        found["requests"] = requests
     if limits:
         found["limits"] = limits
     return found

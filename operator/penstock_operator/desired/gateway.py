@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from penstock_operator.desired.common import (
@@ -17,6 +18,10 @@ from penstock_operator.localmodel.names import GATEWAY, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.seen import Manifest, Seen
 
+ACCEPT_AFTER_STOP_S = 5
+"""A gateway that ends takes requests for so long: until then Services have heard that it goes. A preStop hook would
+only do the same with less knowledge."""
+_BEYOND_DRAIN_S = ACCEPT_AFTER_STOP_S + 25
 _KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}
 
 
@@ -27,12 +32,13 @@ def configuration(model: LocalModel) -> dict[str, Any]:
     keys = spec.gateway.keys_secret_ref
     listen: dict[str, Any] = {
         "host": "0.0.0.0", "port": 8080, "metrics_open": True, "allow_anonymous": keys is None,  # noqa: S104
-        "admin_token_file": "/etc/penstock/admin/token", "accept_after_stop_s": 5,
+        "admin_token_file": "/etc/penstock/admin/token", "accept_after_stop_s": ACCEPT_AFTER_STOP_S,
         "allowed_hosts": [name, f"{name}.{space}", f"{name}.{space}.svc", f"{name}.{space}.svc.cluster.local", *(spec.expose.http_route.hostnames if spec.expose.http_route else ())],
     }  # fmt: skip
     if keys is not None:
         listen["client_keys_dir"] = "/etc/penstock/keys"
-    found = {**model.policy, "version": 1, "listen": listen}
+    timeouts = {"drain_s": drain_s(model), **model.policy.get("timeouts", {})}
+    found = {**model.policy, "version": 1, "listen": listen, "timeouts": timeouts}
     if spec.runtime.external is not None:
         upstream: dict[str, Any] = {
             "name": "server",
@@ -50,6 +56,12 @@ def configuration(model: LocalModel) -> dict[str, Any]:
         if model.runtime == "Ollama" and model.served_name != tag:
             found["routing"] = {"aliases": {model.served_name: tag}}
     return {**found, "upstreams": [upstream]}
+
+
+def drain_s(model: LocalModel) -> float:
+    """How long a gateway that is replaced lets its answers run: as long as a changed server would."""
+    said = model.policy.get("timeouts", {}).get("drain_s", model.spec.rollout.idle_timeout_seconds)
+    return float(said)
 
 
 def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
@@ -87,7 +99,7 @@ def gateway(model: LocalModel, seen: Seen) -> list[Manifest]:
     }  # fmt: skip
     pod = {
         "automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": POD_SECURITY,
-        "terminationGracePeriodSeconds": spec.rollout.idle_timeout_seconds + 60,
+        "terminationGracePeriodSeconds": math.ceil(drain_s(model)) + _BEYOND_DRAIN_S,
         "containers": [container], "volumes": volumes, **pull_secrets(model),
     }  # fmt: skip
     service = {

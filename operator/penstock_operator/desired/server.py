@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from penstock.tokens.memory_fit import USUAL_TOKENS
 from penstock_operator.desired.common import (
     CONTAINER_SECURITY,
     POD_SECURITY,
     child,
     deployment,
-    digest_of,
     pull_secrets,
     resources,
+    said_of_pods,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
+from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
-from penstock_operator.localmodel.names import SERVER, TEMPLATE_HASH, children, selector
+from penstock_operator.localmodel.names import (
+    ASKED_HASH,
+    SERVER,
+    STEPS_DOWN,
+    TEMPLATE_HASH,
+    children,
+    selector,
+)
 from penstock_operator.localmodel.parsing import LocalModel
+from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
+from penstock_operator.sizing import Sizing, memory_request, sizing, told
 
 PORT = 8080
-CPU_CONTEXT = 8192
 _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
@@ -33,15 +43,15 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     """
     Deployment and headless Service.
 
-    A server that runs keeps the images that it has, as long as nothing else about its pod changes: an operator
-    upgrade, which brings another release of ours and of the engines, restarts no model pod.
+    An operator upgrade restarts no model pod: a server that runs keeps the images that it has, as long as nothing
+    else about its pod changes, and the pod that it has, where only this release would write it in another way.
     """
-    spec, name = model.spec, children(model.name).server
+    spec, name, size = model.spec, children(model.name).server, sizing(model, seen)
     found = weights(model, seen)
     container = {
-        "name": "server", **_engine(model, seen, found.path),
+        "name": "server", **_engine(model, seen, found.path, size),
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": resources(spec.resources, _gpu(model)),
+        "resources": resources(spec.resources, _gpu(model), memory_request(model, size)),
         "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
         "securityContext": CONTAINER_SECURITY,
         **_probes(model, found),
@@ -53,7 +63,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         first = [
             {
                 "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
-                "env": [*_ollama(model), *more, {"name": "MODEL", "value": found.path}],
+                "env": [*_ollama(told(model, size)), *more, {"name": "MODEL", "value": found.path}],
                 "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
                 "securityContext": CONTAINER_SECURITY,
             }
@@ -73,15 +83,26 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
     ours = [one for one in chosen if not _named_image(model, one, found)]
-    matters = digest_of({**pod, "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
-    _keep_images(ours, seen.child("Deployment", name), matters)
+    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
+    running = seen.child("Deployment", name)
+    _keep_images(ours, running, matters)
     replicas = 0 if spec.suspend else spec.replicas
-    return [
-        deployment(
-            model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
-        ),
-        child(model, "v1", "Service", name, SERVER, spec=headless),
-    ]
+    made = deployment(
+        model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
+    )
+    made["spec"]["template"]["metadata"]["annotations"][STEPS_DOWN] = size.step.mark
+    _keep_pod(made, running, matters, size.step.mark)
+    return [made, child(model, "v1", "Service", name, SERVER, spec=headless)]
+
+
+def _keep_pod(made: Manifest, running: Mapping[str, Any] | None, matters: str, asked: str) -> None:
+    made["metadata"]["annotations"] = {ASKED_HASH: asked}
+    if running is None:
+        return
+    template = running["spec"]["template"]
+    is_other = (template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH) != matters
+    if is_other and (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
+        made["spec"]["template"] = template
 
 
 def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
@@ -107,16 +128,16 @@ def _keep_images(
         one["image"] = there[one["name"]]["image"]
 
 
-def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
+def _engine(model: LocalModel, seen: Seen, path: str, size: Sizing) -> dict[str, Any]:
     """Image, command or arguments, and variables."""
-    spec, tuning = model.spec, model.spec.tuning
+    spec, tuning = model.spec, told(model, size)
     parallel = tuning.parallel_requests or 1
     theirs = image(model.runtime or "", spec.accelerator.type)
     if model.runtime == "Ollama":
         return {
             "image": theirs,
             "args": ["serve", *spec.runtime.args],
-            "env": [*_ollama(model), *environment(model)],
+            "env": [*_ollama(tuning), *environment(model)],
         }
     if model.runtime == "VLLM":
         args = [
@@ -143,8 +164,12 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
         and tuning.gpu_layers is None
     )
     args = ["--model", path, "--host", "0.0.0.0", "--port", str(PORT), "--alias", model.served_name, "--parallel", str(parallel), "--metrics"]  # noqa: S104  # fmt: skip
-    context = tuning.context_length or (CPU_CONTEXT if spec.accelerator.type == "None" else None)
-    if context is not None:
+    context = tuning.context_length or (USUAL_TOKENS if spec.accelerator.type == "None" else None)
+    if size.fits_itself:
+        args.append("--fit")
+        if size.step.steps:
+            args += ["--steps-down", str(size.step.steps)]
+    elif context is not None:
         args += ["--ctx-size", str(context * parallel)]
     if tuning.kv_cache_type is not None:
         args += ["--cache-type-k", tuning.kv_cache_type, "--cache-type-v", tuning.kv_cache_type]
@@ -156,8 +181,7 @@ def _engine(model: LocalModel, seen: Seen, path: str) -> dict[str, Any]:
     return {"image": theirs, "args": args}
 
 
-def _ollama(model: LocalModel) -> list[dict[str, Any]]:
-    tuning = model.spec.tuning
+def _ollama(tuning: Tuning) -> list[dict[str, Any]]:
     found = {"OLLAMA_HOST": f"0.0.0.0:{PORT}", "OLLAMA_MODELS": FOLDER, "HOME": "/tmp", "OLLAMA_NUM_PARALLEL": str(tuning.parallel_requests or 1), "OLLAMA_KEEP_ALIVE": "-1"}  # noqa: S108  # fmt: skip
     if tuning.context_length is not None:
         found["OLLAMA_CONTEXT_LENGTH"] = str(tuning.context_length)

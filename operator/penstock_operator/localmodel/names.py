@@ -23,6 +23,8 @@ INSTANCE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 MODEL = "penstock.dev/model"
 TEMPLATE_HASH = "penstock.dev/template-hash"
+ASKED_HASH = "penstock.dev/asked-hash"
+STEPS_DOWN = "penstock.dev/steps-down"
 
 GATEWAY, SERVER, WEIGHTS = "gateway", "server", "weights"
 

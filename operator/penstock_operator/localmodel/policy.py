@@ -47,6 +47,26 @@ def as_policy(settings: Mapping[str, Any]) -> Policy | str:
     return found
 
 
+def as_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The other way round: what of a gateway's settings differs from the defaults, as `spec.gateway.settings` says it.
+
+    Args:
+        values: the whole tree, as the gateway shows it (`/penstock/settings`).
+    """
+    defaults = Settings().model_dump(mode="json")
+    found: dict[str, Any] = {}
+    for name in GROUPS:
+        inner = part(Settings, name)
+        value, default = values.get(name, defaults[name]), defaults[name]
+        if value == default:
+            continue
+        told = _camel(value, default, inner, name) if inner else value
+        if told:
+            found[to_camel(name)] = told
+    return found
+
+
 def part(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """The class of settings of a field, when it is a group."""
     annotation = model.model_fields[name].annotation
@@ -69,4 +89,17 @@ def _snake(value: Any, model: type[BaseModel], path: str) -> Any:
             raise ValueError(f"{to_camel(path)}.{name} is not set here: the operator decides it")
         inner = part(model, own) if own in model.model_fields else None
         found[own] = _snake(inner_value, inner, f"{path}.{own}") if inner else inner_value
+    return found
+
+
+def _camel(value: Any, default: Any, model: type[BaseModel], path: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    found: dict[str, Any] = {}
+    for name, one in value.items():
+        usual = default.get(name) if isinstance(default, Mapping) else None
+        if f"{path}.{name}" in LEFT_OUT or name not in model.model_fields or one == usual:
+            continue
+        inner = part(model, name)
+        found[to_camel(name)] = _camel(one, usual, inner, f"{path}.{name}") if inner else one
     return found

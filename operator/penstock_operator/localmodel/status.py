@@ -36,6 +36,16 @@ class LastFailure(Part):
     time: str = option("", effect="When it was seen.")
 
 
+class Rollout(Part):
+    """A changed server on its way; what it waits for says the condition Progressing."""
+
+    step: Literal["Waiting", "Draining", "Replacing", "Starting", "GivenUp"] = option(
+        effect="Waiting for gateways, Draining them, Replacing the server, Starting one, or GivenUp."
+    )
+    since: str = option("", effect="When the step began.")
+    template: str = option("", effect="Hash of the pod template that is on its way.")
+
+
 Conditions = Annotated[
     list[Condition],
     Field(
@@ -59,8 +69,13 @@ class LocalModelStatus(Part):
     replicas: int = option(0, effect="Servers that are there.")
     ready_replicas: int = option(0, effect="Servers that answer.")
     selector: str = option("", effect="Labels of the servers' pods, for autoscalers.")
-    tuning: Passed = option(factory=dict, effect="What the engine got, each with source and limit.")
+    tuning: Passed = option(
+        factory=dict,
+        effect="What the engine got; `sources` says of each number where it is from and what limits it.",
+    )
+    weights: Passed = option(factory=dict, effect="What the header of the weights tells.")
     performance: Passed = option(factory=dict, effect="How quick it was when measured.")
+    rollout: Rollout | None = option(None, effect="A changed server on its way.")
     last_failure: LastFailure | None = option(
         None, effect="What went wrong last; gone when it is healed."
     )

@@ -86,21 +86,11 @@ def fetch(
 
 
 def _facts(path: Path) -> dict[str, object]:
-    """What a GGUF says of itself in numbers and names; enough to tell its window and its cache. Empty for others."""
-    from penstock.adapters.gguf_file import read_gguf
-    from penstock.tokens.gguf import NotGguf
+    """What a GGUF says of itself about memory; empty for others."""
+    from penstock.adapters.model_file import model_facts
 
-    try:
-        metadata = read_gguf(path).metadata
-    except NotGguf:
-        return {}
-    architecture = str(metadata.get("general.architecture", ""))
-    wanted = ("general.architecture", "general.name", "general.file_type")
-    return {
-        key: value
-        for key, value in metadata.items()
-        if key in wanted or (key.startswith(f"{architecture}.") and not isinstance(value, list))
-    }
+    found = model_facts(path)
+    return {} if found is None else found.to_dict()
 
 
 def _read(file: str) -> str:

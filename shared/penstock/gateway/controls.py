@@ -53,6 +53,7 @@ class Controls:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._returning: dict[UpstreamState, asyncio.Task[None]] = {}
+        self._releases: dict[str | None, asyncio.TimerHandle] = {}
 
     def states(self, upstream: str | None) -> list[UpstreamState]:
         """
@@ -88,16 +89,54 @@ class Controls:
             )
         return await self._turn("bypass", upstream, OFF, "bypass_ended", "requests are tuned again")
 
-    async def drain(self, upstream: str | None, *, hold: bool, timeout_s: float) -> None:
-        """Running requests end, new ones are refused, or held. Who waits for their end asks `running`."""
-        told = "held" if hold else "refused"
-        await self._turn(
-            "drain", upstream, "hold" if hold else "refuse", "draining",
-            f"running requests end, new ones are {told}",
-        )  # fmt: skip
-        by_s = asyncio.get_running_loop().time() + timeout_s
+    async def drain(
+        self, upstream: str | None, *, hold: bool, timeout_s: float, release_s: float | None = None
+    ) -> None:
+        """
+        Running requests end, new ones are refused, or held. Who waits for their end asks `running`.
+
+        Args:
+            release_s: the drain ends by itself after so long, unless it is asked for again: whoever drains and may
+                die before it resumes leaves nothing behind. None leaves it in force.
+        """
+        loop, value = asyncio.get_running_loop(), "hold" if hold else "refuse"
+        self._keep_until(upstream, release_s)
+        switch = self._runtime.board.switches.drain
+        if switch.turned(upstream, value) != switch:
+            told = "held" if hold else "refused"
+            await self._turn(
+                "drain", upstream, value, "draining", f"running requests end, new ones are {told}"
+            )
+        else:
+            self.states(upstream)
+        by_s = loop.time() + timeout_s
         for state in self.states(upstream):
             state.gate.drained_by_s = by_s
+
+    def _keep_until(self, upstream: str | None, release_s: float | None) -> None:
+        """A drain of *upstream* begins, or is renewed, or has ended: what was to end it by itself does no more."""
+        ends = list(self._releases) if upstream is None else [upstream]
+        for one in ends:
+            timer = self._releases.pop(one, None)
+            if timer is not None:
+                timer.cancel()
+        if release_s is not None:
+            loop = asyncio.get_running_loop()
+            self._releases[upstream] = loop.call_later(release_s, self._release, upstream)
+
+    def _release(self, upstream: str | None) -> None:
+        self._releases.pop(upstream, None)
+        why = "requests go on: nobody asked for the drain any more"
+        self._runtime.spawn(self._end_drain(upstream, why), "end of a drain")
+
+    async def _end_drain(self, upstream: str | None, why: str) -> None:
+        try:
+            states = self.states(upstream)
+        except RequestError:
+            return  # the upstream is gone, and its drain with it
+        await self._turn("drain", upstream, OFF, "resumed", why)
+        for state in states:
+            self._bring_back(state)
 
     def drained(self, upstream: str | None, seconds: float) -> None:
         """A drain has come to its end: nothing runs there any more."""
@@ -118,7 +157,9 @@ class Controls:
             found.append(Running(state.name, running, limiter.waiting, state.holding.waiting))
         return found
 
-    async def resume(self, upstream: str | None, *, wait_s: float) -> tuple[list[str], list[str]]:
+    async def resume(
+        self, upstream: str | None, *, wait_s: float, keep_pause: bool = False
+    ) -> tuple[list[str], list[str]]:
         """
         End pause and drain: each upstream is looked at first, then what was held goes on. A server of ours that
         was given up is started again.
@@ -126,6 +167,7 @@ class Controls:
         Args:
             wait_s: how long to wait for servers that are not back yet; they are waited for on and on in the
                 background.
+            keep_pause: end the drain only.
 
         Returns:
             upstreams that go on, and those whose server is not back yet.
@@ -135,7 +177,9 @@ class Controls:
             if state.supervised is not None:
                 state.supervised.try_again()
         were = [s for s in states if s.holding.reasons or s.gate.refusing]
-        await self._turn("pause", upstream, OFF, None, "")
+        self._keep_until(upstream, None)
+        if not keep_pause:
+            await self._turn("pause", upstream, OFF, None, "")
         await self._turn("drain", upstream, OFF, "resumed", "requests go on")
         waits = [self._bring_back(state) for state in states]
         if waits:

@@ -34,7 +34,7 @@ from penstock.errors import SettingsError
 from penstock.gateway.app import Gateway
 from penstock.gateway.edge.access import check_bind
 from penstock.gateway.edge.listening import BACKLOG, PortTaken, open_sockets, port_of, shown_host
-from penstock.gateway.edge.protocol import WireLimits, with_limits
+from penstock.gateway.edge.protocol import Protocol, WireLimits, with_limits
 from penstock.gateway.live_rules import LiveRules
 from penstock.gateway.own_servers import OwnServers
 from penstock.gateway.runtime import Runtime
@@ -102,6 +102,7 @@ class GatewayServer:
         self._draining: asyncio.Future[None] | None = None
         self._descriptors: int | None = None
         self._server: uvicorn.Server | None = None
+        self._protocol: type[Protocol] | None = None
         self.runtime: Runtime | None = None
 
     def run(self) -> int:
@@ -145,6 +146,8 @@ class GatewayServer:
         elif not runtime.leaving:
             log.info("stopping; %d requests are let end", len(runtime.in_flight))
             runtime.leaving = True
+            if self._protocol is not None:
+                self._protocol.leaving = True
             still_s = self._loaded.settings.listen.accept_after_stop_s
             runtime.draining = still_s == 0
             self._loop.call_soon_threadsafe(self._leave, still_s)
@@ -160,6 +163,9 @@ class GatewayServer:
         """Go on listening while requests run: who comes now is told when to come again, and status tells it."""
         assert self.runtime is not None
         self.runtime.draining = True
+        for connection in list(self._server.server_state.connections) if self._server else ():
+            if isinstance(connection, Protocol):
+                connection.rest_no_more()
         if self.runtime.in_flight:
             self._draining = asyncio.ensure_future(self._exit_when_drained(self.runtime))
         else:
@@ -303,9 +309,10 @@ class GatewayServer:
             header_timeout_s=listen.header_timeout_s,
             connections=None if self._descriptors is None else most_connections(self._descriptors),
         )
+        self._protocol = with_limits(limits)
         return uvicorn.Config(
             app,
-            http=with_limits(limits),
+            http=self._protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -166,6 +166,46 @@ def test_a_drain_that_nobody_waits_for_stays_in_force() -> None:
     asyncio.run(scene())
 
 
+def test_a_drain_that_nobody_renews_ends_by_itself() -> None:
+    """Whoever drained and died leaves no gateway that holds for ever; renewed, it goes on, and is told once."""
+
+    async def scene() -> None:
+        async with ScriptedLlama(stream("a")) as llama, gateway_here(llama.url) as here:
+            state = here.runtime.fleet.get("box")
+            await here.runtime.keeper.look(state)
+            await drain(here, upstream="box", hold=True, wait=False, release_s=30.0)
+            waiting = asyncio.create_task(here.chat())
+            await until(lambda: state.holding.waiting)
+            for release_s in (30.0, 0.05):
+                lines = await drain(
+                    here, upstream="box", hold=True, wait=False, release_s=release_s
+                )
+                assert [one["held"] for one in lines[-1]["upstreams"]] == [1]
+            assert (await waiting).status_code == 200
+            assert here.runtime.board.switches == Switches()
+            acts = [act["act"] for act in (await here.http.get("/penstock/status")).json()["acts"]]
+            assert acts.count("draining") == 1
+            assert acts.count("resumed") == 1
+
+    asyncio.run(scene())
+
+
+def test_a_drain_can_be_ended_without_ending_a_pause() -> None:
+    """Two people switch: who ends a drain leaves the other's pause alone."""
+
+    async def scene() -> None:
+        async with ScriptedLlama() as llama, gateway_here(llama.url) as here:
+            await here.runtime.keeper.look(here.runtime.fleet.get("box"))
+            await post(here, "pause", upstream="box")
+            await drain(here, upstream="box", hold=True, wait=False)
+            await post(here, "resume", upstream="box", keep_pause=True)
+            state = here.runtime.fleet.get("box")
+            await until(lambda: state.holding.reasons == ("paused",))
+            assert here.runtime.board.switches.drain.at("box") == ""
+
+    asyncio.run(scene())
+
+
 def test_a_pause_that_begins_while_a_server_is_waited_for_stays() -> None:
     """The end of an earlier resume ends only what nobody wants any more."""
 

@@ -108,6 +108,52 @@ async def serving(
 
 
 @on_both_loops
+def test_a_server_that_leaves_ends_each_connection_with_its_answer(run: Run) -> None:
+    """A kept connection would lead a client to a gateway that goes away; nothing is lost, it comes back by a new one."""
+
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await read_body(receive)
+            if scope["path"] == "/slow":
+                await go.wait()
+            await reply(send, b"done")
+
+        loop, state = asyncio.get_running_loop(), ServerState()
+        config = uvicorn.Config(app, lifespan="off", log_config=None, ws="none", access_log=False)
+        config.load()
+        protocol = with_limits(WireLimits())
+        server = await loop.create_server(lambda: protocol(config, state, {}, loop), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        running, rested, silent = [
+            Client(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(3)
+        ]
+        for client in (rested, silent):
+            client.say(GET)
+            assert await client.answer() == (200, b"done")
+        running.say(GET.replace(b"/ ", b"/slow "))
+        await until(lambda: len(state.tasks) == 1)
+        protocol.leaving = True
+        rested.say(GET)
+        head = await rested.reader.readuntil(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        assert await rested.reader.read() == b"done"
+        for connection in list(state.connections):
+            connection.rest_no_more()
+        assert await silent.is_closed()
+        go.set()
+        assert await running.answer() == (200, b"done")
+        assert await running.is_closed()
+        server.close()
+        await until(lambda: not state.connections)
+        for client in (running, rested, silent):
+            client.writer.close()
+
+    run(main())
+
+
+@on_both_loops
 def test_plain_requests_one_after_the_other(run: Run) -> None:
     """A connection serves on, with bodies of every framing."""
 

@@ -65,10 +65,15 @@ class _RefusedError(Exception):
 
 
 class Protocol(HttpToolsProtocol):
-    """See the module. `limits` and `starts` are set by `with_limits`."""
+    """See the module. `limits` and `starts` are set by `with_limits`, `leaving` by the server."""
 
     limits = WireLimits()
     starts: Starts
+    leaving = False
+    """
+    The server is about to stop: each answer is the last one of its connection, so that its client comes back by a new
+    one, which a load balancer leads elsewhere (a kept connection would lead here to the end).
+    """
 
     def connection_made(self, transport: Any) -> None:
         """See asyncio."""
@@ -107,6 +112,11 @@ class Protocol(HttpToolsProtocol):
         """It has had an answer, and nothing came since."""
         resting = self._resting_since_s is not None and self._is_idle
         return resting and not self.transport.is_closing()
+
+    def rest_no_more(self) -> None:
+        """Close the connection if it waits for its next request."""
+        if self._is_resting:
+            self.transport.close()
 
     def _refuse_crowd(self) -> None:
         self._refuse(
@@ -256,7 +266,7 @@ class Protocol(HttpToolsProtocol):
             self.server_state.default_headers,
             asyncio.Event(),
             head.wants_continue,
-            version != "1.0" and parser.should_keep_alive(),
+            version != "1.0" and not self.leaving and parser.should_keep_alive(),
             self.on_response_complete,
         )
         self._handles.append(handle)
@@ -290,6 +300,8 @@ class Protocol(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+        elif self.leaving and not self._last_words:
+            self.transport.close()
         else:
             self._resting_since_s = self.loop.time()
             if self.timeout_keep_alive_task is None:

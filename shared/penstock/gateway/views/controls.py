@@ -47,19 +47,24 @@ def add_controls(app: FastAPI, runtime: Runtime) -> None:
     @app.post("/penstock/resume")
     async def resume(request: Request) -> Response:
         """End pause and drain."""
-        body = await _body(request, upstream=str, wait_s=float)
+        body = await _body(request, upstream=str, wait_s=float, keep_pause=bool)
         resumed, away = await controls.resume(
-            body.get("upstream"), wait_s=_seconds(body, "wait_s", 8.0)
+            body.get("upstream"),
+            wait_s=_seconds(body, "wait_s", 8.0),
+            keep_pause=body.get("keep_pause", False),
         )
         return _json({"resumed": resumed, "away": away})
 
     @app.post("/penstock/drain")
     async def drain(request: Request) -> Response:
         """Running requests end, new ones are refused, or held."""
-        body = await _body(request, upstream=str, hold=bool, timeout_s=float, wait=bool)
+        body = await _body(
+            request, upstream=str, hold=bool, timeout_s=float, wait=bool, release_s=float
+        )
         upstream, hold = body.get("upstream"), body.get("hold", False)
         timeout_s = _seconds(body, "timeout_s", runtime.settings.timeouts.drain_s)
-        await controls.drain(upstream, hold=hold, timeout_s=timeout_s)
+        release_s = _seconds(body, "release_s", 0.0) if "release_s" in body else None
+        await controls.drain(upstream, hold=hold, timeout_s=timeout_s, release_s=release_s)
         lines = _drain(controls, upstream, timeout_s if body.get("wait", True) else 0.0, hold=hold)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 

@@ -166,6 +166,7 @@ def _upstream(
                 "window_detail": profile.window.detail,
                 "trained_window": profile.reading.trained_window,
                 "slots": profile.reading.slots,
+                "host_memory_bytes": profile.reading.memory_bytes,
                 "loaded": profile.reading.loaded,
                 "remote": profile.is_remote,
                 "continues": None if proofs is None else proofs.shown(state, profile),
