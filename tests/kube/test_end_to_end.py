@@ -20,7 +20,7 @@ import kube_release
 import parts
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-WITHIN_S = 120.0
+WITHIN_S = 180.0
 _RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -54,11 +54,15 @@ def namespace(cluster: kube_cluster.Cluster) -> str:
 
 def wait_ready(cluster: kube_cluster.Cluster, namespace: str, name: str) -> None:
     """As people wait; at a failure with what the LocalModel and its pods say."""
-    try:
-        cluster.kubectl("wait", f"lm/{name}", "-n", namespace, "--for=condition=Ready", "--timeout=85s")  # fmt: skip
-    except kube_parts.Refused as exc:
-        said = cluster.kubectl("describe", "lm,pods", "-n", namespace)
-        raise AssertionError(f"{exc}\n{said}") from exc
+    deadline = time.monotonic() + WITHIN_S
+    while True:
+        try:
+            cluster.kubectl("wait", f"lm/{name}", "-n", namespace, "--for=condition=Ready", "--timeout=60s")  # fmt: skip
+            return
+        except kube_parts.Refused as exc:
+            if time.monotonic() > deadline:
+                said = cluster.kubectl("describe", "lm,pods", "-n", namespace)
+                raise AssertionError(f"{exc}\n{said}") from exc
 
 
 def client(cluster: kube_cluster.Cluster, namespace: str, name: str) -> openai.OpenAI:
@@ -93,9 +97,6 @@ def test_five_lines_become_a_model_that_answers(
 def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str) -> None:
     """The list has the name that clients use, runtime, readiness and servers; what happened is in the Events."""
     wait_ready(cluster, namespace, "smallest")
-    head, row = cluster.kubectl("get", "lm", "smallest", "-n", namespace).splitlines()
-    assert head.split() == ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "AGE"]
-    assert row.split()[:6] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1"]
 
     def status() -> dict[str, Any]:
         found: dict[str, Any] = cluster.get("lm", "smallest", "-n", namespace)["status"]
@@ -111,6 +112,10 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     assert tuning["sources"]["contextLength"] == {"source": "Engine", "limitedBy": "Trained"}
     assert status()["weights"]["header"]["architecture"] == "llama"
     assert "lastFailure" not in status()
+    head, row = cluster.kubectl("get", "lm", "smallest", "-n", namespace).splitlines()
+    columns = ["NAME", "MODEL", "RUNTIME", "READY", "REASON", "SERVERS", "CONTEXT", "AGE"]
+    assert head.split() == columns
+    assert row.split()[:-1] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1", "8192"]
     told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
     told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
     assert told[-1]["reason"] == "Ready", [one["reason"] for one in told]
