@@ -10,7 +10,10 @@
     python3 benchmarks overload     what an overloaded server does to its clients (overload.py)
     python3 benchmarks patience     how real agents bear a prefill of more than a minute (patience.py)
     python3 benchmarks marks        which watermarks are best (marks.py)
+    python3 benchmarks page         what the dashboard costs in a browser (page.py)
     python3 benchmarks soak_context whether memory stays flat (soak_context.py)
+    python3 benchmarks operator_scale  what a thousand LocalModels cost the operator (operator_scale.py)
+    python3 benchmarks operator_outage five minutes without an API server (operator_outage.py)
 
 The gateways run on one core, the load and the upstream (both C, `load/`) on another. Compare ratios within a
 run, never microseconds between runs: machines differ and are noisy.

@@ -3,7 +3,6 @@ What the dashboard costs whoever looks at it, in a real Chromium.
 
     python3 benchmarks page              two minutes of load
     python3 benchmarks page 3600         an hour
-    python3 benchmarks page --write      and the table goes to docs/dashboard.md
 
 First its size and how soon something is painted, over loopback, each time in a fresh profile. Then sixteen clients send
 chats to a gateway in front of a scripted llama.cpp while the page is open. After a third of the time and at its end,
@@ -38,8 +37,6 @@ from gateways import RunningGateway
 
 CLIENTS, PAINTS = 16, 20
 FOLDER = ROOT / "shared" / "penstock" / "gateway" / "dashboard"
-PAGE = ROOT / "docs" / "dashboard.md"
-BEGIN, END = "<!-- figures -->\n", "<!-- /figures -->"
 _PAINTED = """() => new Promise((done) => {
   const told = () => performance.getEntriesByName("first-contentful-paint")[0]?.startTime;
   if (told()) return done(told());
@@ -132,12 +129,13 @@ async def first_paints(browser: Any, url: str, count: int) -> list[float]:
     return found
 
 
-async def watch(page: Any, gateway: RunningGateway, seconds: float) -> Watched:
+async def watch(
+    page: Any, gateway: RunningGateway, seconds: float, *, clients: int = CLIENTS
+) -> Watched:
     """Load for *seconds*, with *page* open."""
     devtools = await page.context.new_cdp_session(page)
     process = psutil.Process(gateway.process.pid)
-    ends_s = time.monotonic() + seconds
-    answered = 0
+    answered, ends_s = 0, 0.0
 
     async def client(number: int) -> None:
         nonlocal answered
@@ -155,10 +153,11 @@ async def watch(page: Any, gateway: RunningGateway, seconds: float) -> Watched:
     await page.goto(gateway.url)
     await page.evaluate(_WATCH)
     begun_s = time.monotonic()
-    clients = [asyncio.create_task(client(number)) for number in range(CLIENTS)]
+    ends_s = begun_s + seconds
+    asking = [asyncio.create_task(client(number)) for number in range(clients)]
     await asyncio.sleep(seconds / 3)
     first = await left()
-    await asyncio.gather(*clients)
+    await asyncio.gather(*asking)
     took_s = time.monotonic() - begun_s
     last = await left()
     long = [one / 1000 for one in await page.evaluate("window.long")]
@@ -195,7 +194,7 @@ async def measure(seconds: float) -> tuple[list[float], Watched]:
 
 
 def table(paints: list[float], seen: Watched) -> str:
-    """For docs/dashboard.md."""
+    """As Markdown."""
     first, last = seen.first, seen.last
     rows = [
         ("all files, compressed", f"{size_bytes() / 1000:.1f} KB", "60 KB"),
@@ -215,14 +214,9 @@ def main() -> int:
     """See the module."""
     options = argparse.ArgumentParser(description="What the dashboard costs.")
     options.add_argument("seconds", nargs="?", type=float, default=120.0)
-    options.add_argument("--write", action="store_true")
     chosen = options.parse_args()
     paints, seen = asyncio.run(measure(chosen.seconds))
-    told = table(paints, seen)
-    print(told)
-    if chosen.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}{told}{END}{rest.partition(END)[2]}")
+    print(table(paints, seen))
     wrong = seen.wrong()
     print("\n".join(wrong))
     return 1 if wrong else 0

@@ -37,20 +37,6 @@ def need() -> None:
 
 
 @contextmanager
-def chromium(tools: Any) -> Iterator[Any]:
-    """
-    A browser for `with`.
-
-    Args:
-        tools: what `sync_playwright()` gives.
-    """
-    with running() as address:
-        browser = tools.chromium.connect_over_cdp(address, timeout=60_000)
-        yield browser
-        browser.close()
-
-
-@contextmanager
 def running() -> Iterator[str]:
     """A browser's process; the address of its debugging port."""
     need()

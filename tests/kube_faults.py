@@ -93,6 +93,10 @@ class FaultyApi:
             self._up.set()
             await self._end.wait()
             await runner.cleanup()
+            rest = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in rest:
+                task.cancel()
+            await asyncio.gather(*rest, return_exceptions=True)
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
         watch = request.query.get("watch") in ("true", "1")

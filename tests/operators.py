@@ -24,7 +24,7 @@ import kube_parts
 import parts
 from penstock_operator.permissions import PERMISSIONS, Permission
 
-WITHIN_S = 90.0
+WITHIN_S = 120.0
 _PR_SET_PDEATHSIG = 1
 T = TypeVar("T")
 
@@ -192,6 +192,7 @@ class Operator:
 
     def wait_leads(self, within_s: float = WITHIN_S) -> Self:
         """Until it leads."""
+        self.wait_ready()
         until(lambda: self.metric("leads") == 1.0, "the lease", within_s)
         return self
 

@@ -29,7 +29,7 @@ from penstock_operator.conflicts import Conflict, conflicts
 from penstock_operator.seen import Manifest
 
 FIELD_MANAGER = "penstock"
-_PAGE = 250
+_PAGE = 100
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 

@@ -139,8 +139,10 @@ class Reconciler:
             raise NotLeading("The gateways are left to the replica that leads.")
 
     async def _look(self, key: Key, body: Manifest, optional: frozenset[str]) -> Seen:
-        # Before the children: it may bring some.
-        apis = await self._apis() if optional else frozenset[str]()
+        # Before the children: it may bring some. Also when one was asked for until now, to take it away.
+        said = (body.get("status") or {}).get("conditions") or ()
+        had = any(one["type"] in ("RouteReady", "Monitored") for one in said)
+        apis = await self._apis() if optional or had else frozenset[str]()
         pods = self._cache.pods(key)
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(

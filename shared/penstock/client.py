@@ -262,7 +262,8 @@ class Client:
         fields = {
             "upstream": upstream, "hold": hold, "timeout_s": timeout_s, "wait": wait, "release_s": release_s,
         }  # fmt: skip
-        with self._asked("POST", "/penstock/drain", fields, within_s=30.0) as response:
+        silence_s = 30.0 if wait else self._timeout_s
+        with self._asked("POST", "/penstock/drain", fields, silence_s) as response:
             while line := response.readline():
                 value = orjson.loads(line)
                 yield DrainProgress(

@@ -14,13 +14,20 @@ _REFUSED = "Failed to load resource: the server responded with a status of 4"
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A Chromium of a user without rights."""
+def address() -> Iterator[str]:
+    """Of the debugging port of a Chromium of a user without rights."""
+    with browsers.running() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser(address: str) -> Iterator[Any]:
+    """That Chromium."""
     playwright = pytest.importorskip("playwright.sync_api")
-    if not browsers.CHROMIUM.exists():
-        pytest.skip("no chromium here")
-    with playwright.sync_playwright() as tools, browsers.chromium(tools) as chromium:
+    with playwright.sync_playwright() as tools:
+        chromium = tools.chromium.connect_over_cdp(address, timeout=60_000)
         yield chromium
+        chromium.close()
 
 
 @pytest.fixture

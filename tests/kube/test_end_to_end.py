@@ -211,6 +211,12 @@ def test_killed_for_memory_it_serves_smaller_and_says_so(
     asked = {"contextLength": 8192, "parallelRequests": 32}
     limits = {"limits": {"memory": "128Mi"}}
     cluster.apply(kube_release.local_model(namespace, "tight", tuning=asked, resources=limits))
+
+    def killed() -> bool:
+        told = cluster.get("lm", "tight", "-n", namespace).get("status", {})
+        return "stepDown" in told.get("tuning", {})
+
+    until(killed, "the server was not killed for memory")
     wait_ready(cluster, namespace, "tight")
     status = cluster.get("lm", "tight", "-n", namespace)["status"]
     assert status["tuning"]["stepDown"]["steps"] >= 1

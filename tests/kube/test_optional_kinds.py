@@ -75,7 +75,7 @@ def looked(cluster: kube_parts.ApiServer, namespace: str) -> frozenset[str]:
 
             reconcile = Reconciler(
                 api, cache, read, image="penstock:1", version="1", token=lambda key, uid: "t",
-                ask=ask, apis=apis,
+                ask=ask, hold=ask, resume=ask, apis=apis,
             )  # fmt: skip
             await reconcile(Key(namespace, "shown"))
             return await apis()
