@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
                 print(done.stdout, done.stderr, sep="\n", flush=True)
         subprocess.run([str(python), str(ROOT / "tests" / "build_parts.py")], cwd=ROOT, check=True)
     # A file's tests share its servers: they stay together.
-    how = arguments or ["-n", "2", "--dist", "loadfile"]
+    how = arguments or ["-n", "3", "--dist", "loadfile"]
     tests = subprocess.call([str(python), "-m", "pytest", *how], cwd=ROOT)
     if failed:
         print(f"penstock: failed before the tests: {', '.join(failed)}", file=sys.stderr)

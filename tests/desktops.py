@@ -331,9 +331,12 @@ def middle_of(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[int, 
     return None if box is None else ((box[0] + box[2]) // 2, (box[1] + box[3]) // 2)
 
 
-def wait_for(what: Callable[[], Any], name: str) -> Any:
-    """Poll with the deadline of a busy machine."""
-    return until(what, WITHIN_S, name)
+def wait_for(what: Callable[[], Any], name: str, tell: Callable[[], str] | None = None) -> Any:
+    """Poll with the deadline of a busy machine; *tell* says more when it was in vain."""
+    try:
+        return until(what, WITHIN_S, name)
+    except AssertionError as exc:
+        raise AssertionError(f"{exc}: {tell()}" if tell else str(exc)) from None
 
 
 XFCE_PANEL = """<?xml version="1.0" encoding="UTF-8"?>

@@ -20,9 +20,9 @@ def address() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(address: str) -> Iterator[Any]:
-    """That Chromium."""
+    """That Chromium, for one file: while Playwright is there, its event loop counts as running, for other tests too."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as tools:
         chromium = tools.chromium.connect_over_cdp(address, timeout=60_000)

@@ -71,8 +71,13 @@ def test_an_old_panel_shows_the_icon_and_a_click_opens_the_dashboard(
     window_manager = at_home.start("openbox")
     panel = at_home.start("tint2", "-c", str(rc))
     tray = at_home.start("penstock", "tray", name="tray")
+
+    def told() -> str:
+        screen.keep("tint2-without")
+        return "".join(at_home.log(name) for name in ("tray", "tint2", "openbox"))
+
     try:
-        place = wait_for(lambda: screen.find(GREEN), f"the icon: {at_home.log('tray')}")
+        place = wait_for(lambda: screen.find(GREEN), "the icon", told)
         screen.keep("tint2")
         screen.click(place)
         opened = at_home.home / "opened"
@@ -87,7 +92,7 @@ def test_an_old_panel_shows_the_icon_and_a_click_opens_the_dashboard(
         wait_for(lambda: screen.find(GREEN) is None, "the end of the panel")
         assert tray.poll() is None
         panel = at_home.start("tint2", "-c", str(rc))
-        wait_for(lambda: screen.find(GREEN), f"the icon again: {at_home.log('tray')}")
+        wait_for(lambda: screen.find(GREEN), "the icon again", told)
         at_home.run("penstock", "tray", "quit")
         assert tray.wait(60) == 0
         wait_for(lambda: screen.find(GREEN) is None, "an empty panel")
@@ -124,7 +129,9 @@ def test_wayland_without_x_shows_the_icon(at_home: Person, shots: Path) -> None:
             with Image.open(path) as picture:
                 return middle_of(picture.convert("RGB"), colour) is not None
 
-        wait_for(lambda: seen(GREEN), f"the icon: {at_home.log('tray')} {at_home.log('waybar')}")
+        wait_for(
+            lambda: seen(GREEN), "the icon", lambda: at_home.log("tray") + at_home.log("waybar")
+        )
         (shots / "waybar.png").write_bytes((at_home.home / "screen.png").read_bytes())
         at_home.run("penstock", "stop")
         wait_for(lambda: seen(GREY), "the icon of what is off")
