@@ -35,6 +35,14 @@ def item(snapshot: Snapshot, key: str) -> Item:
             IconState("ok", "paused"),
             id="paused first",
         ),
+        pytest.param(
+            replace(RUNNING, drained="all"),
+            IconState("ok", "paused"),
+            id="drained: nothing is let through",
+        ),
+        pytest.param(
+            Snapshot("unclear", "it hangs"), IconState("error"), id="there, and does not answer"
+        ),
     ],
 )
 def test_each_state_has_its_icon(snapshot: Snapshot, expected: IconState) -> None:
@@ -49,6 +57,8 @@ def test_each_state_has_its_icon(snapshot: Snapshot, expected: IconState) -> Non
         pytest.param(Snapshot("starting"), True, False, id="starting: wait"),
         pytest.param(RUNNING, True, True, id="on: can be switched off"),
         pytest.param(Snapshot("failed", "x"), False, True, id="failed: try again"),
+        pytest.param(replace(RUNNING, ending=True), False, False, id="ending: wait"),
+        pytest.param(Snapshot("unclear", "x"), False, False, id="unclear: nothing to switch"),
     ],
 )
 def test_the_toggle_shows_the_live_state(snapshot: Snapshot, checked: bool, enabled: bool) -> None:
@@ -88,7 +98,7 @@ def test_a_status_is_read() -> None:
     """A gateway's status becomes a snapshot; what is new in it is passed over."""
     status = {
         "url": "http://127.0.0.1:1", "overall": "ok", "state": "ok", "started_by": "tray", "added_later": 1,
-        "switched": {"paused": "none", "bypass": "all", "drained": "none"},
+        "switched": {"paused": "none", "bypass": "all", "drained": "some"},
         "upstreams": [
             {
                 "name": "a", "url": "http://a", "state": "ok", "concurrency": {"in_flight": 3},
@@ -98,5 +108,52 @@ def test_a_status_is_read() -> None:
     }  # fmt: skip
     seen = read(status)
     assert seen.ours
+    assert not seen.ending
+    assert (seen.paused, seen.drained) == ("none", "some")
     assert seen.bypass == "all"
     assert seen.servers == (Server("a", "http://a", "ok", 3, (Model("m", False, 4096),)),)
+
+
+@pytest.mark.parametrize(
+    ("retry_after_s", "state"),
+    [
+        pytest.param(None, "ok", id="closed"),
+        pytest.param(12.5, "unreachable", id="open"),
+    ],
+)
+def test_a_server_behind_an_open_breaker_is_away(retry_after_s: float | None, state: str) -> None:
+    """What the gateway's own word for all counts as away, the menu names as the reason."""
+    status = {
+        "url": "http://127.0.0.1:1", "overall": "error", "state": "draining", "started_by": "command",
+        "switched": {"paused": "none", "bypass": "none", "drained": "none"},
+        "upstreams": [
+            {
+                "name": "a", "url": "http://a", "state": "ok", "concurrency": {"in_flight": 0}, "models": [],
+                "breaker": {"state": "open", "retry_after_s": retry_after_s},
+            }
+        ],
+    }  # fmt: skip
+    seen = read(status)
+    assert seen.ending
+    assert seen.servers[0].state == state
+    assert ("a does not answer" in title(replace(seen, ending=False))) == (state == "unreachable")
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "said", "label"),
+    [
+        pytest.param(
+            replace(RUNNING, drained="all", paused="all"), "takes no new requests", "Take requests again", id="drained"
+        ),
+        pytest.param(replace(RUNNING, drained="some"), "in part", "Take requests again", id="in part"),
+        pytest.param(
+            replace(RUNNING, paused="all"), "requests wait", "Let waiting requests go on", id="paused"
+        ),
+    ],
+)  # fmt: skip
+def test_what_keeps_requests_away_is_said_and_can_be_ended(
+    snapshot: Snapshot, said: str, label: str
+) -> None:
+    """A gateway that lets nothing through never looks as if all were well."""
+    assert said in title(snapshot)
+    assert item(snapshot, "resume").label == label

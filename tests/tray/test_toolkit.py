@@ -214,6 +214,14 @@ def test_where_no_icon_can_be_the_hint_says_what_to_do(
     assert part in hint(desktop, has_bus)
 
 
-def test_labels_keep_their_ampersands() -> None:
-    """Values say what is meant; what a system makes of a sign is the backend's business."""
-    assert Item("k", "a & b").label == "a & b"
+@pytest.mark.parametrize(
+    ("platform", "label"),
+    [pytest.param("win32", "a && b", id="Windows"), pytest.param("darwin", "a & b", id="macOS")],
+)
+def test_labels_keep_their_ampersands(
+    pystray: Any, monkeypatch: pytest.MonkeyPatch, platform: str, label: str
+) -> None:
+    """Windows takes one as the mark of a shortcut and shows a doubled one as one; macOS shows what it gets."""
+    monkeypatch.setattr("penstock_tray.backends.toolkit.sys.platform", platform)
+    backend = ToolkitBackend(Heard().calls)
+    assert backend._row(pystray, Item("k", "a & b")).text == label

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from penstock_tray.clipboard import copy
 from penstock_tray.menu import App, Desktop, Found
 from penstock_tray.snapshot import Snapshot
 
+_OPENS_WITHIN_S = 2.0
 _NEW_SETTINGS = """\
 # Settings of Penstock; a change is picked up while it runs. All of them: `penstock config`, and the documentation.
 version: 1
@@ -38,8 +40,12 @@ def act(verb: str, of: tuple[str, ...], snapshot: Snapshot, desktop: Desktop) ->
         return ""
     try:
         return does(of, snapshot, desktop) or ""
+    except subprocess.TimeoutExpired as exc:
+        return f"It took longer than {exc.timeout:g} s and was ended"
     except (NotRunning, GatewayError, OSError, login.CannotSet) as exc:
         return str(exc)
+    except (ValueError, LookupError, TypeError) as exc:
+        return f"The answer was not understood: {exc}"
 
 
 def search(snapshot: Snapshot) -> tuple[Found, ...]:
@@ -64,8 +70,14 @@ def apps() -> tuple[App, ...]:
 
 
 def open_url(url: str) -> str:
-    """Show *url* in the browser."""
-    return "" if webbrowser.open(url) else f"No browser was found here. The dashboard is at {url}"
+    """Show *url* in the browser. One that is still there after a moment (`$BROWSER` in the foreground) has opened it."""
+    opened: list[bool] = []
+    thread = threading.Thread(target=lambda: opened.append(webbrowser.open(url)), daemon=True)
+    thread.start()
+    thread.join(_OPENS_WITHIN_S)
+    if thread.is_alive() or any(opened):
+        return ""
+    return f"No browser was found here. The dashboard is at {url}"
 
 
 def _dashboard(of: tuple[str, ...], _snapshot: Snapshot, _desktop: Desktop) -> str:
@@ -150,15 +162,26 @@ _VERBS: dict[str, Callable[[tuple[str, ...], Snapshot, Desktop], str | None]] = 
 
 
 def open_file(path: Path) -> str:
-    """Open a text with whatever the desktop opens such with."""
+    """Open a text with whatever the desktop opens such with. An editor that stays in the foreground is not waited for."""
     if sys.platform == "win32":
         os.startfile(path)  # noqa: S606 - what a double click does
         return ""
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     if shutil.which(opener) is None:
         return f"{opener} is not installed here. The file is {path}"
-    done = subprocess.run([opener, str(path)], capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else f"{path} could not be opened: {_last_line(done)}"
+    process = subprocess.Popen(
+        [opener, str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        code = process.wait(_OPENS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it
+        return ""
+    return "" if code == 0 else f"{path} could not be opened: {opener} ended with {code}"
 
 
 def _latest_log() -> Path | None:

@@ -54,6 +54,8 @@ class Desk:
         self._look: Look | None = None
         self._known = notices.Known()
         self._again: asyncio.TimerHandle | None = None
+        self._lasts: asyncio.TimerHandle | None = None
+        self._refreshes = False
         self._deaths: tuple[float, ...] = ()
         self._wanted = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +69,7 @@ class Desk:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 if threading.current_thread() is threading.main_thread():
                     self._loop.add_signal_handler(number, self.end)
-        self._read_own()
+        await self._read_own()
         self._show_now()
         await instance.listen(self._asked)
         await self.backend.start()
@@ -75,6 +77,8 @@ class Desk:
         self._followed = first
         if first.gateway == "off" and self._starts:
             self._do(self._start())
+        elif first.gateway == "running":
+            self._do(self._find_apps())
         self._changed()
         self._follower.start()
         await self._done.wait()
@@ -90,7 +94,7 @@ class Desk:
     @property
     def snapshot(self) -> Snapshot:
         """What is so now."""
-        if self._followed.gateway == "running" or self._own is None:
+        if self._followed.gateway in ("running", "unclear") or self._own is None:
             return self._followed
         return self._own
 
@@ -115,8 +119,7 @@ class Desk:
     def _asked(self, word: str) -> None:
         """By another process of this user."""
         if word == "look":
-            self._read_own()
-            self._changed()
+            self._do(self._look_at_own())
         else:
             self.clicked(word)
 
@@ -124,14 +127,18 @@ class Desk:
         keys = {"show": "show", "start": "on", "logs": "logs"}
         if button == "restart":
             self._do(self._act("restart", (notice.server,)))
-        elif button != "start" or self.snapshot.gateway not in ("running", "starting"):
+        elif button != "start" or self.snapshot.gateway in ("off", "failed"):
             self.clicked(keys[button])
 
     def _told(self, snapshot: Snapshot) -> None:
         """By the follower."""
-        before, self._followed = self._followed, snapshot
-        if snapshot.gateway == "running":
+        before = self._followed
+        if snapshot.gateway == "failed" and before.ending:
+            snapshot = Snapshot()  # killed before it was drained: it was to end anyway
+        self._followed = snapshot
+        if snapshot.gateway in ("running", "unclear"):
             self._own = None
+        if snapshot.gateway == "running":
             if before.gateway != "running":
                 self._do(self._find_apps())
         elif snapshot.gateway == "failed":
@@ -139,7 +146,7 @@ class Desk:
             self._followed = Snapshot()
             if before.ours:
                 self._died()
-        elif before.gateway == "running" and self._own is not None:
+        elif before.gateway in ("running", "unclear"):
             self._own = None
         self._changed()
 
@@ -154,14 +161,17 @@ class Desk:
     # What is done
 
     async def _start(self) -> None:
-        if self.snapshot.gateway in ("running", "starting"):
+        if self.snapshot.gateway not in ("off", "failed"):
             return
         self._own = Snapshot("starting")
         self._changed()
         log = gateway_process.start_log()
-        process = await asyncio.to_thread(gateway_process.start, log)
-        wrong = await asyncio.to_thread(gateway_process.wait_until_up, process, log)
-        threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it
+        try:
+            process = await asyncio.to_thread(gateway_process.start, log)
+            wrong = await asyncio.to_thread(gateway_process.wait_until_up, process, log)
+            threading.Thread(target=process.wait, daemon=True).start()  # nobody else collects it
+        except OSError as exc:
+            wrong = str(exc)
         if wrong:
             self._own = Snapshot("failed", wrong)
             self._changed()
@@ -181,14 +191,14 @@ class Desk:
         self.end()
 
     async def _show(self) -> None:
-        if self.snapshot.gateway != "running":
+        if self.snapshot.gateway in ("off", "failed"):
             await self._start()
         await self._act("dashboard", ())
 
     async def _act(self, verb: str, of: tuple[str, ...]) -> None:
         snapshot, desktop = self.snapshot, self._desktop
         wrong = await asyncio.to_thread(actions.act, verb, of, snapshot, desktop)
-        self._read_own()
+        await self._read_own()
         if verb == "add":
             found = tuple(one for one in self._desktop.found if one.url != of[0])
             self._desktop = replace(self._desktop, found=found)
@@ -202,8 +212,11 @@ class Desk:
     async def _search(self) -> None:
         self._desktop = replace(self._desktop, searching=True)
         self._changed()
-        found = await asyncio.to_thread(actions.search, self.snapshot)
-        self._desktop = replace(self._desktop, searching=False, found=found)
+        try:
+            found = await asyncio.to_thread(actions.search, self.snapshot)
+        finally:
+            self._desktop = replace(self._desktop, searching=False)
+        self._desktop = replace(self._desktop, found=found)
         self._said("" if found else "No other model server was found on this machine")
         self._changed()
 
@@ -213,11 +226,19 @@ class Desk:
         self._changed()
 
     async def _refresh(self) -> None:
-        if self._followed.gateway == "running":
+        before = self._followed
+        if before.gateway not in ("running", "unclear") or self._refreshes:
+            return
+        self._refreshes = True
+        try:
             seen = await asyncio.to_thread(gateway_process.look)
-            if seen.gateway == "running" and self._followed.gateway == "running":
-                self._followed = seen
-                self._changed()
+        finally:
+            self._refreshes = False
+        # What the stream has told meanwhile is newer; that a gateway is gone it tells by itself.
+        if self._followed is before and seen.gateway in ("running", "unclear"):
+            hangs = seen.gateway == "unclear"
+            self._followed = replace(before, gateway="unclear", why=seen.why) if hangs else seen
+            self._changed()
 
     async def _notify(self, notice: Notice) -> None:
         if preferences.load().notifications:
@@ -235,13 +256,16 @@ class Desk:
 
     # What is shown
 
-    def _read_own(self) -> None:
-        """What a person chose, from where it is kept."""
+    async def _read_own(self) -> None:
+        """What a person chose, from where it is kept; on macOS a program is asked."""
+        state = await asyncio.to_thread(login.entry().state)
         self._desktop = replace(
-            self._desktop,
-            notifications=preferences.load().notifications,
-            login=login.entry().state(),
+            self._desktop, notifications=preferences.load().notifications, login=state
         )
+
+    async def _look_at_own(self) -> None:
+        await self._read_own()
+        self._changed()
 
     def _said(self, wrong: str) -> None:
         if self._desktop.said != wrong:
@@ -272,15 +296,25 @@ class Desk:
         self._known, due, again_at = notices.look(self._known, self.snapshot, self._loop.time())
         for notice in due:
             self._do(self._notify(notice))
-        if again_at is not None:
-            self._loop.call_at(again_at, self._tell_what_lasts)
+        if self._lasts is not None:
+            self._lasts.cancel()
+        self._lasts = (
+            None if again_at is None else self._loop.call_at(again_at, self._tell_what_lasts)
+        )
 
     # How
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        wrong = None if task.cancelled() else task.exception()
+        if wrong is not None:  # a defect of ours, which must not pass without a word
+            _log.error("a click or a timer went wrong", exc_info=wrong)
+            self._said(f"That did not work: {wrong or type(wrong).__name__}")
 
     def _from_anywhere(self, call: Callable[..., None]) -> Callable[..., None]:
         def called(*values: Any) -> None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 
 from penstock.adapters.folders import runtime_folder
-from penstock.client import Client, GatewayError, NotRunning
+from penstock.client import Client, GatewayError, NoGateway, NotRunning
 from penstock_tray.folder_watch import FolderWatch
 from penstock_tray.snapshot import Snapshot, read
 
@@ -23,8 +23,8 @@ _AGAIN_S = 3.0
 class Follower(threading.Thread):
     """
     Args:
-        told: gets each snapshot; `off` when no gateway runs, `failed` when one broke off without a word. Called in this
-            thread.
+        told: gets each snapshot; `off` when no gateway runs, `failed` when one broke off without a word, `unclear` when
+            it cannot be known which one to follow. Called in this thread.
     """
 
     def __init__(self, told: Callable[[Snapshot], None], port: int | None = None) -> None:
@@ -46,9 +46,13 @@ class Follower(threading.Thread):
                         if name == "snapshot":
                             seen = True
                             self._told(read(value))
-            except (NotRunning, GatewayError):
-                # A gateway that ends in order ends its streams first.
-                after = Snapshot("failed", "it ended by itself") if seen else after
+            except NoGateway:
+                pass
+            except (NotRunning, GatewayError) as exc:
+                if wait_s is None:
+                    after = Snapshot("unclear", str(exc))
+                elif seen:  # a gateway that ends in order ends its streams first
+                    after = Snapshot("failed", "it ended by itself")
             if not self._ended:
                 self._told(after)
                 self._watch.wait(wait_s)

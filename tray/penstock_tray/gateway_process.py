@@ -14,8 +14,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from penstock.adapters import runtime_file
 from penstock.adapters.folders import log_folder
-from penstock.client import Client, GatewayError, NotRunning
+from penstock.client import Client, GatewayError, NoGateway, NotRunning
 from penstock_tray.snapshot import Snapshot, read
 
 UP_WITHIN_S = 60.0
@@ -28,12 +29,16 @@ def start_log() -> Path:
 
 
 def look(port: int | None = None) -> Snapshot:
-    """What runs now; `off` where no gateway of this user does."""
+    """What runs now; `off` where no gateway of this user does, `unclear` where one is there and does not say."""
     try:
         with Client.find(port) as client:
             return read(client.status())
-    except (NotRunning, GatewayError):
+    except NoGateway:
         return Snapshot()
+    except (NotRunning, GatewayError) as exc:
+        if isinstance(exc.__cause__, ConnectionError):  # it listens no more: it is about to end
+            return Snapshot()
+        return Snapshot("unclear", str(exc))
 
 
 def start(log: Path, flags: Sequence[str] = ()) -> subprocess.Popen[bytes]:
@@ -58,10 +63,16 @@ def wait_until_up(process: subprocess.Popen[bytes], log: Path) -> str:
         code = process.poll()
         if code is not None:
             return why(code, log)
-        if look().gateway == "running":
+        seen = look()
+        # Where several run, that one of them is the started one says its runtime file.
+        if seen.gateway == "running" or (seen.gateway == "unclear" and _is_listed(process.pid)):
             return ""
         time.sleep(0.1)
     return f"it did not answer within {UP_WITHIN_S:g} s"
+
+
+def _is_listed(pid: int) -> bool:
+    return any(entry.pid == pid for entry in runtime_file.alive())
 
 
 def why(code: int, log: Path) -> str:

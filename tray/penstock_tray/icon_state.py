@@ -15,7 +15,7 @@ Badge = Literal["", "paused", "bypass"]
 class IconState:
     """
     Attributes:
-        badge: `paused` before `bypass`, for requests wait then.
+        badge: `paused` before `bypass`, for requests wait then, or are refused where it is drained.
     """
 
     state: State
@@ -36,10 +36,10 @@ def icon_state(snapshot: Snapshot) -> IconState:
         return IconState("off")
     if snapshot.gateway == "starting":
         return IconState("starting")
-    if snapshot.gateway == "failed":
+    if snapshot.gateway in ("failed", "unclear"):
         return IconState("error")
     badge: Badge = ""
-    if snapshot.paused != "none":
+    if snapshot.paused != "none" or snapshot.drained != "none":
         badge = "paused"
     elif snapshot.bypass != "none":
         badge = "bypass"

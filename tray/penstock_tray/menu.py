@@ -96,8 +96,13 @@ def title(snapshot: Snapshot) -> str:
         return "Penstock is starting"
     if snapshot.gateway == "failed":
         return f"Penstock does not run: {snapshot.why}"
+    if snapshot.gateway == "unclear":
+        return snapshot.why
     if snapshot.ending:
         return "Penstock is ending: running requests end first"
+    if snapshot.drained != "none":
+        where = "" if snapshot.drained == "all" else " in part"
+        return f"Penstock is drained{where}: it takes no new requests"
     if snapshot.paused != "none":
         return "Penstock is paused: requests wait"
     if not snapshot.servers:
@@ -123,14 +128,17 @@ def menu_spec(snapshot: Snapshot, desktop: Desktop | None = None) -> tuple[Item,
         Item("dashboard", "Open dashboard", enabled=running),
         _line("toggles"),
         Item(
-            "on", "Penstock on", enabled=snapshot.gateway != "starting" and not snapshot.ending,
+            "on", "Penstock on",
+            enabled=snapshot.gateway not in ("starting", "unclear") and not snapshot.ending,
             checked=snapshot.gateway in ("running", "starting") and not snapshot.ending,
         ),
         Item(
             "bypass", "Pass through unchanged", enabled=running, checked=snapshot.bypass == "all"
         ),
     ]  # fmt: skip
-    if snapshot.paused != "none":
+    if snapshot.drained != "none":
+        items.append(Item("resume", "Take requests again"))
+    elif snapshot.paused != "none":
         items.append(Item("resume", "Let waiting requests go on"))
     if running:
         items.append(_line("servers"))

@@ -87,7 +87,7 @@ def _states(snapshot: Snapshot) -> dict[str, str]:
     """`ok`, `away`, or `?` for what is on its way."""
     if snapshot.gateway != "running":
         # One that a person switched off is no news; a gateway that starts is on its way.
-        word = {"failed": "away", "off": "ok", "starting": "?"}[snapshot.gateway]
+        word = {"failed": "away", "off": "ok"}.get(snapshot.gateway, "?")
         return {GATEWAY: word}
     words = {"ok": "ok", "cloud": "ok", "unreachable": "away"}
     return {GATEWAY: "ok", **{one.name: words.get(one.state, "?") for one in snapshot.servers}}

@@ -53,9 +53,10 @@ class Server:
 class Snapshot:
     """
     Attributes:
-        gateway: `off`, `starting` (started, does not answer yet), `running`, `failed` (`why` says how).
+        gateway: `off`, `starting` (started, does not answer yet), `running`, `failed` (`why` says how), `unclear`: one
+            is there that does not answer, or several are, and `why` is the sentence that says so.
         overall: the gateway's own word: `ok`, `starting`, `degraded`, `error`.
-        paused, bypass: `none`, `some` or `all` upstreams.
+        paused, drained, bypass: `none`, `some` or `all` upstreams.
         ours: a tray started this gateway, so Quit ends it.
         ending: it was told to end, so its end is no accident.
         log_file: where it writes; empty for nowhere.
@@ -66,6 +67,7 @@ class Snapshot:
     url: str = ""
     overall: str = "ok"
     paused: str = "none"
+    drained: str = "none"
     bypass: str = "none"
     ours: bool = False
     ending: bool = False
@@ -81,6 +83,7 @@ def read(status: Mapping[str, Any]) -> Snapshot:
         url=status["url"],
         overall=status["overall"],
         paused=switched["paused"],
+        drained=switched["drained"],
         bypass=switched["bypass"],
         ours=status["started_by"] == "tray",
         ending=status["state"] == "draining",
@@ -95,10 +98,12 @@ def _server(value: Mapping[str, Any]) -> Server:
         for model in value["models"]
     )
     kind = value.get("kind")
+    # The breaker lets nothing through: the gateway counts it as away in its `overall`, too.
+    away = value.get("breaker", {}).get("retry_after_s") is not None
     return Server(
         value["name"],
         value["url"],
-        value["state"],
+        "unreachable" if away else value["state"],
         value["concurrency"]["in_flight"],
         models,
         # llama.cpp can as a router only, which has several models.

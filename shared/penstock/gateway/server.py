@@ -163,6 +163,7 @@ class GatewayServer:
         """Go on listening while requests run: who comes now is told when to come again, and status tells it."""
         assert self.runtime is not None
         self.runtime.draining = True
+        self.runtime.recorder.changed("state")
         for connection in list(self._server.server_state.connections) if self._server else ():
             if isinstance(connection, Protocol):
                 connection.rest_no_more()

@@ -39,6 +39,18 @@ async def told_to_come_again(gateway: RunningGateway, body: dict[str, Any]) -> h
                 return answer
 
 
+async def follow_quietly(client: httpx.AsyncClient, states: list[str]) -> None:
+    """Put what the snapshots of the tray's stream say into *states*, until it ends."""
+    name = ""
+    path = "/penstock/events?quiet=true"
+    async with asyncio.timeout(30), client.stream("GET", path, timeout=20.0) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: ") and name == "snapshot":
+                states.append(json.loads(line.removeprefix("data: "))["state"])
+
+
 def test_what_outlives_the_drain_is_told_so_and_has_its_line(tmp_path: Path) -> None:
     """A stream that is cut off ends with an error event; a changed limit that is not in force is told."""
 
@@ -69,12 +81,20 @@ def test_what_outlives_the_drain_is_told_so_and_has_its_line(tmp_path: Path) -> 
                                 status = await client.get("/penstock/status")
                                 notices = status.json()["notices"]
                         assert notices["start"].startswith("listen.max_header_bytes: ")
+                        states: list[str] = []
+                        quiet = asyncio.create_task(follow_quietly(client, states))
+                        async with asyncio.timeout(10):
+                            while not states:
+                                await asyncio.sleep(0.01)
                         gateway.process.send_signal(signal.SIGTERM)
                         late = await told_to_come_again(gateway, body)
                         assert late.headers["x-should-retry"] == "true"
                         status = await client.get("/penstock/status")
                         assert status.json()["state"] == "draining"
                         rest = [line async for line in lines if line]
+                    await quiet
+                    assert states[0] == "ok"
+                    assert states[-1] == "draining"
                 assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "draining"
                 assert await asyncio.to_thread(gateway.process.wait, 20) == 0
                 log = gateway.log()

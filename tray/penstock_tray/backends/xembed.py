@@ -21,6 +21,7 @@ from PIL import Image
 from penstock_tray.backends import Look
 from penstock_tray.drawing import draw
 
+_log = logging.getLogger(__name__)
 _PLATE = (236, 238, 240)
 """Behind the icon: an old panel gives no way to see through. All shapes are readable on it."""
 
@@ -31,20 +32,20 @@ def has_panel() -> bool:
         return False
     try:
         from Xlib import X, display
-        from Xlib.error import DisplayError, XError
     except ImportError:
         return False
+    # Its errors have no common class: XError, DisplayError, XauthError and ConnectionClosedError stand side by side,
+    # and a display that is about to end may meet each of these calls with any of them.
     try:
         connection = display.Display()
-    except (DisplayError, OSError, XError):
+        try:
+            atom = connection.intern_atom(f"_NET_SYSTEM_TRAY_S{connection.get_default_screen()}")
+            return bool(connection.get_selection_owner(atom) != X.NONE)
+        finally:
+            connection.close()
+    except Exception as exc:  # noqa: BLE001
+        _log.info("The display does not say whether it has a panel: %r", exc)
         return False
-    try:
-        atom = connection.intern_atom(f"_NET_SYSTEM_TRAY_S{connection.get_default_screen()}")
-        return bool(connection.get_selection_owner(atom) != X.NONE)
-    except (DisplayError, OSError, XError):
-        return False
-    finally:
-        connection.close()
 
 
 class XEmbedIcon(threading.Thread):
@@ -61,33 +62,47 @@ class XEmbedIcon(threading.Thread):
         self._clicked, self._lost = clicked, lost
         self._look = look
         self._icon: Any = None
+        self._shown: Look | None = None
+        self._wanted = threading.Event()
+        self._ends = False
 
     def run(self) -> None:
         logging.getLogger("pystray").setLevel(logging.CRITICAL)
         try:
-            self._icon = _made(self._clicked, self._lost, self._look)
+            self._shown = self._look
+            self._icon = _made(self._clicked, self._lost, self._shown)
+            threading.Thread(target=self._update, name="xembed looks", daemon=True).start()
             self._icon.run(_visible)
         except Exception as exc:  # noqa: BLE001 - a panel that goes away may break any of its calls
-            logging.getLogger(__name__).info("The panel's icon is gone: %s", exc)
+            _log.info("The panel's icon is gone: %r", exc)
+        self._leave()
         self._lost()
 
     def show(self, look: Look) -> None:
         """Show something else; never waits for the panel."""
         self._look = look
-        threading.Thread(target=self._update, daemon=True).start()
+        self._wanted.set()
 
     def _update(self) -> None:
-        icon, look = self._icon, self._look
-        if icon is None:
-            return
-        try:
-            icon.title = look.title
-            icon.icon = draw(look.icon, 64)
-        except Exception as exc:  # noqa: BLE001 - as above
-            logging.getLogger(__name__).info("The panel's icon is gone: %s", exc)
+        """In one thread for all changes, which a panel that is slow may hold up; only the last look counts then."""
+        while not self._ends:
+            if (look := self._look) is not self._shown:
+                self._shown = look
+                try:
+                    self._icon.title = look.title
+                    self._icon.icon = draw(look.icon, 64)
+                except Exception as exc:  # noqa: BLE001 - as above
+                    _log.info("The panel's icon is gone: %r", exc)
+            self._wanted.wait()
+            self._wanted.clear()
+
+    def _leave(self) -> None:
+        self._ends = True
+        self._wanted.set()
 
     def stop(self) -> None:
         """Take it away; its thread ends by itself, or with the process."""
+        self._leave()
         icon = self._icon
         if icon is not None:
             threading.Thread(target=icon.stop, daemon=True).start()
