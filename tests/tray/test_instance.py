@@ -14,7 +14,7 @@ import pytest
 
 from penstock_tray import instance
 from penstock_tray.folder_watch import FolderWatch
-from penstock_tray.instance import Instance, NoTray, TrayHangs, ask
+from penstock_tray.instance import Instance, NoTray, TrayHangs, ask, take_or_ask
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,20 @@ def test_without_a_tray_that_is_said() -> None:
     """Nothing runs: a sentence, and no file."""
     with pytest.raises(NoTray, match="No Penstock tray runs"):
         ask("show")
+
+
+def test_who_only_asks_keeps_no_tray_from_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that was held for a moment, by one that asked, is taken as soon as it is free."""
+    take, tries = Instance.take, list[int]()
+
+    def held_at_first() -> Instance | None:
+        tries.append(1)
+        return None if len(tries) == 1 else take()
+
+    monkeypatch.setattr(Instance, "take", held_at_first)
+    mine = take_or_ask("look")
+    assert isinstance(mine, Instance)
+    mine.leave()
 
 
 def test_a_file_that_appears_is_noticed_at_once(tmp_path: Path) -> None:

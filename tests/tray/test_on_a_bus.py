@@ -150,15 +150,28 @@ def test_what_the_menu_lists_is_added_shown_and_forgotten(stage: Stage, gateway:
                 lambda: row(panel, "attic (does not answer)", "Forget attic"), "attic"
             )
             await panel.click("attic", "Forget attic")
-            await panel.until(lambda: _gone(panel, "attic"), "its end")
-            await panel.click("Add server", "Look for servers")
-            await panel.until(lambda: row(panel, "Add server", "Look for servers on"), "the search")
+            await panel.until(lambda: _missing(panel, "attic"), "its end")
+            with parts.start_llamacpp() as second:
+                await panel.click("Add server", "Look for servers")
+                found = f"Add llamacpp at {second.url.removeprefix('http://')}"
+                await panel.until(lambda: row(panel, "Add server", found), "the server it found")
+                await panel.click("Add server", found)
+                await panel.until(lambda: urls(stage, second.url), "the server as an upstream")
+                await panel.until(
+                    lambda: _missing(panel, "Add server", found), "the end of the offer"
+                )
+                stage.person.run("penstock", "upstream", "forget", urls(stage, second.url)[0])
 
     on_panel(stage, play)
 
 
-async def _gone(panel: FakePanel, label: str) -> bool:
-    return await row(panel, label) is None
+async def _missing(panel: FakePanel, *labels: str) -> bool:
+    return await row(panel, *labels) is None
+
+
+def urls(stage: Stage, url: str) -> list[str]:
+    """Names of the upstreams at *url*."""
+    return [one["name"] for one in stage.status().get("upstreams", ()) if one["url"] == url]
 
 
 def test_how_many_requests_run_is_asked_when_the_menu_opens(stage: Stage, gateway: None) -> None:
@@ -187,7 +200,7 @@ def test_how_many_requests_run_is_asked_when_the_menu_opens(stage: Stage, gatewa
 
 
 def test_it_is_small_and_sleeps_while_nothing_changes(stage: Stage, gateway: None) -> None:
-    """At most 50 MB resident, and seconds in which no thread of it wakes up: nothing is polled."""
+    """At most 50 MB resident, and ten seconds in which no thread of it wakes up: nothing is polled."""
 
     async def play(panel: FakePanel) -> None:
         async with stage.tray(panel) as tray:
@@ -195,10 +208,10 @@ def test_it_is_small_and_sleeps_while_nothing_changes(stage: Stage, gateway: Non
 
             async def sleeps() -> bool:
                 before = wakeups(tray.pid)
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(10.0)  # longer than anything that polls would sleep
                 return wakeups(tray.pid) == before
 
-            await panel.until(sleeps, "two seconds of sleep")
+            await panel.until(sleeps, "ten seconds of sleep")
             assert resident_kb(tray.pid) <= 50 * 1024
 
     on_panel(stage, play)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from penstock_tray import command
 from penstock_tray.backends import Calls, Look
 from penstock_tray.backends.linux_hint import hint
 from penstock_tray.backends.toolkit import (
@@ -23,6 +24,7 @@ from penstock_tray.backends.toolkit import (
 )
 from penstock_tray.drawing import template
 from penstock_tray.icon_state import IconState
+from penstock_tray.instance import Instance
 from penstock_tray.menu import Item, menu_spec
 from penstock_tray.snapshot import Model, Server, Snapshot
 
@@ -225,3 +227,20 @@ def test_labels_keep_their_ampersands(
     monkeypatch.setattr("penstock_tray.backends.toolkit.sys.platform", platform)
     backend = ToolkitBackend(Heard().calls)
     assert backend._row(pystray, Item("k", "a & b")).text == label
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("chosen", [False, True], ids=["before the icon", "with the icon"])
+def test_no_dead_icon_stays_behind(monkeypatch: pytest.MonkeyPatch, chosen: bool) -> None:
+    """An event loop that dies of a defect ends the toolkit's loop, and the process says that it failed."""
+
+    class Broken:
+        def __init__(self, choose: Callable[[Calls], ToolkitBackend], *, starts: bool) -> None:
+            if chosen:
+                choose(Heard().calls)
+
+        async def run(self, _instance: object) -> None:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr("penstock_tray.desk.Desk", Broken)
+    assert command._in_main_thread(cast(Instance, None), starts=False) == 1

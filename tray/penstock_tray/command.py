@@ -10,11 +10,15 @@ import importlib.util
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import click
 
 from penstock.errors import MissingPart
 from penstock_tray import preferences
+
+if TYPE_CHECKING:
+    from penstock_tray.instance import Instance
 
 _EXIT_PROBLEM, _EXIT_USAGE = 1, 2
 _ROOT = (
@@ -40,12 +44,11 @@ def tray(ctx: click.Context, no_gateway: bool, at_login: bool) -> int:
             raise MissingPart(
                 "The tray needs the extra `tray`: pipx install 'penstock[tray]', or pip install 'penstock[tray]'"
             )
-    from penstock_tray.instance import Instance, ask
+    from penstock_tray.instance import take_or_ask
 
-    instance = Instance.take()
-    if instance is None:
-        word = "look" if at_login else "show"
-        click.echo(f"Penstock is in your tray already (process {ask(word)}).", err=True)
+    instance = take_or_ask("look" if at_login else "show")
+    if isinstance(instance, int):
+        click.echo(f"Penstock is in your tray already (process {instance}).", err=True)
         return 0
     try:
         return _run(instance, starts=not no_gateway)
@@ -53,12 +56,9 @@ def tray(ctx: click.Context, no_gateway: bool, at_login: bool) -> int:
         instance.leave()
 
 
-def _run(instance: object, *, starts: bool) -> int:
+def _run(instance: Instance, *, starts: bool) -> int:
     from penstock_tray.backends import choose
     from penstock_tray.desk import Desk
-    from penstock_tray.instance import Instance
-
-    assert isinstance(instance, Instance)
 
     async def here() -> None:
         await Desk(choose, starts=starts).run(instance)
@@ -73,14 +73,12 @@ def _run(instance: object, *, starts: bool) -> int:
     return _in_main_thread(instance, starts=starts)
 
 
-def _in_main_thread(instance: object, *, starts: bool) -> int:
+def _in_main_thread(instance: Instance, *, starts: bool) -> int:
     """Windows and macOS: the toolkit has the main thread, the event loop another one."""
     from penstock_tray.backends import Calls
     from penstock_tray.backends.toolkit import ToolkitBackend
     from penstock_tray.desk import Desk
-    from penstock_tray.instance import Instance
 
-    assert isinstance(instance, Instance)
     made: list[ToolkitBackend] = []
     ready = threading.Event()
 
@@ -92,12 +90,24 @@ def _in_main_thread(instance: object, *, starts: bool) -> int:
     async def here() -> None:
         await Desk(choose, starts=starts).run(instance)
 
-    thread = threading.Thread(target=lambda: asyncio.run(here()), daemon=True)
+    ended: list[int] = []
+
+    def loop() -> None:
+        try:
+            asyncio.run(here())
+            ended.append(0)
+        finally:  # a loop that died of a defect must not leave a dead icon behind
+            ready.set()
+            if made and not ended:
+                made[0].stop()
+
+    thread = threading.Thread(target=loop, daemon=True)
     thread.start()
     ready.wait()
-    made[0].main_loop()
+    if made:
+        made[0].main_loop()
     thread.join(10)
-    return 0
+    return 0 if ended else _EXIT_PROBLEM
 
 
 @tray.command()

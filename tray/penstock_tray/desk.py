@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from penstock.client import GatewayError, NotRunning
 from penstock_tray import actions, gateway_process, login, notices, pacing, preferences, restarts
 from penstock_tray.backends import Backend, Calls, Look
 from penstock_tray.follower import Follower
@@ -326,8 +327,6 @@ class Desk:
 
 async def _told_by(call: Callable[[], Any]) -> str:
     """How *call*, which blocks, went wrong; empty if it did not."""
-    from penstock.client import GatewayError, NotRunning
-
     try:
         await asyncio.to_thread(call)
     except (GatewayError, NotRunning, OSError) as exc:

@@ -116,6 +116,21 @@ def _is(descriptor: int, path: Path) -> bool:
         return False
 
 
+def take_or_ask(word: str) -> Instance | int:
+    """
+    Become the tray of this user, or say *word* to the one that is. Returns the lock, or the number of its process.
+
+    Raises:
+        TrayHangs: one is there and does not answer.
+    """
+    while True:
+        if (taken := Instance.take()) is not None:
+            return taken
+        # Who only asks holds the lock for a moment, too.
+        with contextlib.suppress(NoTray):
+            return ask(word)
+
+
 def ask(word: str) -> int:
     """
     Say *word* to the tray that runs.

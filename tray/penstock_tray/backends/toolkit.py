@@ -45,6 +45,7 @@ class ToolkitBackend:
         self._look = Look()
         self._shown: Look | None = None
         self._icon: Any = None
+        self._stopped = False
         self._open = False
         self._lock = threading.Lock()
         self._ready = threading.Event()
@@ -62,6 +63,7 @@ class ToolkitBackend:
             self._post()
 
     def stop(self) -> None:
+        self._stopped = True
         self._ready.set()
         if self._icon is not None:
             self._in_its_thread(self._icon.stop)
@@ -69,6 +71,8 @@ class ToolkitBackend:
     def main_loop(self) -> None:
         """In the main thread, until `stop`."""
         self._ready.wait()
+        if self._stopped:
+            return
         import pystray
 
         make = self._make or pystray.Icon

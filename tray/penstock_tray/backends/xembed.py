@@ -3,7 +3,8 @@ pystray's XEmbed icon, for panels that know nothing newer (tint2, trayer, old do
 dashboard, which can do nearly all that the menu can.
 
 Its defects are mended here: it never asked for clicks; it drew transparent icons on black, and stretched them; nobody
-docked an icon whose panel went away and came again; its thread may wait for ever when it is stopped from another one.
+docked an icon whose panel went away and came again; its thread may wait for ever when it is stopped from another one;
+an icon that no panel took (the panel was about to end when it was asked) waited for one without end.
 
 Sources: pystray 0.19.5, `_xorg.py`; System Tray Protocol Specification 0.4 (freedesktop.org).
 """
@@ -22,6 +23,7 @@ from penstock_tray.backends import Look
 from penstock_tray.drawing import draw
 
 _log = logging.getLogger(__name__)
+_TAKEN_WITHIN_S = 10.0
 _PLATE = (236, 238, 240)
 """Behind the icon: an old panel gives no way to see through. All shapes are readable on it."""
 
@@ -62,6 +64,7 @@ class XEmbedIcon(threading.Thread):
         self._clicked, self._lost = clicked, lost
         self._look = look
         self._icon: Any = None
+        self._embedded = threading.Event()
         self._shown: Look | None = None
         self._wanted = threading.Event()
         self._ends = False
@@ -70,7 +73,8 @@ class XEmbedIcon(threading.Thread):
         logging.getLogger("pystray").setLevel(logging.CRITICAL)
         try:
             self._shown = self._look
-            self._icon = _made(self._clicked, self._lost, self._shown)
+            self._icon = _made(self._clicked, self._shown)
+            self._follow_embedding()
             threading.Thread(target=self._update, name="xembed looks", daemon=True).start()
             self._icon.run(_visible)
         except Exception as exc:  # noqa: BLE001 - a panel that goes away may break any of its calls
@@ -96,6 +100,36 @@ class XEmbedIcon(threading.Thread):
             self._wanted.wait()
             self._wanted.clear()
 
+    def _follow_embedding(self) -> None:
+        """A panel that takes the icon makes its window a child of its own."""
+        from Xlib import X
+
+        icon, destroyed = self._icon, self._icon._message_handlers[X.DestroyNotify]
+
+        def moved(event: Any) -> None:
+            if event.window.id == icon._window.id and event.parent != icon._display.screen().root:
+                self._embedded.set()
+
+        def panel_destroyed(event: Any) -> None:
+            destroyed(event)
+            if icon._systray_manager is None:
+                self._lost()
+            else:  # another one was asked
+                self._expect()
+
+        icon._message_handlers[X.ReparentNotify] = moved
+        icon._message_handlers[X.DestroyNotify] = panel_destroyed
+        self._expect()
+
+    def _expect(self) -> None:
+        self._embedded.clear()
+        threading.Thread(target=self._check, name="xembed check", daemon=True).start()
+
+    def _check(self) -> None:
+        if not self._embedded.wait(_TAKEN_WITHIN_S) and not self._ends:
+            _log.info("No panel took the icon within %g s", _TAKEN_WITHIN_S)
+            self.stop()
+
     def _leave(self) -> None:
         self._ends = True
         self._wanted.set()
@@ -112,7 +146,7 @@ def _visible(icon: Any) -> None:
     icon.visible = True
 
 
-def _made(clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> Any:
+def _made(clicked: Callable[[], None], look: Look) -> Any:
     os.environ["PYSTRAY_BACKEND"] = "xorg"
     import pystray
     from Xlib import X
@@ -122,15 +156,6 @@ def _made(clicked: Callable[[], None], lost: Callable[[], None], look: Look) -> 
     icon._window.change_attributes(
         event_mask=X.ExposureMask | X.StructureNotifyMask | X.ButtonPressMask
     )
-
-    destroyed = icon._message_handlers[X.DestroyNotify]
-
-    def panel_destroyed(event: Any) -> None:
-        destroyed(event)
-        if icon._systray_manager is None:
-            lost()
-
-    icon._message_handlers[X.DestroyNotify] = panel_destroyed
 
     def fit(width: int, height: int) -> None:
         if icon._icon_data and icon._icon_data.size == (width, height):
