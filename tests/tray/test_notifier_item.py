@@ -43,9 +43,15 @@ def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 class Panel:
-    """A watcher and host in one: who registered, which signals came."""
+    """
+    A watcher and host in one: who registered, which signals came.
 
-    def __init__(self) -> None:
+    Args:
+        has_host: as the watcher's property says; None for one that does not know it.
+    """
+
+    def __init__(self, has_host: bool | None = None) -> None:
+        self.has_host = has_host
         self.registered: asyncio.Queue[str] = asyncio.Queue()
         self.signals: asyncio.Queue[tuple[str, list[Any]]] = asyncio.Queue()
 
@@ -63,6 +69,8 @@ class Panel:
         if message.member == "RegisterStatusNotifierItem":
             self.registered.put_nowait(message.body[0])
             return Message.new_method_return(message)
+        if message.member == "Get" and self.has_host is not None:
+            return Message.new_method_return(message, "v", [Variant("b", self.has_host)])
         if message.message_type is MessageType.SIGNAL and message.path in (ITEM_PATH, MENU_PATH):
             self.signals.put_nowait((message.member or "", message.body))
         return None
@@ -161,5 +169,38 @@ def test_a_watcher_that_comes_late_or_again_gets_the_icon(bus: str) -> None:
             panel.bus.disconnect()
             await panel.bus.wait_for_disconnect()
         notifier.stop()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("has_host", [None, True, False], ids=["it does not say", "yes", "no"])
+def test_a_watcher_without_a_host_is_no_panel(bus: str, has_host: bool | None) -> None:
+    """The icon is registered there all the same, and a host that comes or goes is noticed."""
+
+    async def play() -> None:
+        panel = await Panel(has_host).start()
+        came: list[str] = []
+        notifier = Notifier(lambda _key: None, panel_came=lambda: came.append("panel"))
+        await notifier.start()
+        await asyncio.wait_for(panel.registered.get(), 5)
+        asked = notifier._asks
+        assert asked is not None
+        await asked
+        assert notifier.has_panel == (has_host is not False)
+        assert len(came) == notifier.has_panel
+        if has_host is False:
+            for now, member in ((True, "Registered"), (False, "Unregistered")):
+                panel.has_host = now
+                signal = Message.new_signal(
+                    "/StatusNotifierWatcher", WATCHER, f"StatusNotifierHost{member}"
+                )
+                await panel.bus.send(signal)
+                async with asyncio.timeout(5):
+                    while notifier.has_panel != now:
+                        await asyncio.sleep(0.01)
+            await asyncio.wait_for(notifier.panel_left(), 5)
+            assert came == ["panel"]
+        notifier.stop()
+        panel.bus.disconnect()
 
     asyncio.run(play())

@@ -34,6 +34,8 @@ ITEM_PATH, MENU_PATH = "/StatusNotifierItem", "/MenuBar"
 Pixmaps = list[list[Any]]
 _ONCE_MORE_S = 3.0
 _BUS = "org.freedesktop.DBus"
+_NOBODY = {f"{_BUS}.Error.{why}" for why in ("ServiceUnknown", "NameHasNoOwner", "NoReply")}
+_HOSTS = ("StatusNotifierHostRegistered", "StatusNotifierHostUnregistered")
 
 
 def _nothing() -> None:
@@ -51,7 +53,7 @@ class Notifier:
         ended: the session bus is gone, and with it the session.
 
     Attributes:
-        has_panel: whether a panel is there now.
+        has_panel: whether a panel is there now. A watcher alone is none: with no host it collects icons for nobody.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class Notifier:
     ) -> None:
         self._clicked, self._opened = clicked, opened
         self._panel_came, self._ended = panel_came, ended
-        self.has_panel = False
+        self.has_panel = self._is_new = False
         self._left = asyncio.Event()
         self._end: asyncio.Task[None] | None = None
+        self._asks: asyncio.Task[None] | None = None
         self._bus: MessageBus | None = None
         self._name = f"org.kde.StatusNotifierItem-{os.getpid()}-1"
         self._items: tuple[Item, ...] = ()
@@ -81,6 +84,7 @@ class Notifier:
         await self._bus.request_name(self._name)
         rule = f"type='signal',sender='{_BUS}',member='NameOwnerChanged',arg0='{WATCHER}'"
         await self._ask_bus("AddMatch", rule)
+        await self._ask_bus("AddMatch", f"type='signal',interface='{WATCHER}'")
         reply = await self._ask_bus("NameHasOwner", WATCHER)
         if reply is not None and reply.message_type is MessageType.METHOD_RETURN and reply.body[0]:
             self._register()
@@ -130,17 +134,14 @@ class Notifier:
 
     def stop(self) -> None:
         """Leave the bus; the watcher takes the icon away."""
-        if self._end is not None:
-            self._end.cancel()
+        for task in (self._end, self._asks):
+            if task is not None:
+                task.cancel()
         if self._bus is not None:
             self._bus.disconnect()
 
     def _register(self) -> None:
         assert self._bus is not None
-        self.has_panel = True
-        self._left.clear()
-        self._panel_came()
-        asyncio.get_running_loop().call_later(_ONCE_MORE_S, self._say_icon)
         self._bus.send(
             Message(
                 destination=WATCHER, path="/StatusNotifierWatcher", interface=WATCHER,
@@ -148,6 +149,39 @@ class Notifier:
                 flags=MessageFlag.NO_REPLY_EXPECTED | MessageFlag.NO_AUTOSTART,
             )
         )  # fmt: skip
+
+        self._is_new = True
+        self._ask_for_host()
+
+    def _ask_for_host(self) -> None:
+        self._asks = asyncio.create_task(self._see_host())
+
+    async def _see_host(self) -> None:
+        bus = self._bus
+        assert bus is not None
+        message = Message(
+            destination=WATCHER, path="/StatusNotifierWatcher", interface="org.freedesktop.DBus.Properties",
+            member="Get", signature="ss", body=[WATCHER, "IsStatusNotifierHostRegistered"],
+            flags=MessageFlag.NO_AUTOSTART,
+        )  # fmt: skip
+        reply = None
+        with contextlib.suppress(Exception):  # the bus itself ends
+            reply = await bus.call(message)
+        if reply is None or reply.error_name in _NOBODY:
+            return  # the watcher is gone meanwhile, which is told apart from this
+        # One that does not know this property is a panel's own.
+        has = reply.message_type is MessageType.ERROR or bool(reply.body[0].value)
+        if has and (self._is_new or not self.has_panel):
+            self.has_panel, self._is_new = True, False
+            self._left.clear()
+            self._panel_came()
+            asyncio.get_running_loop().call_later(_ONCE_MORE_S, self._say_icon)
+        elif not has:
+            self._panel_left()
+
+    def _panel_left(self) -> None:
+        self.has_panel = False
+        self._left.set()
 
     def _say_icon(self) -> None:
         self._signal(ITEM_PATH, ITEM, "NewIcon")
@@ -164,8 +198,9 @@ class Notifier:
                 if message.body[2]:
                     self._register()
                 else:
-                    self.has_panel = False
-                    self._left.set()
+                    self._panel_left()
+            elif message.interface == WATCHER and message.member in _HOSTS:
+                self._ask_for_host()
             return None
         if message.path not in (ITEM_PATH, MENU_PATH):
             return None
