@@ -16,6 +16,7 @@ from penstock.client import Client, NoGateway, NotRunning
 from penstock_tray import actions, desk, gateway_process, notices
 from penstock_tray.backends import Calls, Look
 from penstock_tray.desk import Desk
+from penstock_tray.follower import Follower
 from penstock_tray.instance import Instance
 from penstock_tray.menu import App, Item
 from penstock_tray.snapshot import Server, Snapshot
@@ -300,3 +301,28 @@ def test_ended_and_hanging_are_told_apart(
 
     monkeypatch.setattr(Client, "find", find)
     assert gateway_process.look().gateway == gateway
+
+
+def test_the_follower_says_that_it_cannot_know_which_gateway(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Several gateways are not taken for none, and the sentence that says what to do comes along."""
+
+    def find(_port: int | None = None) -> Client:
+        raise NotRunning("Several gateways run (a, b); name one.")
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(Client, "find", find)
+    told: list[Snapshot] = []
+    heard = threading.Event()
+
+    def tell(snapshot: Snapshot) -> None:
+        told.append(snapshot)
+        heard.set()
+
+    follower = Follower(tell)
+    follower.start()
+    assert heard.wait(10)
+    follower.end()
+    follower.join(10)
+    assert told[0] == Snapshot("unclear", "Several gateways run (a, b); name one.")
