@@ -129,12 +129,13 @@ def test_a_server_behind_an_open_breaker_is_away(retry_after_s: float | None, st
         "upstreams": [
             {
                 "name": "a", "url": "http://a", "state": "ok", "concurrency": {"in_flight": 0}, "models": [],
-                "breaker": {"state": "open", "retry_after_s": retry_after_s},
+                "breaker": {"state": "open", "retry_after_s": retry_after_s}, "unloads": True,
             }
         ],
     }  # fmt: skip
     seen = read(status)
     assert seen.ending
+    assert seen.servers[0].unloads
     assert seen.servers[0].state == state
     assert ("a does not answer" in title(replace(seen, ending=False))) == (state == "unreachable")
 

@@ -98,6 +98,8 @@ def _server(value: Mapping[str, Any]) -> Server:
         for model in value["models"]
     )
     kind = value.get("kind")
+    # For a status that does not say it. llama.cpp can as a router only, which has several models.
+    may_unload = kind in ("ollama", "lmstudio") or (kind == "llamacpp" and len(models) > 1)
     # The breaker lets nothing through: the gateway counts it as away in its `overall`, too.
     away = value.get("breaker", {}).get("retry_after_s") is not None
     return Server(
@@ -106,8 +108,7 @@ def _server(value: Mapping[str, Any]) -> Server:
         "unreachable" if away else value["state"],
         value["concurrency"]["in_flight"],
         models,
-        # llama.cpp can as a router only, which has several models.
-        unloads=kind in ("ollama", "lmstudio") or (kind == "llamacpp" and len(models) > 1),
+        unloads=value.get("unloads", may_unload),
         forgettable=value.get("found_by") in ("state", "discovered"),
         given_up=(value.get("supervised") or {}).get("state") == "given_up",
     )
