@@ -196,7 +196,7 @@ class Client:
 
     def request(self, request_id: str) -> dict[str, Any]:
         """One request, running or remembered."""
-        return self._get(f"/penstock/requests/{request_id}")
+        return self._get(f"/penstock/requests/{quote(request_id, safe='')}")
 
     def models(self) -> list[dict[str, Any]]:
         """The models that clients see."""

@@ -12,9 +12,12 @@ _PIECE_BYTES = 64 * 1024
 _POLL_S = 0.2
 
 
-def last_lines(path: Path, count: int) -> list[str]:
+def last_lines(path: Path, count: int, most_bytes: int | None = None) -> list[str]:
     """
     The last *count* lines.
+
+    Args:
+        most_bytes: no more is read; a line that began before is left out, unless it is the only one. None: all of it.
 
     Raises:
         OSError: it cannot be read.
@@ -22,14 +25,19 @@ def last_lines(path: Path, count: int) -> list[str]:
     if count <= 0:
         return []
     with path.open("rb") as file:
-        at = file.seek(0, os.SEEK_END)
-        data = b""
-        while at > 0 and data.count(b"\n") <= count:
-            size = min(_PIECE_BYTES, at)
+        at = end = file.seek(0, os.SEEK_END)
+        first = 0 if most_bytes is None else max(0, end - most_bytes)
+        pieces: list[bytes] = []
+        ends = 0
+        while at > first and ends <= count:
+            size = min(_PIECE_BYTES, at - first)
             at -= size
             file.seek(at)
-            data = file.read(size) + data
-    lines = data.decode("utf-8", "replace").splitlines()
+            pieces.append(file.read(size))
+            ends += pieces[-1].count(b"\n")
+    lines = b"".join(reversed(pieces)).decode("utf-8", "replace").splitlines()
+    if at == first > 0 and len(lines) > 1:
+        del lines[0]
     return lines[-count:]
 
 

@@ -129,3 +129,18 @@ def test_last_lines(tmp_path: Path, text: str, count: int, lines: list[str]) -> 
     path = tmp_path / "log"
     path.write_text(text, encoding="utf-8")
     assert last_lines(path, count) == lines
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        pytest.param("a" * 300_000 + "\nb\nc\n", ["b", "c"], id="a line that began before"),
+        pytest.param("a" * 300_000, ["a" * 100], id="nothing but one line"),
+        pytest.param("a\nb\n", ["a", "b"], id="a short file"),
+    ],
+)
+def test_no_more_is_read_than_allowed(tmp_path: Path, text: str, lines: list[str]) -> None:
+    """However long the lines are."""
+    path = tmp_path / "log"
+    path.write_text(text)
+    assert last_lines(path, 3, most_bytes=100) == lines

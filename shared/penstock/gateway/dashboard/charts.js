@@ -24,6 +24,9 @@ function roof(most) {
   return size * [1, 2, 4, 6, 8, 10].find((n) => n * size >= most * 0.999);
 }
 
+// Pairs as a legend: [class, name, value]; what has no value is left out.
+export const legend = (pairs) => h("p", { class: "legend" }, pairs.filter(([, , v]) => v).map(([kind, name, v]) => h("span", {}, h("i", { class: kind }), `${name} ${v}`)));
+
 // lines: [[class, name]...]; text(value) -> what a value is called; spoken(text): told to who does not see it.
 export function chart(title, lines, { text, floor = 2, tick = text, about, ago, now: nowWord, spoken }) {
   const svg = s("svg", { viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" });
@@ -34,10 +37,10 @@ export function chart(title, lines, { text, floor = 2, tick = text, about, ago, 
   svg.append(...fills.filter(Boolean), ...paths, cursor);
   const value = h("p", { class: "now" }), note = h("p", { class: "note" });
   const ticks = [h("span"), h("span")], from = h("span");
-  const legend = lines.length > 1 ? h("p", { class: "legend" }, lines.map(([kind, name]) => h("span", {}, h("i", { class: kind }), name))) : null;
+  const names = lines.length > 1 ? h("p", { class: "legend" }, lines.map(([kind, name]) => h("span", {}, h("i", { class: kind }), name))) : null;
   const plot = h("div", { class: "plot" }, h("div", { class: "ticks", "aria-hidden": "true" }, ticks), svg);
   const node = h("figure", { class: "card chart", tabindex: 0, role: "group", "aria-roledescription": about },
-    h("figcaption", {}, h("h3", {}, title), legend, value, note), plot, h("p", { class: "axis", "aria-hidden": "true" }, from, h("span", {}, nowWord)));
+    h("figcaption", {}, h("h3", {}, title), names, value, note), plot, h("p", { class: "axis", "aria-hidden": "true" }, from, h("span", {}, nowWord)));
   let series = [], at = [], told = "", more = "", drawn = "";
   const count = () => series[0]?.length ?? 0;
   const me = {

@@ -24,7 +24,7 @@ function build(models, refused) {
   const send = h("button", { class: "main" }, W.send), fresh = h("button", { type: "button", hidden: true }, W.fresh);
   const form = h("form", { class: "card try" }, h("label", { for: "try-model" }, W.model_), h("select", { id: "try-model" }, options(models)),
     h("label", { for: "try-text" }, W.prompt), text, h("div", { class: "bar" }, send, fresh));
-  fresh.addEventListener("click", () => { stop?.abort(); turns = []; said.replaceChildren(); fresh.hidden = true; text.focus(); });
+  fresh.addEventListener("click", () => { stop?.abort(); stop = null; turns = []; put(send, W.send); said.replaceChildren(); fresh.hidden = true; text.focus(); });
   text.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -34,23 +34,24 @@ function build(models, refused) {
     text.value = ""; fresh.hidden = false;
     put(send, W.stop);
     await answer(said, refused);
-    put(send, W.send);
+    if (!stop) put(send, W.send);
   });
   at("v-try").append(h("section", {}, h("h2", {}, W.views.try), h("p", { class: "soft" }, W.tryIntro), said, form));
 }
 
 async function answer(said, refused) {
-  const mine = stop = new AbortController();
+  const mine = stop = new AbortController(), asked = turns;
   const thought = h("span", { class: "soft" }), told = h("span"), facts = h("dl", { class: "facts" });
   const announced = h("details", { class: "announced", hidden: true, open: true }, h("summary", {}, W.announced), facts);
   const node = h("div", { class: "turn" }, thought, told);
   said.append(node, announced);
+  said.setAttribute("aria-busy", "true"); // spoken as a whole, once it is complete
   const trouble = (text) => node.append(h("p", { class: "trouble" }, text));
   const announce = (pairs) => { announced.hidden = false; facts.append(...pairs.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])); };
   let whole = "";
   try {
     const got = await fetch("/v1/chat/completions", { method: "POST", signal: mine.signal, headers: headers({ "content-type": "application/json" }),
-      body: JSON.stringify({ model: at("try-model").value || "any", messages: turns, stream: true, stream_options: { include_usage: true } }) });
+      body: JSON.stringify({ model: at("try-model").value || "any", messages: asked, stream: true, stream_options: { include_usage: true } }) });
     announce([...got.headers].filter(([name]) => name.startsWith("penstock-")));
     if (!got.ok) {
       const error = (await got.json().catch(() => ({}))).error ?? {};
@@ -68,8 +69,9 @@ async function answer(said, refused) {
       if (delta?.content) { whole += delta.content; told.append(delta.content); }
     });
   } catch (error) { if (error.name !== "AbortError") trouble(W.away); } finally {
-    stop = null;
-    // A question without an answer is no part of what the model is asked next.
-    if (whole) turns.push({ role: "assistant", content: whole }); else turns.pop();
+    if (stop === mine) stop = null;
+    if (!stop) said.removeAttribute("aria-busy");
+    // A question without an answer is no part of what the model is asked next. A new chat has turns of its own.
+    if (whole) asked.push({ role: "assistant", content: whole }); else asked.pop();
   }
 }

@@ -1,10 +1,10 @@
 // The last conversations: how full the model's window is, what of the prompt was reused, and what was left out to fit.
 import { at, h, number, short, sync } from "./dom.js";
-import { bar } from "./charts.js";
+import { bar, legend } from "./charts.js";
 import { WORDS as W } from "./words.js";
 
 const MOST = 6;
-const key = (pairs) => h("p", { class: "legend" }, pairs.filter(([, , v]) => v).map(([kind, name, v]) => h("span", {}, h("i", { class: kind }), `${name} ${v}`)));
+const SHOWN = ["id", "prompt_tokens", "prompt_tokens_planned", "prompt_tokens_original", "cached_tokens", "completion_tokens", "window"];
 
 // The gauge of one request; null while nothing is known of its prompt.
 export function gauge(r) {
@@ -15,7 +15,7 @@ export function gauge(r) {
   const whole = Math.max(r.window ?? 0, prompt + answer);
   const P = W.contextParts, told = [["p-reused", P.reused, number(cached || null)], ["p-read", P.read, number(prompt - cached)], ["p-answer", P.answer, number(answer || null)], ["p-dropped", P.dropped, number(dropped || null)]];
   return h("div", {}, bar([["p-reused", cached / whole], ["p-read", (prompt - cached) / whole], ["p-answer", answer / whole]], told.filter(([, , v]) => v).map(([, name, v]) => `${name} ${v}`).join(", ")),
-    key([...told, ["empty", "", r.window ? W.windowOf(r.window) : ""]]));
+    legend([...told, ["empty", "", r.window ? W.windowOf(r.window) : ""]]));
 }
 
 // Requests -> conversations, the last one first. Where a client does not say which it is, one client with one model is one.
@@ -34,7 +34,7 @@ function grouped(requests) {
 export function conversations(requests) {
   const shown = grouped(requests);
   at("s-conv").hidden = !shown.length;
-  sync(at("conversations"), shown, (c) => c.of, (c) => `${c.last.id} ${c.count}`, (c) => {
+  sync(at("conversations"), shown, (c) => c.of, (c) => JSON.stringify([c.count, ...SHOWN.map((name) => c.last[name])]), (c) => {
     const r = c.last, used = (r.prompt_tokens ?? r.prompt_tokens_planned) + (r.completion_tokens ?? 0);
     return h("article", { class: "card talk" },
       h("div", { class: "line" }, h("strong", {}, short(r.model)), h("span", { class: "soft who" }, [W.requests(c.count), r.client === "anonymous" ? "" : r.client, (r.user_agent || "").split("/")[0]].filter(Boolean).join(" · ")),

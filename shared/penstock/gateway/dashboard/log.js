@@ -26,14 +26,17 @@ async function look() {
   clearTimeout(timer);
   timer = setTimeout(look, EVERY_MS);
   if (document.hidden) return;
+  const of = choice.value;
   try {
-    const got = await (await ask(`/penstock/log?lines=${LINES}${choice.value ? `&server=${encodeURIComponent(choice.value)}` : ""}`)).json();
+    const got = await (await ask(`/penstock/log?lines=${LINES}${of ? `&server=${encodeURIComponent(of)}` : ""}`)).json();
+    if (of !== choice.value) return; // another one is looked at meanwhile
     const atEnd = out.scrollTop + out.clientHeight >= out.scrollHeight - 20;
     put(out, got.lines.join("\n"));
     put(file, got.file);
     if (atEnd) out.scrollTop = out.scrollHeight;
     problem.hidden = true; out.hidden = false;
   } catch (error) {
+    if (of !== choice.value) return;
     put(problem, error.code === "admin_token_required" ? W.logNeeds : error.status ? [error.message, error.hint].filter(Boolean).join(" ") : W.away);
     problem.hidden = false; out.hidden = true;
   }

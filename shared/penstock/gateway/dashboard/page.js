@@ -81,18 +81,19 @@ function draw() {
 // Views by the address's fragment.
 function turn() {
   const wanted = location.hash.slice(1);
-  view = wanted in W.views ? wanted : "overview";
+  view = Object.hasOwn(W.views, wanted) ? wanted : "overview";
   for (const name of Object.keys(W.views)) at(`v-${name}`).hidden = name !== view;
   for (const link of at("nav").children) {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
   }
   if (view !== "log") logs.leave();
-  if (view === "settings") panels.settings(act).catch((error) => say(why(error)));
+  if (view === "settings") panels.settings(act, (error) => say(why(error)));
   scrollTo(0, 0);
   draw();
 }
 
 for (const [id, text] of [["h-over", W.views.overview], ["h-up", W.upstreams], ["h-live", W.live], ["h-conv", W.conversations], ["h-recent", W.recent], ["h-acts", W.acts], ["h-err", W.errors]]) at(id).textContent = text;
+at("nav").setAttribute("aria-label", W.viewsOf);
 at("nav").append(...Object.entries(W.views).map(([name, text]) => h("a", { href: `#${name}` }, text)));
 const add = adding(act, why);
 const all = h("span", { class: "bar" }, h("button", { id: "all-bypass", onclick: () => act("bypass", { on: status?.switched.bypass !== "all" }) }, W.bypassAll),

@@ -1,10 +1,10 @@
 // Requests: those that run, with their progress, and those that ended, with what Penstock changed and why.
-import { at, clock, h, number, put, seconds, short, sync } from "./dom.js";
-import { bar } from "./charts.js";
+import { at, clock, h, put, seconds, short, sync } from "./dom.js";
+import { bar, legend } from "./charts.js";
 import { gauge } from "./conversations.js";
 import { WORDS as W } from "./words.js";
 
-const MOST = 50;
+const MOST = 50, RECENT_MS = 1000;
 const tag = (text, kind = "") => h("span", { class: `tag ${kind}` }, text);
 const title = (r) => short(r.model) || r.path;
 const who = (r) => [r.client === "anonymous" ? "" : r.client, (r.user_agent || "").split("/")[0], r.upstream].filter(Boolean).join(" · ");
@@ -25,8 +25,9 @@ export function live(requests) {
     put(row.stage, W.stage[r.stage] ?? r.stage);
     row.stage.className = `stage ${r.stage}`;
     put(row.age, seconds(r.age_s));
-    const rate = r.answering_s > 0.5 ? r.chunks / r.answering_s : 0;
-    put(row.told, r.stage === "prefilling" && prefill ? W.prefill(prefill) : queue ? W.place(queue) : r.stage === "streaming" ? W.pieces(r.chunks, rate) : "");
+    const made = r.completion_tokens ?? r.chunks, rate = r.answering_s > 0.5 ? made / r.answering_s : 0;
+    const first = r.ttft_s == null ? "" : W.firstAfter(seconds(r.ttft_s)), count = r.completion_tokens == null ? W.pieces(made, rate) : W.made(made, rate);
+    put(row.told, r.stage === "prefilling" && prefill ? W.prefill(prefill) : queue ? W.place(queue) : r.stage === "streaming" ? [count, first].filter(Boolean).join(" · ") : "");
     if (r.stage === "prefilling" && prefill) row.fill.value = prefill.processed / prefill.total;
     else if (r.stage === "streaming") row.fill.removeAttribute("value");
     else row.fill.value = 0;
@@ -34,10 +35,24 @@ export function live(requests) {
   }
   const now = new Set(shown.map((r) => r.id));
   for (const id of rows.keys()) if (!now.has(id)) rows.delete(id);
+  put(at("live-more"), requests.length > MOST ? W.moreRunning(requests.length - MOST) : "");
 }
 
+// Under load all of them are new each time, and none can be read: once a second is enough.
+let wanted = [], shown = [], waits = null, drawnAt = -Infinity;
 export function recent(requests) {
-  sync(at("recent"), requests.slice(0, MOST), (r) => r.id, () => "", ended,
+  wanted = requests;
+  waits ??= setTimeout(drawRecent, Math.max(0, drawnAt + RECENT_MS - performance.now()));
+}
+
+// A row that a person opened or stands at stays until it is closed, after those that are newer.
+function drawRecent() {
+  waits = null;
+  drawnAt = performance.now();
+  const latest = wanted.slice(0, MOST), ids = new Set(latest.map((r) => r.id));
+  const used = new Set([...at("recent").children].filter((node) => node.open || node.contains(document.activeElement)).map((node) => node.dataset.k));
+  shown = [...latest, ...shown.filter((r) => used.has(r.id) && !ids.has(r.id))];
+  sync(at("recent"), shown, (r) => r.id, () => "", ended,
     () => h("p", { class: "none" }, W.noRecent, h("a", { href: "#connect" }, W.connectIt)));
 }
 
@@ -79,11 +94,9 @@ function details(r) {
   return h("div", { class: "two inside" }, h("div", {}, parts), h("div", {}, side));
 }
 
-const key = (pairs) => h("p", { class: "legend" }, pairs.filter(([, , v]) => v).map(([kind, name, v]) => h("span", {}, h("i", { class: kind }), `${name} ${v}`)));
-
 function times(r) {
   const P = W.timeParts, ttft = r.ttft_s ?? 0, answer = Math.max(0, r.duration_s - r.waited_s - ttft);
   const told = [["p-wait", P.waited, r.waited_s > 0.005 ? seconds(r.waited_s) : ""], ["p-read", P.prefill, ttft ? seconds(ttft) : ""], ["p-answer", P.answer, answer ? seconds(answer) : ""]];
   const rate = r.completion_tokens > 1 && answer > 0.05 ? W.perSecond(r.completion_tokens / answer) : "";
-  return h("div", {}, bar([["p-wait", r.waited_s / r.duration_s], ["p-read", ttft / r.duration_s], ["p-answer", answer / r.duration_s]], told.map(([, name, v]) => `${name} ${v}`).join(", ")), key([...told, ["empty", "", rate]]));
+  return h("div", {}, bar([["p-wait", r.waited_s / r.duration_s], ["p-read", ttft / r.duration_s], ["p-answer", answer / r.duration_s]], told.map(([, name, v]) => `${name} ${v}`).join(", ")), legend([...told, ["empty", "", rate]]));
 }

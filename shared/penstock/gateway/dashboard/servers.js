@@ -9,6 +9,28 @@ const MOST_MODELS = 12;
 // do(path, body, question): asks where it matters, acts, tells what came of it.
 export function servers(upstreams, act) {
   sync(at("upstreams"), upstreams, (u) => u.name, (u) => JSON.stringify(facts(u)), (u) => card(u, act), () => h("div", { class: "card none" }, W.noServers));
+  const now = new Set(upstreams.map((u) => u.name));
+  for (const name of cards.keys()) if (!now.has(name)) cards.delete(name);
+  for (const u of upstreams) tick(u);
+}
+
+// {server: {what ticks: [where it stands, what is hidden without it]}}
+const cards = new Map();
+
+function tick(u) {
+  const texts = ticking(u);
+  for (const [name, [node, whole]] of Object.entries(cards.get(u.name))) { put(node, texts[name]); whole.hidden = !texts[name]; }
+}
+
+// Texts that change under load: their nodes stay, or a click that meets a new card would be lost.
+function ticking(u) {
+  const c = u.concurrency, prefix = u.models.find((m) => m.context?.prefix)?.context.prefix;
+  return {
+    load: W.load(c), waits: c.queued + c.held ? `· ${W.waits(c)}` : "", speed: u.health?.ttft_ms == null ? "" : seconds(u.health.ttft_ms / 1000),
+    limit: c.limit ? W.limitIs(c) : "", moved: c.moved ? W.moved(c.moved.why) : "", prefix: prefix ? W.prefix(prefix) : "",
+    guard: prefix?.last_break ? W.guard(prefix) : prefix?.reuse_is_impossible ? W.noReuse : "", error: u.error ?? "",
+    breaker: u.breaker.state === "closed" ? "" : W.breaker({ why: u.breaker.why }), findings: (u.health?.findings ?? []).map((f) => f.detail).join(" "),
+  };
 }
 
 function state(u) {
@@ -18,16 +40,11 @@ function state(u) {
   return [kind, W.state[u.state] ?? u.state];
 }
 
-// What the card shows and nothing that merely ticks: a card is built again only when one of these is different.
+// What the card is made of and nothing that merely ticks: a card is built again only when one of these is different.
 function facts(u) {
-  const c = u.concurrency, first = u.models.find((m) => m.context?.prefix);
   return {
     name: u.name, url: u.url, kind: u.kind, badge: state(u), flags: ["paused", "drained", "bypass"].filter((name) => u[name]),
-    load: W.load(c), waits: c.queued + c.held ? `· ${W.waits(c)}` : "", speed: u.health?.ttft_ms == null ? "" : seconds(u.health.ttft_ms / 1000),
-    breaker: u.breaker.state === "closed" ? "" : W.breaker({ why: u.breaker.why }), error: u.error, version: u.server_version,
-    findings: (u.health?.findings ?? []).map((f) => f.detail), prefix: first ? W.prefix(first.context.prefix) : "",
-    limit: c.limit ? W.limitIs(c) : "", moved: c.moved ? W.moved(c.moved.why) : "", found: W.foundBy[u.found_by] ?? "",
-    guard: first?.context.prefix.last_break ? W.guard(first.context.prefix) : first?.context.prefix.reuse_is_impossible ? W.noReuse : "",
+    version: u.server_version, found: W.foundBy[u.found_by] ?? "", unloads: u.unloads,
     own: u.supervised ? W.own(u.supervised) : "", gaveUp: u.supervised?.state === "given_up",
     models: u.models.slice(0, MOST_MODELS).map((m) => [m.id, W.window(m), W.windowFrom[m.window_source] ?? "", m.slots, m.loaded]), more: Math.max(0, u.models.length - MOST_MODELS),
   };
@@ -35,24 +52,31 @@ function facts(u) {
 
 function card(u, act) {
   const f = facts(u), name = u.name;
-  const button = (label, run, kind = "") => h("button", { class: kind, "data-k": `${name}:${label}`, "aria-label": `${label}: ${name}`, onclick: run }, label);
+  // Keyed by what it does to what: "Pause" keeps the focus when it becomes "Resume".
+  const button = (key, label, run, kind = "") => h("button", { class: kind, "data-k": `${key}:${name}`, "aria-label": `${label}: ${name}`, onclick: run }, label);
   const post = (path, more = {}, question) => () => act(path, { upstream: name, ...more }, question);
   const stopped = u.paused || u.drained;
-  const one = (label, value, extra) => value && h("div", {}, h("dt", {}, label), h("dd", {}, value, extra && h("span", { class: "soft" }, ` ${extra}`)));
-  const unloads = u.verdict === "local" && ["ollama", "lmstudio"].includes(u.kind) ? u.models.filter((m) => m.loaded).slice(0, 4) : [];
+  const one = (label, ...value) => h("div", {}, h("dt", {}, label), h("dd", {}, ...value));
+  const live = {};
+  const text = (key, node, whole = node) => { live[key] = [node, whole]; return whole; };
+  const told = (key, label) => { const node = h("span"); return text(key, node, one(label, node)); };
+  const load = h("span"), waits = h("span", { class: "soft" });
+  text("load", load); text("waits", waits);
+  cards.set(name, live);
+  const unloads = u.unloads ? u.models.slice(0, MOST_MODELS).filter((m) => m.loaded) : [];
   return h("article", { class: "card server" },
     h("header", {}, h("h3", {}, name), h("span", { class: `tag ${f.badge[0]}` }, f.badge[1]), f.flags.map((flag) => h("span", { class: "tag warn" }, W[flag]))),
     h("p", { class: "soft" }, [W.kind[u.kind] ?? u.kind ?? u.verdict, f.version, u.url, f.found].filter(Boolean).join(" · ")),
-    f.error && h("p", { class: "trouble" }, f.error), f.breaker && h("p", { class: "trouble" }, f.breaker), f.findings.map((text) => h("p", { class: "trouble" }, text)), f.own && h("p", { class: f.gaveUp ? "trouble" : "soft" }, f.own),
-    h("dl", { class: "stats" }, one(W.fact.load, f.load, f.waits), one(W.fact.limit, f.limit), one(W.fact.speed, f.speed), one(W.fact.prefix, f.prefix), one(W.fact.breaker, W.breakerIs[u.breaker.state])),
-    f.moved && h("p", { class: "soft small" }, f.moved), f.guard && h("p", { class: "soft small" }, f.guard),
+    ["error", "breaker", "findings"].map((key) => text(key, h("p", { class: "trouble" }))), f.own && h("p", { class: f.gaveUp ? "trouble" : "soft" }, f.own),
+    h("dl", { class: "stats" }, one(W.fact.load, load, " ", waits), told("limit", W.fact.limit), told("speed", W.fact.speed), told("prefix", W.fact.prefix), one(W.fact.breaker, W.breakerIs[u.breaker.state])),
+    ["moved", "guard"].map((key) => text(key, h("p", { class: "soft small" }))),
     u.models.length ? h("ul", { class: "models" }, f.models.map(([id, window, source, slots, loaded]) => h("li", {}, h("span", { class: "id", title: id }, short(id)), h("span", { class: "soft" }, [window, source, slots && W.slots(slots), loaded && W.loaded].filter(Boolean).join(" · ")))), f.more ? h("li", { class: "soft" }, `+ ${f.more}`) : "") : "",
-    h("div", { class: "bar" }, f.gaveUp ? button(W.startAgain, post("resume"), "main") : "", stopped ? button(W.resume, post("resume"), "main") : button(W.pause, post("pause")),
-      button(W.probe, () => act(`probe?upstream=${encodeURIComponent(name)}`, {})),
+    h("div", { class: "bar" }, f.gaveUp ? button("start", W.startAgain, post("resume"), "main") : "", stopped ? button("stop", W.resume, post("resume"), "main") : button("stop", W.pause, post("pause")),
+      button("look", W.probe, () => act(`probe?upstream=${encodeURIComponent(name)}`, {})),
       h("details", { class: "menu", "data-k": `menu:${name}` }, h("summary", { "data-k": `more:${name}`, "aria-label": `${W.more}: ${name}` }, W.more),
-        h("div", { class: "bar" }, button(u.bypass ? W.bypassOff : W.bypassOn, post("bypass", { on: !u.bypass })), button(W.drain, post("drain", { wait: false }, W.sureDrain(name))),
-          unloads.map((m) => button(W.unload(short(m.id)), post("unload", { model: m.id }, W.sureUnload(m.id, name)))),
-          button(W.forget, () => act("upstreams/forget", { name }, W.sureForget(name)), "risk")))));
+        h("div", { class: "bar" }, button("bypass", u.bypass ? W.bypassOff : W.bypassOn, post("bypass", { on: !u.bypass })), button("drain", W.drain, post("drain", { wait: false }, W.sureDrain(name))),
+          unloads.map((m) => button(`unload ${m.id}`, W.unload(short(m.id)), post("unload", { model: m.id }, W.sureUnload(m.id, name)))),
+          button("forget", W.forget, () => act("upstreams/forget", { name }, W.sureForget(name)), "risk")))));
 }
 
 // The form that adds a server, by its address or of those found on this machine: { node, turn }.

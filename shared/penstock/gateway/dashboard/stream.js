@@ -41,17 +41,23 @@ export function follow(on, gone) {
   let wake = null, running = null;
   const loop = async () => {
     for (;;) {
+      while (document.hidden) await new Promise((go) => { wake = go; });
+      const mine = running = new AbortController();
       let why = null;
       try {
-        running = new AbortController();
-        const answer = await fetch("/penstock/events?every_s=1", { headers: headers(), signal: running.signal });
+        const answer = await fetch("/penstock/events?every_s=1", { headers: headers(), signal: mine.signal });
         if (answer.ok) await events(answer, (name, data) => on(name, JSON.parse(data)));
         else { why = { status: answer.status }; await answer.body?.cancel(); }
-      } catch (error) { why = { error }; }
+      } catch (error) {
+        if (mine.signal.aborted) continue;
+        why = { error };
+      } finally { mine.abort(); }
       gone(why ?? {});
       await new Promise((go) => { wake = go; setTimeout(go, 2000); });
     }
   };
+  // A browser opens six connections to one place: pages that nobody looks at leave theirs to the others.
+  document.addEventListener("visibilitychange", () => { if (document.hidden) running?.abort(); else wake?.(); });
   loop();
   return () => { wake?.(); };
 }

@@ -48,8 +48,7 @@ export function trends(status) {
   const longest = Math.max(0, ...status.upstreams.map((u) => (u.concurrency.queued ? u.concurrency.expected_wait_s : 0)));
   running.draw(number(count("in_flight")), W.ofLimit(limit), mark, span, made(() => sum(0), () => sum(2)));
   waiting.draw(number(waits), waits ? (longest ? W.newcomer(seconds(longest)) : W.heldNote) : "", mark, span, made(() => sum(1)));
-  const rate = status.requests.in_flight.reduce((total, r) => total + (r.stage === "streaming" && r.answering_s > 0.3 ? r.chunks / r.answering_s : 0), 0);
-  speed.draw(tenth(rate), W.speedNote, mark, span, made(() => all((one) => one.pieces_per_s)));
+  speed.draw(tenth(samples.at(-1)?.pieces_per_s ?? 0), W.speedNote, mark, span, made(() => all((one) => one.pieces_per_s)));
   const firsts = status.requests.recent.map((r) => r.ttft_s).filter((v) => v != null).sort((a, b) => a - b);
   first.draw(firsts.length ? seconds(firsts[firsts.length >> 1]) : "–", W.median, mark, span, made(() => all((one) => one.first_token_s)));
   failed.draw(number(status.errors.reduce((total, e) => total + e.count, 0)), W.failedOf, mark, span, made(() => all((one) => one.failed)));

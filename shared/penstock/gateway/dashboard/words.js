@@ -3,7 +3,7 @@ const n = (value) => Math.round(value).toLocaleString("en");
 const many = (count, one, more) => `${n(count)} ${count === 1 ? one : more}`;
 export const WORDS = {
   views: { overview: "Overview", activity: "Activity", try: "Try it", connect: "Connect", settings: "Settings", log: "Log" },
-  upstreams: "Servers", live: "Running now", conversations: "Conversations", recent: "Recent requests", acts: "What happened", errors: "Errors by kind",
+  viewsOf: "Views", upstreams: "Servers", live: "Running now", conversations: "Conversations", recent: "Recent requests", acts: "What happened", errors: "Errors by kind",
   noUpstreams: "Start Ollama, llama.cpp or LM Studio and look again with Add server, or add a server on another machine by its address.",
   noServers: "No server yet.", welcome: (servers, models) => `Ready: ${many(servers, "server", "servers")} with ${many(models, "model", "models")}`, welcomeNone: "No model server was found",
   welcomeNext: "No request has come yet. Set a client up, or give any client this address:", otherClients: "Other clients", tryLink: "Try a model here",
@@ -41,7 +41,8 @@ export const WORDS = {
   breaker: (b) => `${b.why ?? "it failed"}${b.retry_after_s ? `; tried again in ${n(b.retry_after_s)} s` : ""}`,
   prefix: (p) => (p.reused + p.missed ? `${Math.round((100 * p.reused) / (p.reused + p.missed))} % of ${n(p.reused + p.missed)}` : "none yet"),
   stage: { accepted: "arrived", held: "held", queued: "waiting for its turn", loading: "model loads", forwarding: "sent", prefilling: "reading the prompt", streaming: "answering", done: "done" },
-  place: (q) => `place ${n(q.position)}, about ${n(q.expected_wait_s)} s`, prefill: (p) => `${n(p.processed)} of ${n(p.total)} tokens`, pieces: (count, rate) => `${n(count)} tokens${rate ? `, ${rate.toFixed(1)}/s` : ""}`,
+  place: (q) => `place ${n(q.position)}, about ${n(q.expected_wait_s)} s`, prefill: (p) => `${n(p.processed)} of ${n(p.total)} tokens`, pieces: (count, rate) => `${many(count, "piece", "pieces")}${rate ? `, ${rate.toFixed(1)}/s` : ""}`, made: (count, rate) => `${n(count)} tokens${rate ? `, ${rate.toFixed(1)}/s` : ""}`,
+  firstAfter: (time) => `first after ${time}`, moreRunning: (count) => `${n(count)} more are running.`,
   changes: (count) => many(count, "change", "changes"), noChanges: "unchanged", hungUp: "client left", attempts: (count) => many(count, "attempt", "attempts"),
   resumed: "continued after a break", repaired: (count) => many(count, "tool call repaired", "tool calls repaired"), fitted: "made to fit", loopEnded: "loop ended",
   why: "What Penstock changed and why", whyNone: "Nothing: the request went as it came.", whyUnsent: "Nothing: the request was sent to no server.",
@@ -53,8 +54,8 @@ export const WORDS = {
   status: "Status", perSecond: (rate) => `${rate.toFixed(1)} tokens/s`,
   tryIntro: "A chat with a model, sent through the gateway as any client would send it. It is kept nowhere but in this page.", prompt: "Your message", model_: "Model", send: "Send", fresh: "New chat", logOf: "Log of", logGateway: "The gateway", logNeeds: "The log tells of every client. To read it here, open the page with: penstock open", stop: "Stop", announced: "What the gateway said about it",
   connectIntro: "Each command sets a client up for this gateway; add --write to change its settings file (a backup is kept), or --run to start it just once.",
-  connectAny: "Any other client: an OpenAI, Anthropic or Ollama compatible base address", copy: "Copy", copied: "Copied", found: "Found on this machine:",
-  settingsIntro: (file) => (file ? `In force now. File: ${file}` : "In force now. There is no settings file; these are defaults and what the machine told."), filter: "Filter settings", byDefault: "default", setting: "Setting", value: "Value", source: "Source", onlySet: "Only what differs from the default",
+  connectAny: "Any other client: an OpenAI, Anthropic or Ollama compatible base address", copy: "Copy", copied: "Copied", selected: "Selected", found: "Found on this machine:",
+  settingsIntro: (file) => (file ? `In force now. File: ${file}` : "In force now. There is no settings file; these are defaults and what the machine told."), filter: "Filter settings", byDefault: "default", setting: "Setting", empty: "none", value: "Value", source: "Source", onlySet: "Only what differs from the default",
   ago: (s) => (s < 90 ? `${n(s)} s ago` : `${n(s / 60)} min ago`), foot: (s, up) => `Penstock ${s.version} · ${s.url} · up ${up}`,
   act: { paused: "Paused", resumed: "Resumed", draining: "Draining", drained: "Drained", bypassed: "Passing through", bypass_ended: "Tuning again", unloaded: "Unloaded", upstream_added: "Added", upstream_forgotten: "Forgotten", breaker_opened: "Left alone", breaker_closed: "Works again", limit_lowered: "Limit lowered", window_reduced: "Window reduced", model_reloaded: "Model reloaded", restart_ordered: "Restart ordered", time_jumped: "Time jumped", member_found: "Server joined", member_gone: "Server left", server_started: "Server started", server_ready: "Server ready", server_died: "Server died", server_given_up: "Server given up" },
 };

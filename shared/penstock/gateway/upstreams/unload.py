@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from penstock.adapters import probe
+from penstock.domain.upstream import ServerKind
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.profiles import ProfileKeeper
 
@@ -31,8 +32,12 @@ class Unloaded:
 
 
 def can_unload(state: UpstreamState) -> bool:
-    """Whether servers of this kind have a way."""
-    return state.is_local and state.spec.unload is not None
+    """Whether it has a way: its kind has one, and of llama.cpp it is a router, which tells a status for each model."""
+    if not state.is_local or state.spec.unload is None:
+        return False
+    if state.kind is not ServerKind.LLAMACPP:
+        return True
+    return any(profile.reading.status for profile in state.profiles.values())
 
 
 async def unload(keeper: ProfileKeeper, state: UpstreamState, model: str) -> Unloaded:

@@ -62,7 +62,7 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
         request: Request, every_s: float = 0.0, quiet: bool = False
     ) -> StreamingResponse:
         """One snapshot, then changes, as server-sent events; with `every_s` a snapshot at least as often, with
-        `quiet` nothing between changes."""
+        `quiet` snapshots only, and nothing while nothing changes."""
         return StreamingResponse(
             _events(runtime, request, every_s, quiet=quiet),
             media_type="text/event-stream",
@@ -147,7 +147,7 @@ def _now() -> float:
 async def _events(
     runtime: Runtime, request: Request, every_s: float, *, quiet: bool
 ) -> AsyncIterator[bytes]:
-    queue = runtime.recorder.subscribe()
+    queue = runtime.recorder.subscribe(quiet=quiet)
     # `nan` and what is below the shortest are the shortest.
     pause_s = max(_SHORTEST_PAUSE_S, min(every_s, _KEEP_ALIVE_S)) if every_s else _KEEP_ALIVE_S
     due_s = _now() + pause_s
@@ -161,13 +161,21 @@ async def _events(
                 due_s = _now() + pause_s
                 yield _event("snapshot", snapshot(runtime, _now())) if every_s else _STILL_HERE
                 continue
-            if event is None:
-                return
-            if event["event"] == "changed":
+            # All that waits is told together: a snapshot is newer than every "changed" before it.
+            changed = False
+            while event is not None:
+                if event["event"] == "changed":
+                    changed = True
+                else:
+                    yield _event(str(event["event"]), event)
+                if queue.empty():
+                    break
+                event = queue.get_nowait()
+            if changed:
                 due_s = _now() + pause_s
                 yield _event("snapshot", snapshot(runtime, _now()))
-            else:
-                yield _event(str(event["event"]), event)
+            if event is None:
+                return
     finally:
         runtime.recorder.unsubscribe(queue)
 

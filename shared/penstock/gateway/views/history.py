@@ -19,6 +19,7 @@ from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.views.record import Recorder
 
 _EVERY_S = 5.0
+_LEAST_STEP_S = 0.1
 _MOST_SAMPLES = 360
 _MOST_UPSTREAMS = 50
 
@@ -41,20 +42,37 @@ class History:
         self._in_flight = in_flight
         self._machine = machine
         self._samples: deque[dict[str, Any]] = deque(maxlen=_MOST_SAMPLES)
-        self._pieces = 0
+        self._tokens = 0
         self._failed = 0
         self._last = ""
 
     async def watch(self, fleet: Iterable[UpstreamState]) -> None:
         """Take samples until cancelled."""
+        before_s = time.monotonic() - _EVERY_S
         while True:
-            self.sample(fleet, time.time())
+            now_s = time.monotonic()
+            self.sample(fleet, time.time(), now_s - before_s)
+            before_s = now_s
             await asyncio.sleep(_EVERY_S)
 
-    def sample(self, fleet: Iterable[UpstreamState], at: float) -> None:
-        """Remember how things are at wall-clock time *at*."""
-        pieces = self._recorder.pieces_ended + sum(e.chunks for e in self._in_flight.values())
-        came, self._pieces = max(0, pieces - self._pieces), pieces
+    def sample(
+        self, fleet: Iterable[UpstreamState], at: float, elapsed_s: float = _EVERY_S
+    ) -> None:
+        """
+        Remember how things are.
+
+        A token is a piece that was relayed until its request ends; then the server's own count stands in its place,
+        where it told one.
+
+        Args:
+            at: the wall clock's time; one that was set back goes on from the last sample, or whoever asks for what
+                is newer than that would get nothing until it caught up.
+            elapsed_s: since the last sample, more than a step after a busy moment.
+        """
+        if self._samples:
+            at = max(at, self._samples[-1]["at"] + _LEAST_STEP_S)
+        tokens = self._recorder.tokens_ended + sum(e.chunks for e in self._in_flight.values())
+        came, self._tokens = max(0, tokens - self._tokens), tokens
         errors = sum(one["count"] for one in self._recorder.metrics.errors())
         failed, self._failed = errors - self._failed, errors
         firsts = self._first_tokens()
@@ -62,7 +80,7 @@ class History:
         self._samples.append(
             {
                 "at": round(at, 1),
-                "pieces_per_s": round(came / _EVERY_S, 2),
+                "pieces_per_s": round(came / max(elapsed_s, _LEAST_STEP_S), 2),
                 "failed": failed,
                 "first_token_s": round(median(firsts), 3) if firsts else None,
                 "memory_share": None if machine is None else round(machine.used_share, 3),

@@ -20,6 +20,7 @@ from penstock.errors import ErrorCode, RequestError
 from penstock.gateway.runtime import Runtime
 
 _MOST_LINES = 1000
+_MOST_LOG_BYTES = 2**20
 
 
 def add_looks(app: FastAPI, runtime: Runtime) -> None:
@@ -31,7 +32,7 @@ def add_looks(app: FastAPI, runtime: Runtime) -> None:
         path = _log_of(runtime, server)
         count = max(0, min(lines, _MOST_LINES))
         try:
-            found = await asyncio.to_thread(last_lines, path, count)
+            found = await asyncio.to_thread(last_lines, path, count, _MOST_LOG_BYTES)
         except OSError as exc:
             raise RequestError(
                 ErrorCode.NOT_FOUND, f"{path} cannot be read: {exc.strerror}."

@@ -65,8 +65,9 @@ class Recorder:
         self.log = RequestLog(facts, SINK.write)
         self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
-        self.pieces_ended = 0
-        self._subscribers: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self.tokens_ended = 0
+        # {queue of events: whether it is told only that something changed}
+        self._subscribers: dict[asyncio.Queue[dict[str, Any] | None], bool] = {}
         self.settings_changed(settings)
 
     def settings_changed(self, settings: Settings) -> None:
@@ -78,7 +79,7 @@ class Recorder:
     def finish(self, exchange: Exchange) -> None:
         """A request has ended."""
         self.metrics.request_ended(exchange)
-        self.pieces_ended += exchange.chunks
+        self.tokens_ended += exchange.completion_tokens or exchange.chunks
         if self._most_recent:
             recent = self._recent
             recent[exchange.id] = exchange
@@ -86,7 +87,7 @@ class Recorder:
                 recent.popitem(last=False)
         if self._log_requests:
             self.log.add(exchange, exchange.arrived_at + (exchange.duration_s or 0.0))
-        if self._subscribers:
+        if False in self._subscribers.values():
             self.publish({"event": "request", "request": describe(exchange)})
 
     def refused(self, exchange: Exchange) -> None:
@@ -123,31 +124,35 @@ class Recorder:
 
     def publish(self, event: dict[str, Any]) -> None:
         """Tell all subscribers; one that does not keep up is let go."""
-        for queue in list(self._subscribers):
+        for queue, quiet in list(self._subscribers.items()):
+            if quiet and event["event"] != "changed":
+                continue
             try:
                 queue.put_nowait(event)
             except asyncio.QueueFull:
-                self._subscribers.discard(queue)
-                while not queue.empty():
-                    queue.get_nowait()
-                queue.put_nowait(None)
+                self._end(queue)
 
-    def subscribe(self) -> asyncio.Queue[dict[str, Any] | None]:
-        """A queue of events; None at its end."""
+    def subscribe(self, *, quiet: bool = False) -> asyncio.Queue[dict[str, Any] | None]:
+        """A queue of events, with *quiet* only of those that say "changed"; None at its end."""
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(_MOST_EVENTS_WAITING)
-        self._subscribers.add(queue)
+        self._subscribers[queue] = quiet
         return queue
 
     def unsubscribe(self, queue: asyncio.Queue[dict[str, Any] | None]) -> None:
         """No more events."""
-        self._subscribers.discard(queue)
+        self._subscribers.pop(queue, None)
 
     def end_streams(self) -> None:
         """End all event streams."""
         for queue in list(self._subscribers):
-            self._subscribers.discard(queue)
-            if not queue.full():
-                queue.put_nowait(None)
+            self._end(queue)
+
+    def _end(self, queue: asyncio.Queue[dict[str, Any] | None]) -> None:
+        """End one stream. A full queue has no room for its end: what stands in it is left out then."""
+        self._subscribers.pop(queue, None)
+        while queue.full():
+            queue.get_nowait()
+        queue.put_nowait(None)
 
 
 def facts(exchange: Exchange) -> dict[str, Any]:

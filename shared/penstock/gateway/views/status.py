@@ -18,6 +18,7 @@ from penstock.gateway.runtime import Runtime
 from penstock.gateway.upstreams.fleet import UpstreamState
 from penstock.gateway.upstreams.health import vitals_shown
 from penstock.gateway.upstreams.proving import Proofs
+from penstock.gateway.upstreams.unload import can_unload
 from penstock.gateway.views.logs import SINK
 from penstock.gateway.views.record import describe
 from penstock.servers import spec
@@ -158,6 +159,7 @@ def _upstream(
         "paused": board.pause.at(state.declared) or None,
         "drained": board.drain.at(state.declared) or None,
         "bypass": state.gate.bypassed,
+        "unloads": can_unload(state),
         "models": [
             {
                 "id": profile.model,
