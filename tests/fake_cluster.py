@@ -56,6 +56,14 @@ class FakeCluster:
             if at[0] == kind and namespace in (None, at[1]):
                 yield {name: value for name, value in one.items() if name != "kind"}
 
+    async def found(self, kind: str, namespace: str, **fields: str) -> list[Manifest]:
+        return [
+            one
+            for at, one in self.objects.items()
+            if at[:2] == (kind, namespace)
+            and all(str(_field(one, name.split("__"))) == value for name, value in fields.items())
+        ]
+
     async def patch_status(
         self, kind: str, namespace: str, name: str, changes: Manifest, version: str
     ) -> Manifest:
@@ -70,6 +78,10 @@ class FakeCluster:
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         self.objects.pop((kind, namespace, name), None)
+
+
+def _field(body: Any, path: list[str]) -> Any:
+    return _field(body.get(path[0]), path[1:]) if path and body else body
 
 
 def merged(there: Manifest, changes: Manifest) -> Manifest:

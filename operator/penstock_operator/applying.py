@@ -4,7 +4,8 @@ Writes the children of a LocalModel, and deletes those that it no longer wants.
 A child is written only when what we want or what stands there has changed since we wrote it last; the memory of that
 is lost with the process, and then each child is applied once more, which changes nothing. Kinds that are not watched
 (Secrets are never read, optional kinds may be absent) are applied again after a while, soon while the model is not
-ready. Fields that another applier owns are left to it, and told.
+ready. Fields that another applier owns are left to it, and told. An object that has the name of a child and is not ours
+is never taken by force.
 """
 
 from __future__ import annotations
@@ -15,16 +16,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from penstock_operator.cache import Cache, digest, fingerprint
-from penstock_operator.cluster import ApiRefused, Cluster, FieldConflict
+from penstock_operator.cluster import ApiRefused, Cluster, FieldConflict, NameTaken
 from penstock_operator.conflicts import Conflict, sentence, without
 from penstock_operator.handlers import WATCHED
+from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest, Seen
 
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
-_SOON_S, _LATER_S = (
-    60.0,
-    6 * 3600.0,
-)  # when what is not watched is applied again, not ready and ready
+_SOON_S, _LATER_S = 60.0, 900.0  # when what is not watched is applied again, not ready and ready
+_OUTDATED = 1024  # entries; an older one only costs a refused write more before the kind is listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Applying:
         at = str(manifest["kind"]), str(manifest["metadata"]["name"])
         wanted, there, now = digest(manifest), seen.child(*at), self._clock()
         watched = at[0] in WATCHED
-        standing = (fingerprint(there) if there else "absent") if watched else ""
+        standing = _standing(at[0], there)
         mine = self._written.setdefault(key, {})
         last = mine.get(at)
         lasts_s = math.inf if watched else _LATER_S if _is_ready(seen) else _SOON_S
@@ -78,11 +78,11 @@ class Applying:
             return
         version = str(there["metadata"]["resourceVersion"]) if there and watched else None
         try:
-            written, left = await self._write(manifest, version)
+            written, left = await self._write(manifest, version, there)
         except ApiRefused as exc:
             self.refused(exc, at[0], there)
             raise
-        after = fingerprint(written) if watched else ""
+        after = _standing(at[0], written)
         if there is not None:
             self._outdated.pop(str(there["metadata"]["uid"]), None)
         mine[at] = _Written(wanted, after, now, sentence(*at, left) if left else "")
@@ -90,16 +90,37 @@ class Applying:
             self._cache.heard({**written, "kind": at[0]})
 
     async def _write(
-        self, manifest: Manifest, version: str | None
+        self, manifest: Manifest, version: str | None, there: Manifest | None
     ) -> tuple[Manifest, list[Conflict]]:
         try:
             return await self._cluster.apply(manifest, version=version), []
         except FieldConflict as exc:
+            if there is None and manifest["kind"] in WATCHED:
+                await self._must_be_ours(manifest)
             left = [one for one in exc.found if not _is_drift(one, manifest)]
             fields = {one.field for one in left}
             less = without(manifest, fields)
             written = await self._cluster.apply(less, version=version, force=left != exc.found)
             return written, left
+
+    async def _must_be_ours(self, manifest: Manifest) -> None:
+        """
+        Something of that name is there, and no watch told of it: it lacks our labels.
+
+        An object of another almost always conflicts, and costs no call where there is none: selectors are compared as
+        a whole, and ours names the model.
+        """
+        kind, about = str(manifest["kind"]), manifest["metadata"]
+        found = await self._cluster.found(kind, about["namespace"], metadata__name=about["name"])
+        owners = {owner["uid"] for owner in about.get("ownerReferences") or ()}
+        for one in found:
+            had = one["metadata"]
+            ours = owners & {owner.get("uid") for owner in had.get("ownerReferences") or ()}
+            if not ours and (had.get("labels") or {}).get(MODEL) != about["labels"][MODEL]:
+                raise NameTaken(
+                    f"There is a {kind} {about['name']} that does not belong to this model. It was not touched: rename "
+                    "or delete it, or give the LocalModel another name."
+                )
 
     async def remove(self, uid: str, key: Key, wanted: Iterable[Manifest], seen: Seen) -> None:
         """What was made for the LocalModel with *uid* and is no longer wanted."""
@@ -132,6 +153,8 @@ class Applying:
             self._outdated.pop(uid, None)
         elif exc.reason == "Conflict":
             self._outdated[uid] = version
+            while len(self._outdated) > _OUTDATED:
+                del self._outdated[next(iter(self._outdated))]
 
     def left(self, key: Key) -> tuple[str, ...]:
         """What others own of its children, a sentence for each."""
@@ -140,6 +163,13 @@ class Applying:
     def forget(self, key: Key) -> None:
         """The LocalModel is gone."""
         self._written.pop(key, None)
+
+
+def _standing(kind: str, there: Manifest | None) -> str:
+    """What of an object is compared. Of optional kinds, which are listed once in a while, only whether it is there."""
+    if kind in WATCHED:
+        return fingerprint(there) if there else "absent"
+    return "absent" if there is None and kind != "Secret" else ""
 
 
 def _is_drift(found: Conflict, manifest: Manifest) -> bool:

@@ -122,7 +122,8 @@ class Gateways:
                     verify=way.verify,
                 ) as client:
                     return one(name, client)
-            except (PenstockError, ValueError, KeyError) as exc:
+            except (PenstockError, ValueError, LookupError, TypeError, AssertionError) as exc:
+                # What is no gateway of ours may answer anything.
                 return failed(name, str(exc) or type(exc).__name__)
 
         async def told(name: str, pod: Manifest) -> T:

@@ -12,6 +12,7 @@ Time and chance come in as numbers. Source: client-go's util/workqueue (dirty an
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -62,6 +63,11 @@ class Backlog(Generic[K]):
             return
         self._schedule(key, max(now + delay_s, self._not_before.get(key, now)))
 
+    def first(self, key: K) -> None:
+        """*key* comes before all others, unless it is worked on."""
+        if key not in self._running:
+            self._schedule(key, -math.inf)
+
     def take(self, now: float) -> K | None:
         """The key that has been due longest, or None. It is worked on until `succeeded` or `failed`."""
         while self._heap and self._heap[0][0] <= now:
@@ -92,10 +98,11 @@ class Backlog(Generic[K]):
     def failed(self, key: K, now: float, chance: float) -> float:
         """*key* could not be brought where it should be. Returns the delay until it is tried again."""
         self._running.discard(key)
-        self._again.discard(key)  # the retry sees that news too
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
-        delay_s = self.pace.delay_s(failures, chance)
+        # News that came meanwhile may have healed it, as news that comes from now on.
+        delay_s = self.pace.delay_s(1 if key in self._again else failures, chance)
+        self._again.discard(key)
         self._not_before[key] = now + min(delay_s, self.pace.delay_s(1, chance))
         self._schedule(key, now + delay_s)
         return delay_s

@@ -40,9 +40,11 @@ class Cache:
         self._models: dict[Key, _Kept] = {}
         self._children: dict[Key, dict[tuple[str, str], _Kept]] = {}
 
-    def heard(self, body: Mapping[str, Any], *, deleted: bool = False) -> Key | None:
+    def heard(
+        self, body: Mapping[str, Any], *, deleted: bool = False, rewound: bool = False
+    ) -> Key | None:
         """
-        An object is as *body* says, or gone.
+        An object is as *body* says, or gone; *rewound*: although its version is lower than the one that is known.
 
         Returns:
             the LocalModel that it concerns; None when it concerns none, or was known: what we wrote ourselves comes
@@ -53,13 +55,14 @@ class Cache:
         namespace = str(metadata.get("namespace", ""))
         if kind == "LocalModel":
             key = Key(namespace, name)
-            return key if _hear(self._models, key, body, deleted=deleted) else None
+            news = _hear(self._models, key, body, deleted=deleted, rewound=rewound)
+            return key if news else None
         owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
         if not owner:
             return None
         key = Key(namespace, str(owner))
         mine = self._children.setdefault(key, {})
-        news = _hear(mine, (kind, name), body, deleted=deleted)
+        news = _hear(mine, (kind, name), body, deleted=deleted, rewound=rewound)
         if not mine:
             del self._children[key]
         return key if news else None
@@ -97,12 +100,15 @@ class Cache:
             one.body() for at, one in self._children.get(key, {}).items() if at[0] == "Pod"
         )
 
-    def known(self, kind: str) -> set[str]:
-        """The uids of everything of that kind."""
+    def known(self, kind: str) -> dict[str, int]:
+        """The versions of everything of that kind, by uid."""
         if kind == "LocalModel":
-            return {one.uid for one in self._models.values()}
+            return {one.uid: one.version for one in self._models.values()}
         return {
-            one.uid for mine in self._children.values() for at, one in mine.items() if at[0] == kind
+            one.uid: one.version
+            for mine in self._children.values()
+            for at, one in mine.items()
+            if at[0] == kind
         }
 
     def models(self) -> Iterator[Key]:
@@ -111,7 +117,12 @@ class Cache:
 
 
 def _hear(
-    kept: dict[Any, _Kept], at: Key | tuple[str, str], body: Mapping[str, Any], *, deleted: bool
+    kept: dict[Any, _Kept],
+    at: Key | tuple[str, str],
+    body: Mapping[str, Any],
+    *,
+    deleted: bool,
+    rewound: bool,
 ) -> bool:
     """Whether that is news."""
     there, uid = kept.get(at), str(body["metadata"].get("uid", ""))
@@ -121,13 +132,17 @@ def _hear(
             return False
         del kept[at]
         return True
-    said = str(body["metadata"].get("resourceVersion", ""))
-    # Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35).
-    version = int(said) if said.isdecimal() else 0
-    if there is not None and version <= there.version and version:
+    version = version_of(body)
+    if there is not None and version <= there.version and version and not rewound:
         return False
     kept[at] = _Kept(uid, version, orjson.dumps(slim(body)))
     return True
+
+
+def version_of(body: Mapping[str, Any]) -> int:
+    """Versions of one kind are whole numbers that only grow (Kubernetes' own promise since 1.35); 0 for any other."""
+    said = str(body["metadata"].get("resourceVersion", ""))
+    return int(said) if said.isdecimal() else 0
 
 
 def slim(body: Mapping[str, Any]) -> Manifest:

@@ -83,6 +83,13 @@ class FieldConflict(ApiRefused):
         self.found = found
 
 
+class NameTaken(ApiRefused):
+    """An object of that name is there and is not ours."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 409, "NameTaken")
+
+
 class NotLeading(PenstockError):
     """A write was not sent: another replica leads, or may."""
 
@@ -193,6 +200,13 @@ class Cluster:
             if not more:
                 return
             query["continue"] = more
+
+    async def found(self, kind: str, namespace: str, **fields: str) -> list[Manifest]:
+        """Those whose fields are so (a dot is written `__`); some, where they are many. Asks for `list` only."""
+        chosen = ",".join(f"{name.replace('__', '.')}={value}" for name, value in fields.items())
+        query = {"fieldSelector": chosen, "limit": str(_PAGE)}
+        answer = await self._read(RESOURCES[kind].path(namespace), kind, query)
+        return list(answer.get("items") or ())
 
     async def serves(self, kind: str) -> bool:
         """Whether the API server knows *kind*: an optional CRD may come later."""

@@ -18,10 +18,11 @@ from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
 from penstock_operator.fits import Size, too_small
 from penstock_operator.rollout import WORRYING, Rollout
 from penstock_operator.seen import Seen
+from penstock_operator.stuck import BINDS_WITHIN_S, not_made, not_started
 from penstock_operator.tuned import performance, tuning
 
 Truth = Literal["True", "False", "Unknown"]
-_BINDING_S = 60.0
+_REFUSED = frozenset({"Refused", "NameTaken"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         rollout: of a changed server; None while there is none. The model is not ready before it is through: what is
             asked for is not what answers.
     """
-    failure = _failure(seen)
+    failure = _failure(asked, seen)
     found = _conditions(asked, seen, failure, rollout)
     ready = _rolled_up(asked, found, failure, rollout)
     by_type = {one.type: one for one in [ready, *found]}
@@ -91,6 +92,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
     )
     stalled = bool(asked.refused) or (failure is not None and failure.reason in FOR_A_PERSON)
     stalled = stalled or (size is not None and size.sizing.exhausted)
+    stalled = stalled or any(one.lasting for one in seen.refused)
     if stalled:
         by_type["Stalled"] = Condition("Stalled", "True", ready.reason, ready.message)
     elif not at_rest:
@@ -166,7 +168,7 @@ def transitions(
         if one["type"] == "Progressing" and one["reason"] in WORRYING:
             owed.append(("Warning", one["reason"], one["message"]))
         elif one["type"] == "Ready" and one["reason"] not in WORRYING:
-            worrying = "lastFailure" in new or one["reason"] == "InvalidSpec"
+            worrying = "lastFailure" in new or one["reason"] in {"InvalidSpec", *_REFUSED}
             owed.append(("Warning" if worrying else "Normal", one["reason"], one["message"]))
         if one["type"] == "Applied" and one["status"] == "False" and was.get("status") != "False":
             owed.append(("Warning", one["reason"], one["message"]))
@@ -217,7 +219,11 @@ def _optional(asked: Asked, seen: Seen) -> list[Condition]:
 
 
 def _applied(seen: Seen) -> Condition:
-    """It does not take Ready away: what others set may do as well."""
+    """What was refused takes Ready away. What others set does not: it may do as well."""
+    if seen.refused:
+        told = " ".join(one.message for one in seen.refused)
+        taken = seen.refused[0].taken
+        return Condition("Applied", "False", "NameTaken" if taken else "Refused", told)
     if seen.left:
         return Condition("Applied", "False", "FieldConflict", " ".join(seen.left))
     return Condition("Applied", "True", "Applied", "All that belongs to the model was applied.")
@@ -297,14 +303,15 @@ def _rolled_up(
         return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
-    missing = [one for one in found if one.status == "False" and one.type != "Applied"]
+    missing = [one for one in found if one.status == "False" and one.reason != "FieldConflict"]
     if not missing and rollout is not None and rollout.goes_on:
         return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
         return Condition("Ready", "True", "Ready", f"The model answers at {_url(asked)}.")
     first = missing[0]
     named = [one for one in missing if failure is not None and one.reason == failure.reason]
-    chosen = named[0] if named else first
+    refused = [one for one in missing if one.reason in _REFUSED]
+    chosen = (refused or named or [first])[0]
     return Condition("Ready", "False", chosen.reason, chosen.message)
 
 
@@ -321,7 +328,7 @@ def _phase(
     ready = by_type["Ready"]
     if ready.status == "True":
         return "Ready"
-    if failure is not None:
+    if failure is not None or ready.reason in _REFUSED:
         return "Degraded"
     if rollout is not None and rollout.goes_on:
         return "Updating"
@@ -330,7 +337,7 @@ def _phase(
     return "Pending"
 
 
-def _failure(seen: Seen) -> Failure | None:
+def _failure(asked: Asked, seen: Seen) -> Failure | None:
     """The failure that is told: a fetcher's, then a server's, then a gateway's."""
     servers = [
         one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
@@ -348,7 +355,11 @@ def _failure(seen: Seen) -> Failure | None:
     for one in [
         *failures("weights", seen.pods_of("weights")),
         *servers,
+        *not_started("server", seen.pods_of("server"), seen.events, seen.now),
+        *not_made("server", seen.child("Deployment", f"{asked.name}-server")),
         *failures("gateway", seen.pods_of("gateway")),
+        *not_started("gateway", seen.pods_of("gateway"), seen.events, seen.now),
+        *not_made("gateway", seen.child("Deployment", asked.name)),
     ]:
         return one
     return None
@@ -359,7 +370,7 @@ def _may_pass(failure: Failure, now: str) -> bool:
     if failure.reason != "CacheUnbindable" or not failure.at:
         return False
     age = datetime.fromisoformat(now) - datetime.fromisoformat(failure.at)
-    return age.total_seconds() < _BINDING_S
+    return age.total_seconds() < BINDS_WITHIN_S
 
 
 def _count(seen: Seen, component: str, *, only_ready: bool) -> int:

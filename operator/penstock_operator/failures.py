@@ -87,14 +87,14 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     """Its condition Ready is true, and it is not going away."""
     if "deletionTimestamp" in pod.get("metadata", {}):
         return False
-    return _condition(pod, "Ready").get("status") == "True"
+    return condition(pod, "Ready").get("status") == "True"
 
 
 def _of_pod(component: str, pod: Manifest) -> Failure | None:
     if is_ready(pod) or "deletionTimestamp" in pod.get("metadata", {}):
         return None
     name = pod.get("metadata", {}).get("name", "")
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         said = str(scheduled.get("message", ""))
         claim = "PersistentVolumeClaim" in said or "persistentvolumeclaim" in said
@@ -175,7 +175,8 @@ def _told(message: str) -> tuple[str, str] | None:
     return reason, f"{value['message']} {advice}"
 
 
-def _condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Its condition of that type; empty when it has none."""
     for one in (thing.get("status") or {}).get("conditions") or ():
         if one.get("type") == kind:
             found: Mapping[str, Any] = one

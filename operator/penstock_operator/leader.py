@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from kubernetes.aio.config import ConfigException
+
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.lease import Election, Holding, Move, Terms
 from penstock_operator.seen import Manifest
 
 _log = logging.getLogger(__name__)
+# The last: a kubeconfig's command that fetches a token failed.
+_AWAY = (ApiRefused, OSError, TimeoutError, ConfigException)
 
 
 class Leader:
@@ -58,7 +62,7 @@ class Leader:
                 try:
                     async with asyncio.timeout(self._terms.renew_deadline_s / 2):
                         await self._turn()
-                except (ApiRefused, OSError, TimeoutError) as exc:
+                except _AWAY as exc:
                     _log.warning("The lease %s could not be held or read: %s", self._name, exc)
                 after = self.leads()
                 if after and not before:
@@ -118,5 +122,5 @@ class Leader:
             mine = self._election.identity
             if found is not None and found["spec"].get("holderIdentity") == mine:
                 await self._cluster.replace("Lease", self._filled(found, holder=""), fenced=False)
-        except (ApiRefused, OSError, TimeoutError) as exc:
+        except _AWAY as exc:
             _log.warning("The lease %s could not be given back: %s", self._name, exc)

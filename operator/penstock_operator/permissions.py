@@ -58,7 +58,10 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission("model", "policy", "poddisruptionbudgets", _APPLY, "from two gateways"),
     Permission("model", "networking.k8s.io", "networkpolicies", _APPLY, "who reaches what"),
     Permission("model", "", "pods", ("list", "watch"), "why a pod is not ready"),
-    Permission("model", "events.k8s.io", "events", ("create",), "says what turned"),
+    Permission(
+        "model", "events.k8s.io", "events", ("list", "create"),
+        "why a pod does not start; says what turned",
+    ),
     Permission(
         "model", "gateway.networking.k8s.io", "httproutes", ("list", "create", "patch", "delete"),
         "routes, where the Gateway API is installed", optional=True,

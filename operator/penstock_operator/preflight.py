@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from penstock_operator.cluster import Cluster
 from penstock_operator.permissions import PERMISSIONS, Permission
 
+_AT_A_TIME = 10  # many namespaces are hundreds of questions
+
 
 async def missing(cluster: Cluster, namespaces: Sequence[str], lease_namespace: str) -> list[str]:
     """
@@ -27,9 +29,13 @@ async def missing(cluster: Cluster, namespaces: Sequence[str], lease_namespace: 
         for place in _places(row, namespaces, lease_namespace)
         for verb in row.verbs
     ]
-    answers = await asyncio.gather(
-        *(cluster.allowed(verb, row.group, row.resource, place) for row, verb, place in asked)
-    )
+    at_a_time = asyncio.Semaphore(_AT_A_TIME)
+
+    async def ask(row: Permission, verb: str, place: str | None) -> bool:
+        async with at_a_time:
+            return await cluster.allowed(verb, row.group, row.resource, place)
+
+    answers = await asyncio.gather(*(ask(*one) for one in asked))
     return [
         f"The operator may not {verb} {row.resource}{f'.{row.group}' if row.group else ''} in "
         f"{f'the namespace {place}' if place else 'all namespaces'}, which it needs for this: {row.why}. "

@@ -15,19 +15,22 @@ from typing import Any
 from penstock_operator import conditions, rollout
 from penstock_operator.applying import Applying
 from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused, Cluster, NotLeading
+from penstock_operator.cluster import ApiRefused, Cluster, NameTaken, NotLeading
 from penstock_operator.conditions import Asked
-from penstock_operator.failures import is_ready
+from penstock_operator.failures import condition, is_ready
 from penstock_operator.localmodel.names import GATEWAY
 from penstock_operator.rollout import Patience, Plan, Work
-from penstock_operator.seen import GatewayStatus, Key, Manifest, Seen
+from penstock_operator.seen import GatewayStatus, Key, Manifest, Refusal, Seen
+from penstock_operator.stuck import look_again_s, stuck
 from penstock_operator.work_queue import Done
 
 _log = logging.getLogger(__name__)
 _AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tells when that turns
-_SOON_S = 15.0  # while a gateway is there and cannot be asked
+_SOON_S = 15.0  # while a gateway is there and cannot be asked, or nothing has turned for long
+_PATIENT = 30.0  # a thirtieth of the time since the last turn is waited
 _MEASURED_S = 120.0  # to read back what gateways measure
 _QUIET_S = 900.0  # the same Event of the same model is not written again
+_NOTE_BYTES = 1024  # the API server's limit
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
 
 
@@ -99,20 +102,50 @@ class Reconciler:
             return Done(gone=True)
         read = self._read(body)
         seen = await self._look(key, body, read.optional)
-        plan = Plan()
-        if read.children is not None:
-            wanted = read.children(seen)
+        plan, failed = Plan(), dict[Refusal, Exception]()
+        wanted = self._wanted(key, read, seen, failed)
+        if wanted is not None:
             plan = await self._plan(key, read, wanted, seen)
             for manifest in wanted:
                 if not plan.keeps(key.name, manifest):
-                    await self._children.apply(key, manifest, seen)
+                    await self._apply(key, manifest, seen, failed)
             await self._children.remove(body["metadata"]["uid"], key, wanted, seen)
-        seen = replace(seen, left=self._children.left(key))
+        seen = replace(seen, left=self._children.left(key), refused=tuple(failed))
         status = conditions.status(read.asked, seen, plan.rollout)
         await self._tell(body, status)
+        for refused in failed.values():
+            raise refused  # it is told, and tried again after a delay that grows
         if plan.again_s is not None:
             return Done(again_s=plan.again_s)
         return Done(again_s=_again_s(read, seen, status))
+
+    def _wanted(
+        self, key: Key, read: Read, seen: Seen, failed: dict[Refusal, Exception]
+    ) -> list[Manifest] | None:
+        """What there should be; None leaves alone what there is."""
+        if read.children is None:
+            return None
+        try:
+            return read.children(seen)
+        except Exception as exc:  # noqa: BLE001 - a fault of ours, and the status must not stay silent about it
+            _log.exception("%s: what it needs could not be thought out.", key)
+            said = f"What the model needs could not be thought out, nothing was changed: {exc or type(exc).__name__}"
+            failed[Refusal(said)] = exc
+            return None
+
+    async def _apply(
+        self, key: Key, manifest: Manifest, seen: Seen, failed: dict[Refusal, Exception]
+    ) -> None:
+        """A child that is refused for itself holds up neither the others nor the status."""
+        try:
+            await self._children.apply(key, manifest, seen)
+        except ApiRefused as exc:
+            taken = isinstance(exc, NameTaken)
+            if not taken and not _concerns_the_child(exc):
+                raise
+            at = f"{manifest['kind']} {manifest['metadata']['name']}"
+            said = str(exc) if taken else f"The {at} could not be applied. {exc}"
+            failed[Refusal(said, taken, lasting=taken or exc.status == 422)] = exc
 
     async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:
         """What comes next of a rollout; the gateways are asked for what it needs to know of them."""
@@ -144,19 +177,35 @@ class Reconciler:
         had = any(one["type"] in ("RouteReady", "Monitored") for one in said)
         apis = await self._apis() if optional or had else frozenset[str]()
         pods = self._cache.pods(key)
+        now = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
         token = self._token(key, str(body["metadata"]["uid"]))
         return Seen(
-            now=self._now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            now=now,
             operator_image=self._image,
             operator_version=self._version,
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,
+            events=await self._events(stuck(pods, now)),
             apis=apis,
             admitted=self._admitted,
             gateways=await self._ask(key, pods, token),
             before=body.get("status") or {},
         )
+
+    async def _events(self, pods: Iterable[Manifest]) -> tuple[Manifest, ...]:
+        """Warnings about those pods: asked for where a pod itself does not say why it does not start."""
+        found: list[Manifest] = []
+        for pod in pods:
+            about = pod["metadata"]
+            try:
+                found += await self._cluster.found(
+                    "Event", about["namespace"], type="Warning", regarding__kind="Pod",
+                    regarding__name=about["name"],
+                )  # fmt: skip
+            except ApiRefused as exc:
+                _log.warning("The Events of the pod %s could not be read: %s", about["name"], exc)
+        return tuple(found)
 
     async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:
         before = body.get("status") or {}
@@ -206,7 +255,7 @@ class Reconciler:
             "action": "Reconcile",
             "type": kind,
             "reason": reason,
-            "note": note[:1000],
+            "note": note.encode()[:_NOTE_BYTES].decode(errors="ignore"),
             "regarding": {
                 "apiVersion": body.get("apiVersion", "penstock.dev/v1alpha1"),
                 "kind": "LocalModel",
@@ -222,9 +271,29 @@ def _again_s(read: Read, seen: Seen, status: Mapping[str, Any]) -> float | None:
         return None
     if not read.optional <= seen.apis:
         return _APIS_S
+    starting_s = look_again_s(seen.pods, seen.now)
     if not any(is_ready(pod) for pod in seen.pods_of(GATEWAY)):
-        return None  # there is nobody to ask, and what pods do is told by the watch
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in status["conditions"])
-    if ready:
+        return starting_s  # there is nobody to ask, and what pods do is told by the watch
+    if condition({"status": status}, "Ready").get("status") == "True":
         return _MEASURED_S * random.uniform(0.75, 1.25)
-    return _AT_ONCE_S if seen.gateways else _SOON_S
+    if not seen.gateways:
+        return _SOON_S
+    return min(_SOON_S, max(_AT_ONCE_S, _still_s(seen, status) / _PATIENT))
+
+
+def _still_s(seen: Seen, status: Mapping[str, Any]) -> float:
+    """Since the model or a pod of it turned last."""
+    turned = [
+        str(condition(one, "Ready").get("lastTransitionTime") or "")
+        for one in ({"status": status}, *seen.pods)
+    ]
+    times = [datetime.fromisoformat(at) for at in turned if at]
+    return (datetime.fromisoformat(seen.now) - max(times)).total_seconds() if times else 0.0
+
+
+def _concerns_the_child(exc: ApiRefused) -> bool:
+    """
+    Not the whole API server, nor a version that has moved on. A quota answers 403, a field that cannot be changed 422,
+    a webhook that does not answer 500.
+    """
+    return exc.status == 500 or (400 <= exc.status < 500 and exc.status not in (401, 404, 409, 429))

@@ -178,6 +178,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         namespace=choices.lease_namespace,
         identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}",
         name=choices.lease,
+        led=lambda: first_rollouts(cache, work),
     )
     cluster.may_write = leader.leads
 
@@ -234,6 +235,14 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
             await _until(stop, watches.run(), leader.run(), work.run(), sweep.run(), _lag(metrics))
     finally:
         await server.cleanup()
+
+
+def first_rollouts(cache: Cache, work: WorkQueue[Key]) -> None:
+    """At a take-over: gateways that hold requests wait for us, everything else has time."""
+    for key in cache.models():
+        body = cache.model(key)
+        if body is not None and (body.get("status") or {}).get("rollout"):
+            work.first(key)
 
 
 async def _first_listing(

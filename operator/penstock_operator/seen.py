@@ -53,6 +53,22 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    A child that could not be brought where it should be.
+
+    Attributes:
+        message: which, and in whose words why; a sentence.
+        taken: an object of its name is there and not ours.
+        lasting: nothing but a person ends it.
+    """
+
+    message: str
+    taken: bool = False
+    lasting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """
     The cluster around one LocalModel.
@@ -61,7 +77,7 @@ class Seen:
         now: RFC 3339 with seconds, UTC; the only clock of the pure modules.
         children: objects that carry the model's label, by (kind, name); Secrets are never among them.
         pods: all pods of the model, gateways' and servers'.
-        events: Warning events about those pods and the claim, newest last.
+        events: Warning events about pods that do not start.
         apis: optional kinds that the API server serves: `HTTPRoute`, `ServiceMonitor`.
         gateways: by pod name.
         nodes: empty when the operator may not list them (a namespaced install).
@@ -70,6 +86,7 @@ class Seen:
         operator_image: the image of gateway and fetcher.
         admitted: peers of a NetworkPolicy that reach every gateway: the operator, a scraper.
         left: fields of children that others own and set otherwise, a sentence for each child.
+        refused: children that the API server refused just now.
     """
 
     now: str
@@ -85,6 +102,7 @@ class Seen:
     before: Mapping[str, Any] = field(default_factory=dict)
     admitted: tuple[Mapping[str, Any], ...] = ()
     left: tuple[str, ...] = ()
+    refused: tuple[Refusal, ...] = ()
 
     def child(self, kind: str, name: str) -> Manifest | None:
         """That child, or None."""

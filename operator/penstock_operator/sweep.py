@@ -3,7 +3,8 @@ Finds what went away while nobody watched.
 
 A watch that was cut off long enough begins again with a listing, and what is missing from that listing is told to
 nobody: kopf has no event for it. So when a watch lists again, when a write meets an object that is not there, and at
-long intervals, the kind is listed here and the cache loses what is gone.
+long intervals, the kind is listed here and the cache loses what is gone. A listing is also believed where it is older
+than what was known before: after a restored etcd, versions begin again at lower numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
-from penstock_operator.cache import Cache
+from penstock_operator.cache import Cache, version_of
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.seen import Key
 
@@ -93,10 +94,12 @@ class Sweep:
         there: set[str] = set()
         for namespace in self._namespaces:
             async for body in self._cluster.each(kind, namespace, labels):
-                there.add(str(body["metadata"]["uid"]))
-                if str(body["metadata"]["uid"]) not in before:
-                    self._tell(self._cache.heard({**body, "kind": kind}))
-        for uid in before - there:
+                uid = str(body["metadata"]["uid"])
+                there.add(uid)
+                # Older than what was known before it was asked for: the past has changed (etcd was restored).
+                rewound = 0 < version_of(body) < before.get(uid, 0)
+                self._tell(self._cache.heard({**body, "kind": kind}, rewound=rewound))
+        for uid in before.keys() - there:
             self._tell(self._cache.lost(kind, uid))
         self.done += 1
 

@@ -68,6 +68,11 @@ class WorkQueue(Generic[K]):
         self._backlog.add(key, self._clock(), delay_s=delay_s)
         self._wake()
 
+    def first(self, key: K) -> None:
+        """*key* comes before all others. Call it in the loop of `run`."""
+        self._backlog.first(key)
+        self._wake()
+
     def _wake(self) -> None:
         # A set event that each worker clears would lose wake-ups between workers; the waiters are few.
         for waiter in self._waiters:

@@ -48,7 +48,7 @@ def reasons(source: str) -> Iterator[str]:
 def test_every_reason_is_documented_and_no_other() -> None:
     """The page and the code have the same reasons."""
     used: set[str] = set()
-    for name in ("conditions", "failures", "fits", "rollout"):
+    for name in ("conditions", "failures", "fits", "rollout", "stuck"):
         source = ROOT / "operator" / "penstock_operator" / f"{name}.py"
         used |= set(reasons(source.read_text(encoding="utf-8")))
     documented = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))

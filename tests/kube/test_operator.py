@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,17 +195,27 @@ def test_suspended_it_keeps_all_but_its_pods(models: Models) -> None:
 
 
 def test_a_missing_secret_is_named_and_forgotten_once_it_is_there(models: Models) -> None:
-    """What the kubelet says of a pod stands in the status in the pod's own words, and goes when it is healed."""
+    """A kubelet says it in an Event and leaves the pod at ContainerCreating; it stands in the status, and goes when healed."""
     models.make("m", runtime={"type": "External", "external": {"url": "https://m.example.com"}},
                 gateway={"keysSecretRef": {"name": "keys"}})  # fmt: skip
     pods = until(lambda: models.pods("m", "gateway"), "a pod")
-    waits = {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
-    models.play_pod(pods[0]["metadata"]["name"], {
+    about = pods[0]["metadata"]
+    taken = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    models.play_pod(about["name"], {
         "phase": "Pending",
+        "conditions": [taken],
         "containerStatuses": [{
             "name": "gateway", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
-            "state": {"waiting": waits},
+            "state": {"waiting": {"reason": "ContainerCreating"}},
         }],
+    })  # fmt: skip
+    said = 'MountVolume.SetUp failed for volume "keys" : secret "keys" not found'
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    regards = {"kind": "Pod", **{name: about[name] for name in ("name", "namespace", "uid")}}
+    models.server.apply({
+        "apiVersion": "v1", "kind": "Event", "type": "Warning", "reason": "FailedMount", "message": said,
+        "metadata": {"name": "mount", "namespace": models.namespace}, "involvedObject": regards,
+        "firstTimestamp": now, "lastTimestamp": now, "count": 1, "source": {"component": "kubelet"},
     })  # fmt: skip
 
     def failure() -> dict[str, Any]:

@@ -116,3 +116,19 @@ def test_no_news_is_lost_whatever_the_order(steps: list[tuple[str, str]]) -> Non
     while (taken := keys.take(later)) is not None:
         found.add(taken)
     assert owed <= found
+
+
+def test_news_during_a_failing_look_is_not_put_off_for_minutes() -> None:
+    """What is told meanwhile may have healed it, so it is tried soon, as for news that comes after."""
+    keys = backlog()
+    keys.add("a", 0.0)
+    for _ in range(8):
+        now = keys.next_due()
+        assert now is not None
+        assert keys.take(now) == "a"
+        keys.failed("a", now, 0.5)
+    now = keys.next_due()
+    assert now is not None
+    assert keys.take(now) == "a"
+    keys.add("a", now)
+    assert keys.failed("a", now, 0.5) == pytest.approx(1.0)
