@@ -1,6 +1,8 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
 import copy
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +87,33 @@ def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
     made = children({"model": {"uri": 'ollama://x"; rm -rf /; "'}})
     pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
     assert "rm -rf" not in " ".join(pull["command"])
+
+
+def test_a_pull_ends_when_its_ollama_has_ended(tmp_path):
+    """The kubelet then starts it again and its last words are told; it does not wait for ever."""
+    made = children({"model": {"uri": "ollama://a"}})
+    pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert pull["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    fake = tmp_path / "ollama"
+    fake.write_text("#!/bin/sh\nexit 1\n", "utf-8")
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert (
+        subprocess.run(pull["command"], check=False, env={"PATH": path}, timeout=20).returncode == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "strategy"),
+    [
+        pytest.param({"uri": "hf://a/b.gguf"}, "Recreate", id="the only volume"),
+        pytest.param({"uri": "oci://a/b", "files": ["b.gguf"]}, "RollingUpdate", id="an image"),
+    ],
+)
+def test_a_server_that_shares_nothing_is_replaced_one_by_one(spec, strategy):
+    """An image is on each node by itself; a volume for one node is not."""
+    made = children({"model": spec})["Deployment", "m-server"]
+    assert made["spec"]["strategy"] == {"type": strategy}
 
 
 def test_replicas_of_gateways_are_left_to_an_autoscaler():

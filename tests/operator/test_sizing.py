@@ -112,6 +112,29 @@ def test_killed_for_memory_it_steps_down_says_so_and_begins_anew_when_the_spec_c
     assert not of(status(more, anew), "FitsMemory")
 
 
+def test_only_the_servers_own_kills_make_it_smaller() -> None:
+    """What was injected beside it has a limit of its own, which a smaller model would not raise."""
+    made = deployment(SPEC, SEEN)
+    pod = server_pod(made, killed_at="2026-01-01T00:00:01Z")
+    pod["status"]["containerStatuses"][0]["name"] = "istio-proxy"
+    assert steps(deployment(SPEC, around(made, pod))) == 0
+
+
+def test_the_header_of_other_weights_sizes_nothing() -> None:
+    """While the pod of the old weights is still there, its header is not taken for that of the new ones."""
+    spec = {"model": {"uri": "hf://a/b/c.gguf"}}
+    facts = model_facts(parts.model("slow"))
+    assert facts is not None
+    told = json.dumps({"reason": "Fetched", "size": facts.weights_bytes, "facts": facts.to_dict()})
+    made = deployment(spec, SEEN)
+    seen = around(made, server_pod(made, ready=True, told=told))
+    assert status(spec, seen)["weights"]["uri"] == "hf://a/b/c.gguf"
+    other = {"model": {"uri": "hf://a/b/d.gguf"}}
+    assert "weights" not in status(other, seen)
+    container = deployment(other, seen)["spec"]["template"]["spec"]["containers"][0]
+    assert "requests" not in container["resources"]
+
+
 def test_numbers_by_hand_step_down_too_until_nothing_is_left() -> None:
     """An engine that is told its numbers is told smaller ones; at the least it stalls and says what to do."""
     spec = {

@@ -36,7 +36,12 @@ _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
 # Constant; the model comes in as a variable, which the shell does not read as code.
-_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull -- "$MODEL"'
+_PULL = (
+    "ollama serve & until ollama list >/dev/null 2>&1; do kill -0 $! 2>/dev/null || exit 1; sleep 0.2; done; "
+    'exec ollama pull -- "$MODEL"'
+)
+_LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+"""Of containers that do not write their end themselves: the status then tells what stood last in their log."""
 
 
 def server(model: LocalModel, seen: Seen) -> list[Manifest]:
@@ -53,7 +58,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": resources(spec.resources, _gpu(model), memory_request(model, size)),
         "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
-        "securityContext": CONTAINER_SECURITY,
+        "securityContext": CONTAINER_SECURITY, **_LAST_WORDS,
         **_probes(model, found),
     }  # fmt: skip
     container["env"] = [*container.get("env", []), *_user_environment(model)]
@@ -65,7 +70,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
                 "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
                 "env": [*_ollama(told(model, size)), *more, {"name": "MODEL", "value": found.path}],
                 "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-                "securityContext": CONTAINER_SECURITY,
+                "securityContext": CONTAINER_SECURITY, **_LAST_WORDS,
             }
         ]  # fmt: skip
     chosen = [*first, container]
@@ -234,7 +239,9 @@ def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
 def _strategy(model: LocalModel) -> dict[str, Any]:
     said = model.spec.rollout.strategy
     if said == "Auto":
-        shared = "ReadWriteMany" in model.spec.cache.access_modes
+        # What an image holds is on every node by itself.
+        from_image = (model.spec.model.uri or "").lower().startswith("oci://")
+        shared = from_image or "ReadWriteMany" in model.spec.cache.access_modes
         said = "RollingUpdate" if model.spec.accelerator.type == "None" and shared else "Recreate"
     return {"type": said}
 
