@@ -12,7 +12,7 @@ written down before its first effect, and a hold that is not renewed ends in the
     4. GivenUp     the hold ended without a new server: requests get what the gateway says of a server that is away
     -  Starting    the same without a hold: nothing ran on the old server, or Kubernetes replaces pods one by one
 
-Every step has a bound: 1 the grace of a gateway pod, 2 `rollout.idleTimeoutSeconds`, 3 the gateways' `timeouts.hold_s`.
+Every step has a bound: 1 the grace of a gateway pod, 2 `rollout.idleTimeoutSeconds`, 3 `Patience.hold_s`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
 import copy
+import json
 import os
 import subprocess
 from dataclasses import replace
@@ -13,6 +14,7 @@ from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
 from penstock_operator.localmodel.crd import crd
 from penstock_operator.localmodel.parsing import InvalidSpec, parse
+from penstock_operator.rollout import Patience
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
@@ -129,7 +131,55 @@ def test_settings_reach_the_gateway_in_its_own_words():
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
-    assert configuration(model(spec))["timeouts"] == {"stall_s": 60, "drain_s": 300}
+    assert configuration(model(spec))["timeouts"] == {
+        "stall_s": 60, "drain_s": 300, "hold_s": 900,
+    }  # fmt: skip
+
+
+def gateway_file(made):
+    """The gateway's file in its ConfigMap."""
+    return json.loads(made["ConfigMap", "m-gateway"]["data"]["penstock.yaml"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"model": {"uri": "hf://a/b.gguf"}}, id="ours"),
+        pytest.param({"runtime": {"type": "External", "external": {"url": "http://a:1"}}}, id="theirs"),
+    ],
+)  # fmt: skip
+def test_gateways_of_an_autoscaler_know_how_many_they_are(spec):
+    """Each takes its share of the slots and chooses none, and a drained node takes one at a time."""
+    alone = children(spec)
+    assert gateway_file(alone)["upstreams"][0]["gateway_replicas"] == 1
+    assert ("PodDisruptionBudget", "m") not in alone
+    scaled = copy.deepcopy(alone)
+    scaled["Deployment", "m"]["spec"]["replicas"] = 3
+    made = children(spec, replace(SEEN, children=scaled))
+    upstream = gateway_file(made)["upstreams"][0]
+    assert upstream["gateway_replicas"] == 3
+    assert not upstream.get("exclusive")
+    assert ("PodDisruptionBudget", "m") in made
+    assert "replicas" not in made["Deployment", "m"]["spec"]
+
+
+def test_a_held_request_outlasts_a_rollout():
+    """It may wait for the last answers of the old server and for the new one; a person's own number wins."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}, "rollout": {"idleTimeoutSeconds": 3600}}
+    assert configuration(model(spec))["timeouts"]["hold_s"] == 3600 + Patience().hold_s
+    mine = {**spec, "gateway": {"settings": {"timeouts": {"holdS": 50}}}}
+    assert configuration(model(mine))["timeouts"]["hold_s"] == 50
+
+
+def test_gateways_run_where_they_are_told_to_and_on_several_nodes():
+    """They are spread softly, and taints and nodes are chosen as for servers."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    pod = children(spec)["Deployment", "m"]["spec"]["template"]["spec"]
+    assert pod["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
+    asked = {"tolerations": [{"key": "gpu"}], "topologySpreadConstraints": [{"maxSkew": 2}]}
+    made = children({**spec, "gateway": {"scheduling": asked}})
+    pod = made["Deployment", "m"]["spec"]["template"]["spec"]
+    assert {name: pod[name] for name in asked} == asked
 
 
 def test_a_gateway_is_given_the_time_that_its_answers_have():

@@ -14,12 +14,14 @@ from penstock_operator.desired.common import (
     pull_secrets,
     resources,
     said_of_pods,
+    scheduling,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
 from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import (
     ASKED_HASH,
+    PORT,
     SERVER,
     STEPS_DOWN,
     TEMPLATE_HASH,
@@ -31,7 +33,6 @@ from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
 from penstock_operator.sizing import Sizing, memory_request, sizing, told
 
-PORT = 8080
 _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
@@ -81,7 +82,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 30,
         "initContainers": first, "containers": [container],
         "volumes": [*found.volumes, {"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
-        **_scheduling(model), **pull_secrets(model),
+        **scheduling(spec.scheduling), **pull_secrets(model),
     }  # fmt: skip
     headless = {
         "clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(model.name, SERVER),
@@ -244,13 +245,3 @@ def _strategy(model: LocalModel) -> dict[str, Any]:
         shared = from_image or "ReadWriteMany" in model.spec.cache.access_modes
         said = "RollingUpdate" if model.spec.accelerator.type == "None" and shared else "Recreate"
     return {"type": said}
-
-
-def _scheduling(model: LocalModel) -> dict[str, Any]:
-    asked = model.spec.scheduling
-    found: dict[str, Any] = {
-        "nodeSelector": dict(asked.node_selector), "tolerations": list(asked.tolerations),
-        "affinity": dict(asked.affinity), "topologySpreadConstraints": list(asked.topology_spread_constraints),
-        "priorityClassName": asked.priority_class_name, "runtimeClassName": asked.runtime_class_name,
-    }  # fmt: skip
-    return {name: value for name, value in found.items() if value}

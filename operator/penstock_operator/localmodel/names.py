@@ -13,9 +13,11 @@ PLURAL = "localmodels"
 SINGULAR = "localmodel"
 SHORT = "lm"
 CATEGORY = "penstock"
-FIELD_MANAGER = "penstock"
 MOST_NAME_LENGTH = 40
 """Names of children append to it, and a label holds 63 characters."""
+
+PORT = 8080
+"""Of servers and of gateways."""
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 APP = "app.kubernetes.io/name"
