@@ -13,6 +13,7 @@ import yaml
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
 from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.names import APPLIED
 from penstock_operator.localmodel.parsing import InvalidSpec, parse
 from penstock_operator.rollout import Patience
 from penstock_operator.seen import Seen
@@ -63,6 +64,7 @@ def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
     template = older["Deployment", "m-server"]["spec"]["template"]
     template["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] = 7
     template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+    older["Deployment", "m-server"]["metadata"]["annotations"][APPLIED] = compact(template)
     upgraded = replace(SEEN, operator_image="penstock:2", children=older)
     assert children(spec, upgraded)["Deployment", "m-server"] == older["Deployment", "m-server"]
     for more in ({"tuning": {"contextLength": 4096}}, {"resources": {"limits": {"memory": "1Gi"}}}):
@@ -73,6 +75,30 @@ def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
     container["readinessProbe"]["periodSeconds"] = 7
     healed = children(spec, replace(SEEN, children=drifted))
     assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
+
+
+def compact(template):
+    """As it is written down beside what runs."""
+    return json.dumps(template, sort_keys=True, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("release", ["penstock:1", "penstock:2"])
+def test_what_others_changed_of_a_running_server_is_put_right(release):
+    """An image of `kubectl set image` is not adopted, nor what was injected when a release writes pods anew."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)["Deployment", "m-server"]
+    for written in ("this", "another"):
+        wanted = copy.deepcopy(before)
+        template = wanted["spec"]["template"]
+        if written == "another":
+            template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+            wanted["metadata"]["annotations"][APPLIED] = compact(template)
+        drifted = copy.deepcopy(wanted)
+        pod = drifted["spec"]["template"]["spec"]
+        pod["containers"][0]["image"] = "other:1"
+        pod["containers"].append({"name": "injected"})
+        seen = replace(SEEN, operator_image=release, children={("Deployment", "m-server"): drifted})
+        assert children(spec, seen)["Deployment", "m-server"] == wanted
 
 
 def test_another_gateway_image_restarts_no_server():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
@@ -165,6 +166,10 @@ def test_the_header_sizes_the_next_pod_and_restarts_none() -> None:
     assert "requests" not in first["spec"]["template"]["spec"]["containers"][0]["resources"]
     seen = around(first, server_pod(first, ready=True, told=told))
     assert deployment(spec, seen)["spec"]["template"] == first["spec"]["template"]
+    # Known or not, nothing of what others wrote into the running pod is taken for ours.
+    drifted = copy.deepcopy(first)
+    drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    assert deployment(spec, around(drifted, *seen.pods)) == first
     known = status(spec, seen)
     assert known["weights"]["uri"] == "hf://a/b/c.gguf"
     assert known["tuning"]["memory"].endswith("Mi")

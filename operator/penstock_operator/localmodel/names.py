@@ -26,6 +26,7 @@ COMPONENT = "app.kubernetes.io/component"
 MODEL = "penstock.dev/model"
 TEMPLATE_HASH = "penstock.dev/template-hash"
 ASKED_HASH = "penstock.dev/asked-hash"
+APPLIED = "penstock.dev/applied-template"
 STEPS_DOWN = "penstock.dev/steps-down"
 
 GATEWAY, SERVER, WEIGHTS = "gateway", "server", "weights"
