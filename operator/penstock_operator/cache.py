@@ -15,9 +15,8 @@ from typing import Any
 
 import orjson
 
+from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest
-
-MODEL_LABEL = "penstock.dev/model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Cache:
         if kind == "LocalModel":
             key = Key(namespace, name)
             return key if _hear(self._models, key, body, deleted=deleted) else None
-        owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
+        owner = (metadata.get("labels") or {}).get(MODEL)
         if not owner:
             return None
         key = Key(namespace, str(owner))

@@ -20,6 +20,8 @@ PORT = 8080
 """Of servers and of gateways."""
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
+OURS = f"{MANAGED_BY}=penstock"
+"""Chooses all that is made for LocalModels."""
 APP = "app.kubernetes.io/name"
 INSTANCE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
