@@ -61,15 +61,15 @@ def account(
     without: tuple[str, str] = ("", ""),
 ) -> Path:
     """
-    The kubeconfig of a ServiceAccount that may do what the chart's one may.
+    The kubeconfig of a ServiceAccount that may do what the chart's one may, and what an operator outside must.
 
     Args:
         watched: namespaces of a namespaced install; empty for one of the whole cluster.
         without: a resource and a verb of it that are left out.
     """
 
-    def less(scope: str) -> list[dict[str, Any]]:
-        found = [row for row in PERMISSIONS if row.scope == scope]
+    def less(*scopes: str) -> list[dict[str, Any]]:
+        found = [row for row in PERMISSIONS if row.scope in scopes]
         made = rules(found)
         for row in made:
             if row["resources"] == [without[0]]:
@@ -94,9 +94,9 @@ def account(
 
     if watched:
         for place in watched:
-            bind("Role", wide, place, less("model"))
+            bind("Role", wide, place, less("model", "outside"))
     else:
-        bind("ClusterRole", wide, None, less("model"))
+        bind("ClusterRole", wide, None, less("model", "outside"))
     bind("Role", f"{wide}-own", namespace, less("own"))
     server.apply({"apiVersion": "v1", "kind": "List", "items": items})
     return config

@@ -28,7 +28,14 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
     """A queue that is full, one request in each stage, a GPU, and a breaker that is open."""
     made = copy.deepcopy(snapshot)
     box = made["upstreams"][0]
-    box.update(name="box", url="http://127.0.0.1:11434", kind="ollama", state="ok", error=None, unloads=True)
+    box.update(
+        name="box",
+        url="http://127.0.0.1:11434",
+        kind="ollama",
+        state="ok",
+        error=None,
+        unloads=True,
+    )
     box["concurrency"].update(limit=2, in_flight=2, queued=98, held=0, expected_wait_s=41.0)
     box["models"] = [{
         "id": "qwen3-coder:30b", "context_window": 32768, "window_source": "running", "slots": 2, "loaded": True,

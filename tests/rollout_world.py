@@ -230,7 +230,8 @@ class World:
 
     def _servers(self) -> list[Manifest]:
         found = [one for at, one in self.cluster.objects.items() if at[0] == "Pod"]
-        return [one for one in found if one["metadata"]["name"].startswith("m-server")]
+        live = [one for one in found if one["status"].get("phase") != "Failed"]
+        return [one for one in live if one["metadata"]["name"].startswith("m-server")]
 
     def _is_ready(self, pod: Manifest) -> bool:
         said = pod["status"]["conditions"][0]["status"] == "True"

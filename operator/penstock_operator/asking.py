@@ -18,11 +18,10 @@ from typing import Any, TypeVar
 from penstock.client import Client
 from penstock.errors import PenstockError
 from penstock_operator.failures import is_ready
-from penstock_operator.localmodel.names import COMPONENT, GATEWAY
+from penstock_operator.localmodel.names import COMPONENT, GATEWAY, PORT
 from penstock_operator.rollout import LEASE_S, UPSTREAM, Work
 from penstock_operator.seen import GatewayStatus, Key, Manifest
 
-PORT = 8080
 WITHIN_S = 2.0
 T = TypeVar("T")
 

@@ -15,9 +15,8 @@ from typing import Any
 
 import orjson
 
+from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest
-
-MODEL_LABEL = "penstock.dev/model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class Cache:
             key = Key(namespace, name)
             news = _hear(self._models, key, body, deleted=deleted, rewound=rewound)
             return key if news else None
-        owner = (metadata.get("labels") or {}).get(MODEL_LABEL)
+        owner = (metadata.get("labels") or {}).get(MODEL)
         if not owner:
             return None
         key = Key(namespace, str(owner))

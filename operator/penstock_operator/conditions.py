@@ -10,19 +10,23 @@ Source: sigs.k8s.io/cli-utils pkg/kstatus; the API conventions' typical status p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.failures import FOR_A_PERSON, Failure, failures, is_ready
 from penstock_operator.fits import Size, too_small
 from penstock_operator.rollout import WORRYING, Rollout
-from penstock_operator.seen import Seen
+from penstock_operator.seen import Seen, is_over
 from penstock_operator.stuck import BINDS_WITHIN_S, not_made, not_started
 from penstock_operator.tuned import performance, tuning
 
 Truth = Literal["True", "False", "Unknown"]
 _REFUSED = frozenset({"Refused", "NameTaken"})
+_SCALED_TO_ZERO = (
+    "`spec.replicas` is 0: no server runs, the weights are kept. Raise it to serve again."
+)
+_OF_SERVERS = frozenset({"ModelCached", "ServerReady", "ModelLoaded"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
     """
     failure = _failure(asked, seen)
     found = _conditions(asked, seen, failure, rollout)
-    ready = _rolled_up(asked, found, failure, rollout)
+    ready = _rolled_up(asked, seen, found, failure, rollout)
     by_type = {one.type: one for one in [ready, *found]}
     size = asked.size(seen) if asked.size is not None and not asked.refused else None
     small = too_small(size, seen) if size is not None else None
@@ -88,7 +92,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
             "Progressing", "True" if rollout.goes_on else "False", rollout.reason, rollout.message
         )
     at_rest = ready.status == "True" or (
-        asked.suspended and ready.reason == "Suspended" and not seen.pods
+        ready.reason in ("Suspended", "ScaledToZero") and not _serving(asked, seen)
     )
     stalled = bool(asked.refused) or (failure is not None and failure.reason in FOR_A_PERSON)
     stalled = stalled or (size is not None and size.sizing.exhausted)
@@ -256,13 +260,15 @@ def _server(
     asked: Asked, seen: Seen, failure: Failure | None, rollout: Rollout | None
 ) -> Condition:
     ready = _count(seen, "server", only_ready=True)
+    if _is_scaled_to_zero(asked, seen):
+        return Condition("ServerReady", "False", "ScaledToZero", _SCALED_TO_ZERO)
     if ready >= max(1, asked.server_replicas):
         return Condition("ServerReady", "True", "Ready", f"{ready} of {ready} servers answer.")
     if failure is not None and failure.component in ("server", "weights"):
         return Condition("ServerReady", "False", failure.reason, failure.message)
     if rollout is not None and rollout.goes_on:
         return Condition("ServerReady", "False", rollout.reason, rollout.message)
-    if not any(seen.pods_of("server")):
+    if not any(seen.live_pods("server")):
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     return Condition(
         "ServerReady",
@@ -272,10 +278,15 @@ def _server(
     )
 
 
+def _is_scaled_to_zero(asked: Asked, seen: Seen) -> bool:
+    none = not asked.server_replicas and not asked.external and not asked.refused
+    return none and not any(seen.live_pods("server"))
+
+
 def _gateway(asked: Asked, seen: Seen, failure: Failure | None) -> Condition:
     ready = _count(seen, "gateway", only_ready=True)
     if ready:
-        return Condition("GatewayReady", "True", "Ready", f"{ready} of {asked.gateway_replicas} gateways take requests.")  # fmt: skip
+        return Condition("GatewayReady", "True", "Ready", f"{ready} of {max(ready, asked.gateway_replicas)} gateways take requests.")  # fmt: skip
     if failure is not None and failure.component == "gateway":
         return Condition("GatewayReady", "False", failure.reason, failure.message)
     return Condition("GatewayReady", "False", "WaitingForGateway", "No gateway takes requests yet.")
@@ -297,13 +308,21 @@ def _loaded(seen: Seen) -> Condition:
 
 
 def _rolled_up(
-    asked: Asked, found: Sequence[Condition], failure: Failure | None, rollout: Rollout | None
+    asked: Asked,
+    seen: Seen,
+    found: Sequence[Condition],
+    failure: Failure | None,
+    rollout: Rollout | None,
 ) -> Condition:
     if asked.suspended and not asked.refused:
         return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
     missing = [one for one in found if one.status == "False" and one.reason != "FieldConflict"]
+    if _is_scaled_to_zero(asked, seen):
+        missing = [one for one in missing if one.type not in _OF_SERVERS]
+        if not missing:
+            return Condition("Ready", "False", "ScaledToZero", _SCALED_TO_ZERO)
     if not missing and rollout is not None and rollout.goes_on:
         return Condition("Ready", "False", rollout.reason, rollout.message)
     if not missing:
@@ -323,9 +342,9 @@ def _phase(
 ) -> str:
     if asked.refused or "Stalled" in by_type:
         return "Failed"
-    if asked.suspended:
-        return "Suspended"
     ready = by_type["Ready"]
+    if asked.suspended or ready.reason == "ScaledToZero":
+        return "Suspended"
     if ready.status == "True":
         return "Ready"
     if failure is not None or ready.reason in _REFUSED:
@@ -339,6 +358,9 @@ def _phase(
 
 def _failure(asked: Asked, seen: Seen) -> Failure | None:
     """The failure that is told: a fetcher's, then a server's, then a gateway's."""
+    # Pods that ended for good come last: others have taken their place.
+    pods = sorted(seen.pods, key=is_over)
+    seen = replace(seen, pods=tuple(pods))
     servers = [
         one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
     ]
@@ -373,8 +395,15 @@ def _may_pass(failure: Failure, now: str) -> bool:
     return age.total_seconds() < BINDS_WITHIN_S
 
 
+def _serving(asked: Asked, seen: Seen) -> bool:
+    """Pods are there that should not be: all of a suspended model, the servers of one that has none."""
+    return any(
+        not is_over(pod) for pod in (seen.pods if asked.suspended else seen.pods_of("server"))
+    )
+
+
 def _count(seen: Seen, component: str, *, only_ready: bool) -> int:
-    return sum(not only_ready or is_ready(pod) for pod in seen.pods_of(component))
+    return sum(not only_ready or is_ready(pod) for pod in seen.live_pods(component))
 
 
 def _dated(found: Any, generation: int, seen: Seen) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import kopf
 
 from penstock_operator.cluster import RESOURCES, Access
+from penstock_operator.localmodel.names import OURS
 
 WATCHED = (
     "LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim",
@@ -95,9 +96,7 @@ def registry(tell: Tell, access: Callable[[], Awaitable[Access]]) -> kopf.Operat
         settings.execution.max_workers = 1
         for kind in WATCHED[1:]:
             resource = RESOURCES[kind]
-            settings.watching.label_selectors[resource.group, resource.plural] = (
-                "app.kubernetes.io/managed-by=penstock"
-            )
+            settings.watching.label_selectors[resource.group, resource.plural] = OURS
 
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:

@@ -1,9 +1,10 @@
 """
 What the operator may do in a cluster, and why: the one table behind the chart's roles and the preflight.
 
-A test holds the chart's roles against it. Two scopes: `model` rows hold in each watched namespace (a ClusterRole
+A test holds the chart's roles against it. Three scopes: `model` rows hold in each watched namespace (a ClusterRole
 when all are watched, a Role in each otherwise), `own` rows only in the operator's own namespace: a namespaced install
-has no rights in the cluster at all.
+has no rights in the cluster at all. `outside` rows hold like `model` rows for an operator that runs outside the cluster,
+which the chart's does not.
 No row reads a Secret: those of models are written by server-side apply (`create`, `patch`) and never read back.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Scope = Literal["model", "own"]
+Scope = Literal["model", "own", "outside"]
 
 _APPLY = ("list", "watch", "create", "patch", "delete")
 
@@ -38,12 +39,8 @@ class Permission:
 
 
 PERMISSIONS: tuple[Permission, ...] = (
-    Permission("model", "penstock.dev", "localmodels", ("get", "list", "watch"), "hears of models"),
+    Permission("model", "penstock.dev", "localmodels", ("list", "watch"), "hears of models"),
     Permission("model", "penstock.dev", "localmodels/status", ("patch",), "writes their status"),
-    Permission(
-        "model", "penstock.dev", "localmodels/finalizers", ("update",),
-        "owns children where OwnerReferencesPermissionEnforcement is on (OpenShift)",
-    ),
     Permission("model", "apps", "deployments", _APPLY, "servers and gateways"),
     Permission("model", "", "services", _APPLY, "addresses of servers and gateways"),
     Permission("model", "", "configmaps", _APPLY, "the gateways' settings"),
@@ -69,6 +66,10 @@ PERMISSIONS: tuple[Permission, ...] = (
     Permission(
         "model", "monitoring.coreos.com", "servicemonitors", ("list", "create", "patch", "delete"),
         "scraping, where the Prometheus operator is installed", optional=True,
+    ),
+    Permission(
+        "outside", "", "pods/proxy", ("get", "create"),
+        "asks gateways, and has them hold requests; in the cluster their addresses lead there",
     ),
     Permission(
         "own", "coordination.k8s.io", "leases", ("get", "create", "update"), "one replica leads"

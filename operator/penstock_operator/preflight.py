@@ -15,17 +15,20 @@ from penstock_operator.permissions import PERMISSIONS, Permission
 _AT_A_TIME = 10  # many namespaces are hundreds of questions
 
 
-async def missing(cluster: Cluster, namespaces: Sequence[str], lease_namespace: str) -> list[str]:
+async def missing(
+    cluster: Cluster, namespaces: Sequence[str], lease_namespace: str, *, outside: bool = False
+) -> list[str]:
     """
     A sentence for each right that is missing.
 
     Args:
         namespaces: that are watched; empty for all.
+        outside: the operator runs outside the cluster.
     """
     asked = [
         (row, verb, place)
         for row in PERMISSIONS
-        if not row.optional
+        if not row.optional and (outside or row.scope != "outside")
         for place in _places(row, namespaces, lease_namespace)
         for verb in row.verbs
     ]
@@ -38,8 +41,8 @@ async def missing(cluster: Cluster, namespaces: Sequence[str], lease_namespace: 
     answers = await asyncio.gather(*(ask(*one) for one in asked))
     return [
         f"The operator may not {verb} {row.resource}{f'.{row.group}' if row.group else ''} in "
-        f"{f'the namespace {place}' if place else 'all namespaces'}, which it needs for this: {row.why}. "
-        "The chart's roles have it."
+        f"{f'the namespace {place}' if place else 'all namespaces'}, which it needs for this: {row.why}."
+        + (" The chart's roles have it." if row.scope != "outside" else "")
         for (row, verb, place), allowed in zip(asked, answers, strict=True)
         if not allowed
     ]

@@ -6,6 +6,7 @@ from functools import partial
 
 from penstock_operator.conditions import Asked
 from penstock_operator.desired import desired
+from penstock_operator.desired.gateway import drain_s
 from penstock_operator.desired.weights import weights
 from penstock_operator.fits import Size
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
@@ -45,9 +46,8 @@ def _optional(model: LocalModel) -> frozenset[str]:
 
 
 def _patience(model: LocalModel) -> Patience:
-    timeouts = model.policy.get("timeouts", {})
-    hold_s = float(timeouts.get("hold_s", Patience().hold_s))
-    return Patience(float(model.spec.rollout.idle_timeout_seconds), hold_s)
+    hold_s = float(model.policy.get("timeouts", {}).get("hold_s", Patience().hold_s))
+    return Patience(float(model.spec.rollout.idle_timeout_seconds), hold_s, drain_s(model))
 
 
 def _size(model: LocalModel, seen: Seen) -> Size:

@@ -12,7 +12,7 @@ written down before its first effect, and a hold that is not renewed ends in the
     4. GivenUp     the hold ended without a new server: requests get what the gateway says of a server that is away
     -  Starting    the same without a hold: nothing ran on the old server, or Kubernetes replaces pods one by one
 
-Every step has a bound: 1 the grace of a gateway pod, 2 `rollout.idleTimeoutSeconds`, 3 the gateways' `timeouts.hold_s`.
+Every step has a bound: 1 the grace of a gateway pod, 2 `rollout.idleTimeoutSeconds`, 3 `Patience.hold_s`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UPSTREAM = "server"
 WORRYING = frozenset({"IdleTimeoutExceeded", "GatewayNotAsked", "RolloutGivenUp"})
 """Reasons of a rollout that somebody may want to hear of."""
 _GRACE_S = 120.0
-"""Beyond `idleTimeoutSeconds`, what gateways may take to go away."""
+"""What gateways may take to go away, beyond the time of their answers."""
 _UNANSWERED_S = 30.0
 _DRAIN_AGAIN_S, _RESUME_AGAIN_S, _WAIT_AGAIN_S = 0.5, 1.0, 5.0
 
@@ -61,11 +61,13 @@ class Patience:
 
     Attributes:
         idle_timeout_s: for running answers, before the server is replaced all the same.
-        hold_s: as gateways hold a request; a server that is not ready by then is not waited for.
+        hold_s: for the new server; one that is not ready by then is not waited for.
+        drain_s: as gateways that go away let their answers run.
     """
 
     idle_timeout_s: float = 300.0
     hold_s: float = 600.0
+    drain_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def plan(
     if server is None or there is None:
         return Plan()
     if suspended:
-        return _suspend(seen)
+        return _suspend(seen, there, patience.drain_s)
     view = _view(name, wanted, server, there, seen, work or {})
     now = seen.now
     if view.wanted == view.running and (view.servers or not view.old):
@@ -184,13 +186,23 @@ def plan(
     return _changed(view, now, patience.idle_timeout_s, asked=work is not None)
 
 
-def _suspend(seen: Seen) -> Plan:
-    """Gateways go first, each after its last answer; the server is there until then."""
-    leaving = sum(1 for _ in seen.pods_of(GATEWAY))
-    if not leaving or not any(seen.pods_of(SERVER)):
+def _suspend(seen: Seen, there: Manifest, drain_s: float) -> Plan:
+    """Gateways go first, each after its last answer; the server is there until then, or until the bound is reached."""
+    leaving = sum(1 for _ in seen.live_pods(GATEWAY))
+    if not leaving or not any(seen.live_pods(SERVER)) or there["spec"].get("replicas") == 0:
         return Plan()
+    was = before(seen)
+    since = (
+        was.since if was is not None and was.step == "Waiting" and not was.template else seen.now
+    )
+    if _seconds(since, seen.now) > drain_s + _GRACE_S:
+        told = f"The server goes, though {_counted(leaving, 'gateway is', 'gateways are')} still there after {drain_s:g} s."
+        return Plan(
+            Rollout("Waiting", since, "", "IdleTimeoutExceeded", told), again_s=_WAIT_AGAIN_S
+        )
     told = f"{_counted(leaving, 'gateway ends its', 'gateways end their')} running answers; then the server goes."
-    return Plan(Rollout("Waiting", seen.now, "", "WaitingForGateway", told), keep_server=True)
+    rollout = Rollout("Waiting", since, "", "WaitingForGateway", told)
+    return Plan(rollout, keep_server=True, again_s=_WAIT_AGAIN_S)
 
 
 def _changed(view: _View, now: str, idle_timeout_s: float, *, asked: bool) -> Plan:
@@ -284,10 +296,10 @@ def _view(
 ) -> _View:
     template = _hash(server["spec"]["template"])
     servers = int(server["spec"].get("replicas", 1))
-    pods = list(seen.pods_of(SERVER))
+    pods = list(seen.live_pods(SERVER))
     new = [pod for pod in pods if servers and _hash(pod) == template]
     old = [pod for pod in pods if pod not in new]
-    gateways = list(seen.pods_of(GATEWAY))
+    gateways = list(seen.live_pods(GATEWAY))
     return _View(
         wanted=template,
         running=_hash(there["spec"]["template"]),
@@ -320,7 +332,7 @@ def before(seen: Seen) -> Rollout | None:
 
 def _settled(name: str, wanted: list[Manifest], seen: Seen) -> bool:
     """No gateway goes away or is about to: each one that does still has streams on the server."""
-    if any("deletionTimestamp" in pod["metadata"] for pod in seen.pods_of(GATEWAY)):
+    if any("deletionTimestamp" in pod["metadata"] for pod in seen.live_pods(GATEWAY)):
         return False
     asked = _deployment(wanted, children(name).gateway)
     there = seen.child("Deployment", children(name).gateway)

@@ -25,11 +25,12 @@ from typing import Any
 from penstock import __version__
 from penstock.errors import PenstockError
 from penstock_operator import health, tokens
-from penstock_operator.asking import PORT, Gateways, directly
+from penstock_operator.asking import Gateways, directly
 from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused, Cluster
 from penstock_operator.handlers import WATCHED, Backoff
 from penstock_operator.leader import Leader
+from penstock_operator.localmodel.names import PORT
 from penstock_operator.metrics import Metrics
 from penstock_operator.preflight import missing
 from penstock_operator.reading import read
@@ -136,7 +137,9 @@ async def _allowed(cluster: Cluster, choices: Choices, stop: asyncio.Event) -> N
     """Raises when a right is missing; an API server that is away is waited for."""
     for wait_s in Backoff():
         try:
-            problems = await missing(cluster, choices.namespaces, choices.lease_namespace)
+            problems = await missing(
+                cluster, choices.namespaces, choices.lease_namespace, outside=not cluster.inside
+            )
         except ApiRefused as exc:
             _log.warning("The cluster cannot be asked yet: %s", exc)
             if await _stopped(stop, wait_s):

@@ -25,19 +25,6 @@ class Key(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """
-    A node that may take pods.
-
-    Attributes:
-        allocatable: Kubernetes quantities by resource name, for example `{"memory": "16Gi"}`.
-    """
-
-    name: str
-    allocatable: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class GatewayStatus:
     """
     What one gateway pod says of itself.
@@ -80,7 +67,6 @@ class Seen:
         events: Warning events about pods that do not start.
         apis: optional kinds that the API server serves: `HTTPRoute`, `ServiceMonitor`.
         gateways: by pod name.
-        nodes: empty when the operator may not list them (a namespaced install).
         before: the status that stands on the LocalModel.
         admin_token: of this model, for the Secret that gateways mount.
         operator_image: the image of gateway and fetcher.
@@ -98,7 +84,6 @@ class Seen:
     events: tuple[Manifest, ...] = ()
     apis: frozenset[str] = frozenset()
     gateways: Mapping[str, GatewayStatus] = field(default_factory=dict)
-    nodes: tuple[Node, ...] = ()
     before: Mapping[str, Any] = field(default_factory=dict)
     admitted: tuple[Mapping[str, Any], ...] = ()
     left: tuple[str, ...] = ()
@@ -114,3 +99,14 @@ class Seen:
             labels = pod.get("metadata", {}).get("labels") or {}
             if labels.get("app.kubernetes.io/component") == component:
                 yield pod
+
+    def live_pods(self, component: str) -> Iterator[Manifest]:
+        """Those of them that have not ended for good, as an evicted one has: its Deployment has made another."""
+        for pod in self.pods_of(component):
+            if not is_over(pod):
+                yield pod
+
+
+def is_over(pod: Mapping[str, Any]) -> bool:
+    """Nothing runs in it, and nothing ever will; it stays until somebody deletes it."""
+    return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")

@@ -38,7 +38,7 @@ from penstock_operator.localmodel.names import SERVER
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Seen
-from penstock_operator.step_down import StepDown, step_down
+from penstock_operator.step_down import StepDown, is_of, step_down
 
 _MOST_STEPS = 64
 _VLLM_REQUESTS = 16
@@ -57,7 +57,6 @@ class Sizing:
         wanted: what would be without kills, chosen: what is; both as far as the operator knows.
         step: how often it was made smaller.
         facts: what the header of the weights tells, None while it is not known.
-        limit_bytes: of the server's container, None for none.
         exhausted: it was killed and cannot be made smaller.
     """
 
@@ -66,7 +65,6 @@ class Sizing:
     chosen: Fit
     step: StepDown
     facts: ModelFacts | None
-    limit_bytes: int | None
     exhausted: bool
     fits_itself: bool
     cache_type: str
@@ -112,7 +110,7 @@ def asked_hash(model: LocalModel) -> str:
 def sizing(model: LocalModel, seen: Seen) -> Sizing:
     """What the server of *model* is made of now, a step down included that is due."""
     asked = asked_hash(model)
-    facts = facts_seen(model, seen)
+    facts = facts_seen(model, seen, asked)
     limit = quantity(model.spec.resources.limits.get("memory"))
     step = step_down(model.name, asked, seen)
     wanted = chosen = _wanted(model, facts, limit)
@@ -127,7 +125,6 @@ def sizing(model: LocalModel, seen: Seen) -> Sizing:
         chosen=chosen,
         step=step,
         facts=facts,
-        limit_bytes=limit,
         exhausted=exhausted,
         fits_itself=fits_itself(model),
         cache_type=_cache_type(model),
@@ -159,10 +156,17 @@ def memory_request(model: LocalModel, size: Sizing) -> str | None:
     return mebibytes(size.chosen_bytes)
 
 
-def facts_seen(model: LocalModel, seen: Seen) -> ModelFacts | None:
-    """From the termination messages of the fetchers, else from the status, if that is about the same weights."""
+def facts_seen(model: LocalModel, seen: Seen, asked: str) -> ModelFacts | None:
+    """
+    From the termination messages of the fetchers, else from the status, if that is about the same weights.
+
+    Args:
+        asked: the hash of what is asked for; pods that were made for something else may have fetched other weights.
+    """
     told: list[Mapping[str, Any]] = []
     for pod in seen.pods_of(SERVER):
+        if not is_of(pod, asked):
+            continue
         statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
         found = [_told(one) for one in statuses]
         if found and all(found):

@@ -76,12 +76,19 @@ def _steps(template: Mapping[str, Any], asked: str) -> int:
     return int(steps) if of == asked and steps.isdecimal() else 0
 
 
+def is_of(thing: Mapping[str, Any], asked: str) -> bool:
+    """Whether a pod was made for what is asked for, of whatever size."""
+    return _annotation(thing).partition("/")[0] == asked
+
+
 def _annotation(thing: Mapping[str, Any]) -> str:
     return str((thing.get("metadata", {}).get("annotations") or {}).get(STEPS_DOWN, ""))
 
 
 def _kills(pod: Manifest) -> Iterator[str]:
     for container in (pod.get("status") or {}).get("containerStatuses") or ():
+        if container.get("name") != "server":
+            continue  # injected: a smaller model would not help it
         for state in (container.get("state") or {}, container.get("lastState") or {}):
             ended = state.get("terminated") or {}
             if ended.get("reason") == "OOMKilled":

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from penstock_operator.cache import Cache, version_of
 from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.localmodel.names import OURS
 from penstock_operator.seen import Key
 
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class Sweep:
 
     async def look(self, kind: str) -> None:
         """List *kind* now, also one that is not watched; raises what the API server refuses."""
-        labels = "" if kind == "LocalModel" else "app.kubernetes.io/managed-by=penstock"
+        labels = "" if kind == "LocalModel" else OURS
         before = self._cache.known(kind)
         there: set[str] = set()
         for namespace in self._namespaces:

@@ -112,6 +112,10 @@ TAKEN = [
     pytest.param({"runtime": THEIRS, "model": {"name": "m"}}, id="external with a name"),
     pytest.param({"model": GGUF, "replicas": 0}, id="scaled to nothing"),
     pytest.param(
+        {"runtime": THEIRS, "rollout": {"idleTimeoutSeconds": 9}},
+        id="gateways that take their time",
+    ),
+    pytest.param(
         {"model": GGUF, "resources": {"limits": {"cpu": 2, "memory": "1.5Gi"}}},
         id="numbers and texts",
     ),
@@ -195,6 +199,22 @@ REFUSED = [
             ("model", {"mirror": "https://mirror.example.com"}),
             ("runtime", {**THEIRS, "args": ["--verbose"]}),
         )
+    ),
+    *(
+        pytest.param(
+            {"runtime": THEIRS, **more},
+            "an External server is not ours to scale or to replace: leave replicas and rollout.strategy out",
+            id=f"{next(iter(more))} of another's server",
+        )
+        for more in ({"replicas": 0}, {"replicas": 2}, {"rollout": {"strategy": "Recreate"}})
+    ),
+    *(
+        pytest.param(
+            {"model": GGUF, "monitoring": one},
+            "they need monitoring.serviceMonitor: true",
+            id=f"{next(iter(one))} of no ServiceMonitor",
+        )
+        for one in ({"labels": {"a": "b"}}, {"intervalSeconds": 9})
     ),
     pytest.param(
         {"model": GGUF, "runtime": {"type": "Ollama"}},

@@ -124,9 +124,35 @@ def test_what_gateways_see_is_read_back_and_the_least_is_told() -> None:
 
 def test_suspended_is_at_rest_without_pods() -> None:
     """While pods still go away it is in progress; then it is at rest, not ready, and not failed."""
-    status = conditions.status(Asked("team", "qwen", 3, suspended=True), seen())
+    asked = Asked("team", "qwen", 3, suspended=True)
+    assert of(conditions.status(asked, seen(*HEALTHY)), "Reconciling")
+    status = conditions.status(asked, seen(pod("gateway", phase="Failed", reason="Evicted")))
     assert status["phase"] == "Suspended"
     assert not of(status, "Reconciling")
+
+
+def test_scaled_to_zero_is_at_rest_once_its_servers_have_gone() -> None:
+    """Nothing is owed to who asked for no server: the reason says so, and nothing is in progress."""
+    asked = Asked("team", "qwen", 3, server_replicas=0)
+    loading = GatewayStatus("g", {"upstreams": [{"state": "down"}]})
+    gateway = pod("gateway", ready=True)
+    found = conditions.status(asked, seen(gateway, gateways={"g": loading}))
+    assert of(found, "Ready")["reason"] == of(found, "ServerReady")["reason"] == "ScaledToZero"
+    assert found["phase"] == "Suspended"
+    assert not of(found, "Reconciling")
+    assert of(conditions.status(asked, seen(gateway, pod("server"))), "Reconciling")
+    assert of(conditions.status(asked, seen()), "Ready")["reason"] == "WaitingForGateway"
+
+
+def test_a_pod_that_ended_for_good_counts_as_none() -> None:
+    """An evicted pod stays until it is collected: another has its place, and is what is told of."""
+    evicted = pod("server", phase="Failed", reason="Evicted")
+    failing = pod("server", containerStatuses=ended(1))
+    found = conditions.status(ASKED, seen(evicted, failing, pod("gateway", ready=True)))
+    assert found["replicas"] == 1
+    assert found["lastFailure"]["reason"] == "CrashLooping"
+    alone = conditions.status(ASKED, seen(evicted, pod("gateway", ready=True)))
+    assert alone["lastFailure"]["reason"] == "Evicted"
 
 
 def test_events_are_owed_only_where_something_turned() -> None:

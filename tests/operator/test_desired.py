@@ -1,6 +1,9 @@
 """Every example becomes children that need no rights, and an operator upgrade touches no model pod of another image."""
 
 import copy
+import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import yaml
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
 from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.names import APPLIED
 from penstock_operator.localmodel.parsing import InvalidSpec, parse
+from penstock_operator.rollout import Patience
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
@@ -59,6 +64,7 @@ def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
     template = older["Deployment", "m-server"]["spec"]["template"]
     template["spec"]["containers"][0]["readinessProbe"]["periodSeconds"] = 7
     template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+    older["Deployment", "m-server"]["metadata"]["annotations"][APPLIED] = compact(template)
     upgraded = replace(SEEN, operator_image="penstock:2", children=older)
     assert children(spec, upgraded)["Deployment", "m-server"] == older["Deployment", "m-server"]
     for more in ({"tuning": {"contextLength": 4096}}, {"resources": {"limits": {"memory": "1Gi"}}}):
@@ -69,6 +75,30 @@ def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
     container["readinessProbe"]["periodSeconds"] = 7
     healed = children(spec, replace(SEEN, children=drifted))
     assert healed["Deployment", "m-server"] == before["Deployment", "m-server"]
+
+
+def compact(template):
+    """As it is written down beside what runs."""
+    return json.dumps(template, sort_keys=True, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("release", ["penstock:1", "penstock:2"])
+def test_what_others_changed_of_a_running_server_is_put_right(release):
+    """An image of `kubectl set image` is not adopted, nor what was injected when a release writes pods anew."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    before = children(spec)["Deployment", "m-server"]
+    for written in ("this", "another"):
+        wanted = copy.deepcopy(before)
+        template = wanted["spec"]["template"]
+        if written == "another":
+            template["metadata"]["annotations"]["penstock.dev/template-hash"] = "of another release"
+            wanted["metadata"]["annotations"][APPLIED] = compact(template)
+        drifted = copy.deepcopy(wanted)
+        pod = drifted["spec"]["template"]["spec"]
+        pod["containers"][0]["image"] = "other:1"
+        pod["containers"].append({"name": "injected"})
+        seen = replace(SEEN, operator_image=release, children={("Deployment", "m-server"): drifted})
+        assert children(spec, seen)["Deployment", "m-server"] == wanted
 
 
 def test_another_gateway_image_restarts_no_server():
@@ -87,6 +117,33 @@ def test_a_hostile_name_is_a_value_and_never_part_of_a_script():
     assert "rm -rf" not in " ".join(pull["command"])
 
 
+def test_a_pull_ends_when_its_ollama_has_ended(tmp_path):
+    """The kubelet then starts it again and its last words are told; it does not wait for ever."""
+    made = children({"model": {"uri": "ollama://a"}})
+    pull = made["Deployment", "m-server"]["spec"]["template"]["spec"]["initContainers"][0]
+    assert pull["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    fake = tmp_path / "ollama"
+    fake.write_text("#!/bin/sh\nexit 1\n", "utf-8")
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert (
+        subprocess.run(pull["command"], check=False, env={"PATH": path}, timeout=20).returncode == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "strategy"),
+    [
+        pytest.param({"uri": "hf://a/b.gguf"}, "Recreate", id="the only volume"),
+        pytest.param({"uri": "oci://a/b", "files": ["b.gguf"]}, "RollingUpdate", id="an image"),
+    ],
+)
+def test_a_server_that_shares_nothing_is_replaced_one_by_one(spec, strategy):
+    """An image is on each node by itself; a volume for one node is not."""
+    made = children({"model": spec})["Deployment", "m-server"]
+    assert made["spec"]["strategy"] == {"type": strategy}
+
+
 def test_replicas_of_gateways_are_left_to_an_autoscaler():
     """Where the spec names no number of gateways, none is applied."""
     assert (
@@ -100,7 +157,55 @@ def test_settings_reach_the_gateway_in_its_own_words():
         "model": {"uri": "hf://a/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
-    assert configuration(model(spec))["timeouts"] == {"stall_s": 60, "drain_s": 300}
+    assert configuration(model(spec))["timeouts"] == {
+        "stall_s": 60, "drain_s": 300, "hold_s": 900,
+    }  # fmt: skip
+
+
+def gateway_file(made):
+    """The gateway's file in its ConfigMap."""
+    return json.loads(made["ConfigMap", "m-gateway"]["data"]["penstock.yaml"])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"model": {"uri": "hf://a/b.gguf"}}, id="ours"),
+        pytest.param({"runtime": {"type": "External", "external": {"url": "http://a:1"}}}, id="theirs"),
+    ],
+)  # fmt: skip
+def test_gateways_of_an_autoscaler_know_how_many_they_are(spec):
+    """Each takes its share of the slots and chooses none, and a drained node takes one at a time."""
+    alone = children(spec)
+    assert gateway_file(alone)["upstreams"][0]["gateway_replicas"] == 1
+    assert ("PodDisruptionBudget", "m") not in alone
+    scaled = copy.deepcopy(alone)
+    scaled["Deployment", "m"]["spec"]["replicas"] = 3
+    made = children(spec, replace(SEEN, children=scaled))
+    upstream = gateway_file(made)["upstreams"][0]
+    assert upstream["gateway_replicas"] == 3
+    assert not upstream.get("exclusive")
+    assert ("PodDisruptionBudget", "m") in made
+    assert "replicas" not in made["Deployment", "m"]["spec"]
+
+
+def test_a_held_request_outlasts_a_rollout():
+    """It may wait for the last answers of the old server and for the new one; a person's own number wins."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}, "rollout": {"idleTimeoutSeconds": 3600}}
+    assert configuration(model(spec))["timeouts"]["hold_s"] == 3600 + Patience().hold_s
+    mine = {**spec, "gateway": {"settings": {"timeouts": {"holdS": 50}}}}
+    assert configuration(model(mine))["timeouts"]["hold_s"] == 50
+
+
+def test_gateways_run_where_they_are_told_to_and_on_several_nodes():
+    """They are spread softly, and taints and nodes are chosen as for servers."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    pod = children(spec)["Deployment", "m"]["spec"]["template"]["spec"]
+    assert pod["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
+    asked = {"tolerations": [{"key": "gpu"}], "topologySpreadConstraints": [{"maxSkew": 2}]}
+    made = children({**spec, "gateway": {"scheduling": asked}})
+    pod = made["Deployment", "m"]["spec"]["template"]["spec"]
+    assert {name: pod[name] for name in asked} == asked
 
 
 def test_a_gateway_is_given_the_time_that_its_answers_have():

@@ -57,8 +57,8 @@ def test_the_round_trip_keeps_settings_and_what_the_server_runs_with(
     there = Settings.model_validate({name: made[name] for name in GROUPS if name in made})
     for name in GROUPS:
         theirs, ours = (getattr(one, name) for one in (there, here))
-        if name == "timeouts":  # how long a pod drains is `spec.rollout`'s
-            theirs = theirs.model_copy(update={"drain_s": ours.drain_s})
+        if name == "timeouts":  # how long a pod drains and requests are held is `spec.rollout`'s
+            theirs = theirs.model_copy(update={"drain_s": ours.drain_s, "hold_s": ours.hold_s})
         if name == "log":  # a pod has no log file
             theirs = theirs.model_copy(update={"file": ours.file})
         assert theirs == ours, name

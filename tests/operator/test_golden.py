@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import golden
 import parts
 from penstock_operator.desired import desired
 from penstock_operator.localmodel.images import ENGINES, image
+from penstock_operator.localmodel.names import APPLIED
 from penstock_operator.localmodel.parsing import parse
 from penstock_operator.seen import Seen
 
@@ -32,6 +34,10 @@ def test_an_example_has_the_children_that_were_reviewed(path: Path) -> None:
     body = yaml.safe_load(path.read_text("utf-8"))
     body["metadata"] |= {"namespace": "models", "uid": "11111111-2222-3333-4444-555555555555"}
     made = desired(parse(body), SEEN)
+    for one in made:
+        applied = one["metadata"].get("annotations", {}).pop(APPLIED, None)
+        if applied is not None:  # the same once more
+            assert json.loads(applied) == one["spec"]["template"]
     golden.check(HERE / f"{path.stem}.yaml", made)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from penstock_operator.rollout import LEASE_S
+from penstock_operator.rollout import LEASE_S, Patience, plan
+from penstock_operator.seen import Seen
 from rollout_world import SPEC, World
 
 CHANGED: dict[str, Any] = {**SPEC, "tuning": {"contextLength": 4096}}
@@ -160,6 +161,51 @@ def test_a_hold_of_a_person_is_left_alone() -> None:
     world.gateways["m-0"].hold_until_s = 1e9
     world.run(60.0)
     assert world.gateways["m-0"].holds(world.now_s)
+
+
+def test_an_evicted_server_is_not_waited_for() -> None:
+    """What is left of it is no server of the old kind: the changed one takes over as if it were not there."""
+    world = settled()
+    name = "m-server-evicted"
+    world._put_pod(name, "server", "of the old one", ready=False)
+    world.cluster.objects["Pod", "n", name]["status"] |= {"phase": "Failed", "reason": "Evicted"}
+    world.cache.heard(world.cluster.put(world.cluster.objects["Pod", "n", name]))
+    world.model(CHANGED)
+    world.run(90.0)
+    assert (world.broken, world.failed) == (0, 0)
+    assert world.condition("Ready")["status"] == "True"
+    assert "rollout" not in world.status
+
+
+def seen_suspended(now: str, before: dict[str, Any], gateway: dict[str, Any], **server: Any) -> Any:
+    """What comes next of a suspended model with that gateway pod."""
+    made = {
+        "kind": "Deployment", "metadata": {"name": "m-server"},
+        "spec": {"replicas": 1, "template": {"metadata": {}}, **server},
+    }  # fmt: skip
+    labels = {"labels": {"app.kubernetes.io/component": "gateway"}}
+    pods = (
+        {"metadata": labels, "status": gateway},
+        {"metadata": {"labels": {"app.kubernetes.io/component": "server"}}},
+    )
+    children = {("Deployment", "m-server"): made}
+    seen = Seen(now, "penstock:1", "1", children=children, pods=pods, before=before)
+    return plan("m", [made], seen, Patience(), suspended=True)
+
+
+def test_a_suspended_model_waits_for_its_gateways_within_a_bound() -> None:
+    """For a gateway that answers still, from the first look on; not for an evicted one, and not for ever."""
+    assert not seen_suspended("2026-01-01T00:00:00Z", {}, {"phase": "Failed"}).keep_server
+    first = seen_suspended("2026-01-01T00:00:00Z", {}, {})
+    assert first.keep_server
+    before = {"rollout": first.rollout.to_dict()}
+    later = seen_suspended("2026-01-01T00:06:00Z", before, {})
+    assert later.keep_server
+    assert later.rollout.since == "2026-01-01T00:00:00Z"
+    late = seen_suspended("2026-01-01T00:07:01Z", before, {})
+    assert not late.keep_server
+    assert late.rollout.reason == "IdleTimeoutExceeded"
+    assert seen_suspended("2026-01-01T00:07:06Z", before, {}, replicas=0).rollout is None
 
 
 def test_scaling_to_none_lets_answers_end() -> None:

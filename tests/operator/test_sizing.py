@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from typing import Any
@@ -112,6 +113,29 @@ def test_killed_for_memory_it_steps_down_says_so_and_begins_anew_when_the_spec_c
     assert not of(status(more, anew), "FitsMemory")
 
 
+def test_only_the_servers_own_kills_make_it_smaller() -> None:
+    """What was injected beside it has a limit of its own, which a smaller model would not raise."""
+    made = deployment(SPEC, SEEN)
+    pod = server_pod(made, killed_at="2026-01-01T00:00:01Z")
+    pod["status"]["containerStatuses"][0]["name"] = "istio-proxy"
+    assert steps(deployment(SPEC, around(made, pod))) == 0
+
+
+def test_the_header_of_other_weights_sizes_nothing() -> None:
+    """While the pod of the old weights is still there, its header is not taken for that of the new ones."""
+    spec = {"model": {"uri": "hf://a/b/c.gguf"}}
+    facts = model_facts(parts.model("slow"))
+    assert facts is not None
+    told = json.dumps({"reason": "Fetched", "size": facts.weights_bytes, "facts": facts.to_dict()})
+    made = deployment(spec, SEEN)
+    seen = around(made, server_pod(made, ready=True, told=told))
+    assert status(spec, seen)["weights"]["uri"] == "hf://a/b/c.gguf"
+    other = {"model": {"uri": "hf://a/b/d.gguf"}}
+    assert "weights" not in status(other, seen)
+    container = deployment(other, seen)["spec"]["template"]["spec"]["containers"][0]
+    assert "requests" not in container["resources"]
+
+
 def test_numbers_by_hand_step_down_too_until_nothing_is_left() -> None:
     """An engine that is told its numbers is told smaller ones; at the least it stalls and says what to do."""
     spec = {
@@ -142,6 +166,10 @@ def test_the_header_sizes_the_next_pod_and_restarts_none() -> None:
     assert "requests" not in first["spec"]["template"]["spec"]["containers"][0]["resources"]
     seen = around(first, server_pod(first, ready=True, told=told))
     assert deployment(spec, seen)["spec"]["template"] == first["spec"]["template"]
+    # Known or not, nothing of what others wrote into the running pod is taken for ours.
+    drifted = copy.deepcopy(first)
+    drifted["spec"]["template"]["spec"]["containers"][0]["image"] = "other:1"
+    assert deployment(spec, around(drifted, *seen.pods)) == first
     known = status(spec, seen)
     assert known["weights"]["uri"] == "hf://a/b/c.gguf"
     assert known["tuning"]["memory"].endswith("Mi")

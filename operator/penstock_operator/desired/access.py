@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from penstock_operator.desired.common import child
-from penstock_operator.localmodel.names import GATEWAY, SERVER, children, selector
+from penstock_operator.localmodel.names import GATEWAY, PORT, SERVER, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import HttpRoute
 from penstock_operator.seen import Manifest, Seen
@@ -40,7 +40,7 @@ def _policy(model: LocalModel, name: str, component: str, admitted: list[Any]) -
     body = {
         "podSelector": {"matchLabels": selector(model.name, component)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": admitted, "ports": [{"port": 8080, "protocol": "TCP"}]}],
+        "ingress": [{"from": admitted, "ports": [{"port": PORT, "protocol": "TCP"}]}],
     }
     return child(model, "networking.k8s.io/v1", "NetworkPolicy", name, component, spec=body)
 

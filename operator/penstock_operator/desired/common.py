@@ -8,7 +8,7 @@ from typing import Any
 from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
 from penstock_operator.localmodel.parsing import LocalModel
-from penstock_operator.localmodel.spec import Resources
+from penstock_operator.localmodel.spec import Resources, Scheduling
 from penstock_operator.seen import Manifest
 
 POD_SECURITY = {
@@ -109,6 +109,16 @@ def resources(
     if limits:
         found["limits"] = limits
     return found
+
+
+def scheduling(asked: Scheduling) -> dict[str, Any]:
+    """Where a pod may run, as in a pod; nothing where nothing is said."""
+    found: dict[str, Any] = {
+        "nodeSelector": dict(asked.node_selector), "tolerations": list(asked.tolerations),
+        "affinity": dict(asked.affinity), "topologySpreadConstraints": list(asked.topology_spread_constraints),
+        "priorityClassName": asked.priority_class_name, "runtimeClassName": asked.runtime_class_name,
+    }  # fmt: skip
+    return {name: value for name, value in found.items() if value}
 
 
 def pull_secrets(model: LocalModel) -> dict[str, Any]:

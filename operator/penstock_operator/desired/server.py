@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,15 @@ from penstock_operator.desired.common import (
     pull_secrets,
     resources,
     said_of_pods,
+    scheduling,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
 from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import (
+    APPLIED,
     ASKED_HASH,
+    PORT,
     SERVER,
     STEPS_DOWN,
     TEMPLATE_HASH,
@@ -31,12 +35,16 @@ from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
 from penstock_operator.sizing import Sizing, memory_request, sizing, told
 
-PORT = 8080
 _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts
 _GPUS = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Intel": "gpu.intel.com/i915"}
 # Constant; the model comes in as a variable, which the shell does not read as code.
-_PULL = 'ollama serve & until ollama list >/dev/null 2>&1; do sleep 0.2; done; exec ollama pull -- "$MODEL"'
+_PULL = (
+    "ollama serve & until ollama list >/dev/null 2>&1; do kill -0 $! 2>/dev/null || exit 1; sleep 0.2; done; "
+    'exec ollama pull -- "$MODEL"'
+)
+_LAST_WORDS = {"terminationMessagePolicy": "FallbackToLogsOnError"}
+"""Of containers that do not write their end themselves: the status then tells what stood last in their log."""
 
 
 def server(model: LocalModel, seen: Seen) -> list[Manifest]:
@@ -44,7 +52,8 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
     Deployment and headless Service.
 
     An operator upgrade restarts no model pod: a server that runs keeps the images that it has, as long as nothing
-    else about its pod changes, and the pod that it has, where only this release would write it in another way.
+    else about its pod changes, and the pod that it has, where only this release would write it in another way. What
+    it has is what was applied, which is written down beside it: what others changed of the running one is put right.
     """
     spec, name, size = model.spec, children(model.name).server, sizing(model, seen)
     found = weights(model, seen)
@@ -53,7 +62,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": resources(spec.resources, _gpu(model), memory_request(model, size)),
         "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
-        "securityContext": CONTAINER_SECURITY,
+        "securityContext": CONTAINER_SECURITY, **_LAST_WORDS,
         **_probes(model, found),
     }  # fmt: skip
     container["env"] = [*container.get("env", []), *_user_environment(model)]
@@ -65,7 +74,7 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
                 "name": "pull", "image": container["image"], "command": ["/bin/sh", "-c", _PULL],
                 "env": [*_ollama(told(model, size)), *more, {"name": "MODEL", "value": found.path}],
                 "volumeMounts": [*found.mounts, {"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
-                "securityContext": CONTAINER_SECURITY,
+                "securityContext": CONTAINER_SECURITY, **_LAST_WORDS,
             }
         ]  # fmt: skip
     chosen = [*first, container]
@@ -76,33 +85,52 @@ def server(model: LocalModel, seen: Seen) -> list[Manifest]:
         "securityContext": POD_SECURITY, "terminationGracePeriodSeconds": 30,
         "initContainers": first, "containers": [container],
         "volumes": [*found.volumes, {"name": "tmp", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}],
-        **_scheduling(model), **pull_secrets(model),
+        **scheduling(spec.scheduling), **pull_secrets(model),
     }  # fmt: skip
     headless = {
         "clusterIP": "None", "publishNotReadyAddresses": True, "selector": selector(model.name, SERVER),
         "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }  # fmt: skip
     ours = [one for one in chosen if not _named_image(model, one, found)]
-    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [_without_image(container, ours)]})  # fmt: skip
-    running = seen.child("Deployment", name)
-    _keep_images(ours, running, matters)
+    # Neither images of a release nor an estimate of the memory are a reason for another pod.
+    asked = resources(spec.resources, _gpu(model))
+    matters = digest_of({**pod, **said_of_pods(model), "initContainers": [_without_image(one, ours) for one in first], "containers": [{**_without_image(container, ours), "resources": asked}]})  # fmt: skip
+    applied = _applied(seen.child("Deployment", name))
+    _keep_what_runs(container, ours, applied, matters, asked)
     replicas = 0 if spec.suspend else spec.replicas
     made = deployment(
         model, name, SERVER, pod, replicas=replicas, strategy=_strategy(model), digest=matters
     )
     made["spec"]["template"]["metadata"]["annotations"][STEPS_DOWN] = size.step.mark
-    _keep_pod(made, running, matters, size.step.mark)
+    _keep_pod(made, applied, seen.child("Deployment", name), matters, size.step.mark)
     return [made, child(model, "v1", "Service", name, SERVER, spec=headless)]
 
 
-def _keep_pod(made: Manifest, running: Mapping[str, Any] | None, matters: str, asked: str) -> None:
-    made["metadata"]["annotations"] = {ASKED_HASH: asked}
+def _applied(running: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The pod template as we applied it; what runs where that is not known; empty where nothing does."""
     if running is None:
-        return
-    template = running["spec"]["template"]
-    is_other = (template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH) != matters
-    if is_other and (running["metadata"].get("annotations") or {}).get(ASKED_HASH) == asked:
-        made["spec"]["template"] = template
+        return {}
+    template: dict[str, Any] = running["spec"]["template"]
+    try:
+        told = json.loads((running["metadata"].get("annotations") or {}).get(APPLIED) or "{}")
+    except ValueError:
+        told = None
+    usable = isinstance(told, dict) and {"metadata", "spec"} <= told.keys()
+    return told if usable else template
+
+
+def _keep_pod(
+    made: Manifest,
+    applied: dict[str, Any],
+    running: Mapping[str, Any] | None,
+    matters: str,
+    asked: str,
+) -> None:
+    was = ((running or {}).get("metadata", {}).get("annotations") or {}).get(ASKED_HASH)
+    if applied and _hash(applied) != matters and was == asked:
+        made["spec"]["template"] = applied
+    told = json.dumps(made["spec"]["template"], sort_keys=True, separators=(",", ":"))
+    made["metadata"]["annotations"] = {ASKED_HASH: asked, APPLIED: told}
 
 
 def _named_image(model: LocalModel, container: Mapping[str, Any], found: Weights) -> str:
@@ -115,17 +143,30 @@ def _without_image(container: Mapping[str, Any], ours: list[dict[str, Any]]) -> 
     return {**container, "image": ""} if container in ours else dict(container)
 
 
-def _keep_images(
-    ours: list[dict[str, Any]], running: Mapping[str, Any] | None, matters: str
+def _keep_what_runs(
+    container: dict[str, Any],
+    ours: list[dict[str, Any]],
+    applied: dict[str, Any],
+    matters: str,
+    asked: dict[str, Any],
 ) -> None:
-    template = (running or {}).get("spec", {}).get("template", {})
-    annotations = template.get("metadata", {}).get("annotations") or {}
-    if annotations.get(TEMPLATE_HASH) != matters:
+    """Images that the release decides, and the memory that is asked for without a person's word, stay."""
+    if not applied or _hash(applied) != matters:
         return
-    pod = template.get("spec", {})
+    pod = applied["spec"]
     there = {one["name"]: one for one in [*pod.get("initContainers", ()), *pod["containers"]]}
     for one in ours:
         one["image"] = there[one["name"]]["image"]
+    requests = asked.get("requests", {})
+    if "memory" in requests or "memory" in asked.get("limits", {}):
+        return
+    kept = (there[container["name"]].get("resources", {}).get("requests") or {}).get("memory")
+    requests = {"memory": kept, **requests} if kept else requests
+    container["resources"] = {**asked, "requests": requests} if requests else asked
+
+
+def _hash(template: Mapping[str, Any]) -> str:
+    return str((template["metadata"].get("annotations") or {}).get(TEMPLATE_HASH, ""))
 
 
 def _engine(model: LocalModel, seen: Seen, path: str, size: Sizing) -> dict[str, Any]:
@@ -234,16 +275,8 @@ def _probes(model: LocalModel, found: Weights) -> dict[str, Any]:
 def _strategy(model: LocalModel) -> dict[str, Any]:
     said = model.spec.rollout.strategy
     if said == "Auto":
-        shared = "ReadWriteMany" in model.spec.cache.access_modes
+        # What an image holds is on every node by itself.
+        from_image = (model.spec.model.uri or "").lower().startswith("oci://")
+        shared = from_image or "ReadWriteMany" in model.spec.cache.access_modes
         said = "RollingUpdate" if model.spec.accelerator.type == "None" and shared else "Recreate"
     return {"type": said}
-
-
-def _scheduling(model: LocalModel) -> dict[str, Any]:
-    asked = model.spec.scheduling
-    found: dict[str, Any] = {
-        "nodeSelector": dict(asked.node_selector), "tolerations": list(asked.tolerations),
-        "affinity": dict(asked.affinity), "topologySpreadConstraints": list(asked.topology_spread_constraints),
-        "priorityClassName": asked.priority_class_name, "runtimeClassName": asked.runtime_class_name,
-    }  # fmt: skip
-    return {name: value for name, value in found.items() if value}

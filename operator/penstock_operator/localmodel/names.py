@@ -13,17 +13,22 @@ PLURAL = "localmodels"
 SINGULAR = "localmodel"
 SHORT = "lm"
 CATEGORY = "penstock"
-FIELD_MANAGER = "penstock"
 MOST_NAME_LENGTH = 40
 """Names of children append to it, and a label holds 63 characters."""
 
+PORT = 8080
+"""Of servers and of gateways."""
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
+OURS = f"{MANAGED_BY}=penstock"
+"""Chooses all that is made for LocalModels."""
 APP = "app.kubernetes.io/name"
 INSTANCE = "app.kubernetes.io/instance"
 COMPONENT = "app.kubernetes.io/component"
 MODEL = "penstock.dev/model"
 TEMPLATE_HASH = "penstock.dev/template-hash"
 ASKED_HASH = "penstock.dev/asked-hash"
+APPLIED = "penstock.dev/applied-template"
 STEPS_DOWN = "penstock.dev/steps-down"
 
 GATEWAY, SERVER, WEIGHTS = "gateway", "server", "weights"

@@ -143,6 +143,25 @@ RULES = (
         _only_what_is_ours,
     ),
     Rule(
+        "replicas",
+        "an External server is not ours to scale or to replace: leave replicas and rollout.strategy out",
+        f"!{_EXTERNAL} || ({_of('replicas', default='1')} == 1 && !{_has('rollout', 'strategy')})",
+        lambda spec, _: (
+            not _external(spec)
+            or (spec.replicas == 1 and "strategy" not in spec.rollout.model_fields_set)
+        ),
+    ),
+    Rule(
+        "monitoring.serviceMonitor",
+        "monitoring.labels and monitoring.intervalSeconds are those of a ServiceMonitor: they need monitoring.serviceMonitor: true",
+        f"{_of('monitoring', 'serviceMonitor', default='false')} || !"
+        + _any(_has("monitoring", "labels"), _has("monitoring", "intervalSeconds")),
+        lambda spec, _: (
+            spec.monitoring.service_monitor
+            or not {"labels", "interval_seconds"} & spec.monitoring.model_fields_set
+        ),
+    ),
+    Rule(
         "runtime.type",
         "Auto cannot tell the engine: weights that are no GGUF need runtime.type, or an NVIDIA accelerator",
         f"{_URI} == '' || {_ENGINE} != ''",

@@ -212,6 +212,23 @@ class Cache(Part):
     )
 
 
+class Scheduling(Part):
+    """Where pods run; passed to them as it is."""
+
+    node_selector: dict[str, str] = option(factory=dict, effect="Labels that a node must have.")
+    tolerations: list[Passed] = option(
+        factory=list, effect="Taints that are tolerated.", max_length=32
+    )
+    affinity: Passed = option(factory=dict, effect="Affinity, as in a pod.")
+    topology_spread_constraints: list[Passed] = option(
+        factory=list, effect="How pods are spread, as in a pod.", max_length=8
+    )
+    priority_class_name: str | None = option(None, effect="Priority class.", max_length=253)
+    runtime_class_name: str | None = option(
+        None, effect="Runtime class, for example `nvidia`.", max_length=253
+    )
+
+
 class Gateway(Part):
     """The gateway in front of the server."""
 
@@ -225,6 +242,10 @@ class Gateway(Part):
         max_length=512,
     )
     resources: Resources = option(factory=Resources, effect="Resources of a gateway.")
+    scheduling: Scheduling = option(
+        factory=Scheduling,
+        effect="Where the gateways run. Without constraints of yours they are spread over nodes.",
+    )
     keys_secret_ref: SecretName | None = option(
         None,
         effect="Secret of clients' API keys: each entry is a client, its value the key. Changes need no restart. "
@@ -296,23 +317,6 @@ class NetworkPolicySpec(Part):
         factory=list,
         effect="More peers that may reach the gateway, as in a NetworkPolicy's `from`.",
         max_length=32,
-    )
-
-
-class Scheduling(Part):
-    """Where the servers run; passed to the pods as it is."""
-
-    node_selector: dict[str, str] = option(factory=dict, effect="Labels that a node must have.")
-    tolerations: list[Passed] = option(
-        factory=list, effect="Taints that are tolerated.", max_length=32
-    )
-    affinity: Passed = option(factory=dict, effect="Affinity, as in a pod.")
-    topology_spread_constraints: list[Passed] = option(
-        factory=list, effect="How servers are spread, as in a pod.", max_length=8
-    )
-    priority_class_name: str | None = option(None, effect="Priority class.", max_length=253)
-    runtime_class_name: str | None = option(
-        None, effect="Runtime class, for example `nvidia`.", max_length=253
     )
 
 
