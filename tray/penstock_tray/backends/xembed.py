@@ -107,7 +107,8 @@ class XEmbedIcon(threading.Thread):
         icon, destroyed = self._icon, self._icon._message_handlers[X.DestroyNotify]
 
         def moved(event: Any) -> None:
-            if event.window.id == icon._window.id and event.parent != icon._display.screen().root:
+            root = icon._display.screen().root.id
+            if event.window.id == icon._window.id and event.parent.id != root:
                 self._embedded.set()
 
         def panel_destroyed(event: Any) -> None:
