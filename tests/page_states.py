@@ -28,7 +28,14 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
     """A queue that is full, one request in each stage, a GPU, and a breaker that is open."""
     made = copy.deepcopy(snapshot)
     box = made["upstreams"][0]
-    box.update(name="box", url="http://127.0.0.1:11434", kind="ollama", state="ok", error=None, unloads=True)
+    box.update(
+        name="box",
+        url="http://127.0.0.1:11434",
+        kind="ollama",
+        state="ok",
+        error=None,
+        unloads=True,
+    )
     box["concurrency"].update(limit=2, in_flight=2, queued=98, held=0, expected_wait_s=41.0)
     box["models"] = [{
         "id": "qwen3-coder:30b", "context_window": 32768, "window_source": "running", "slots": 2, "loaded": True,
@@ -74,7 +81,7 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
     ]
     stages = [
         request(1, stage="prefilling", prefill={"processed": 13200, "total": 21000}, age_s=4.2, answering_s=None),
-        request(2, stage="streaming", age_s=11.0, answering_s=6.5, chunks=312),
+        request(2, stage="streaming", age_s=11.0, answering_s=6.5, chunks=312, completion_tokens=None),
         request(3, stage="queued", queue={"position": 1, "expected_wait_s": 9.0}, age_s=3.0, answering_s=None),
         request(4, stage="loading", age_s=21.0, answering_s=None, upstream="attic"),
     ]  # fmt: skip
