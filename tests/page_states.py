@@ -81,7 +81,7 @@ def busy(snapshot: dict[str, Any]) -> dict[str, Any]:
     ]
     stages = [
         request(1, stage="prefilling", prefill={"processed": 13200, "total": 21000}, age_s=4.2, answering_s=None),
-        request(2, stage="streaming", age_s=11.0, answering_s=6.5, chunks=312),
+        request(2, stage="streaming", age_s=11.0, answering_s=6.5, chunks=312, completion_tokens=None),
         request(3, stage="queued", queue={"position": 1, "expected_wait_s": 9.0}, age_s=3.0, answering_s=None),
         request(4, stage="loading", age_s=21.0, answering_s=None, upstream="attic"),
     ]  # fmt: skip
