@@ -239,45 +239,6 @@ def test_a_missing_secret_is_named_and_forgotten_once_it_is_there(models: Models
     assert models.get("lm/m")["metadata"]["resourceVersion"] == version
 
 
-def test_what_is_not_ours_stays_and_what_is_refused_is_told(models: Models) -> None:
-    """A Service and a Deployment of the model's name are left alone; a claim's modes cannot be changed, and that is said."""
-    pod = {
-        "metadata": {"labels": {"a": "b"}},
-        "spec": {"containers": [{"name": "c", "image": "i"}]},
-    }
-    selector = {"a": "b"}
-    theirs = [
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "m"},
-         "spec": {"selector": selector, "ports": [{"port": 5432}]}},
-        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "m"},
-         "spec": {"replicas": 0, "selector": {"matchLabels": selector}, "template": pod}},
-    ]  # fmt: skip
-    for body in theirs:
-        models.server.apply(body, "-n", models.namespace)
-    before = [models.get(f"{kind}/m")["metadata"]["resourceVersion"] for kind in ("svc", "deploy")]
-    models.make("m", **SMALLEST)
-    applied = until(lambda: models.condition("m", "Applied"), "the condition")
-    assert applied["reason"] == "NameTaken"
-    assert "Service m" in applied["message"]
-    assert "Deployment m " in applied["message"]
-    assert models.condition("m", "Stalled")["status"] == "True"
-    after = [models.get(f"{kind}/m")["metadata"] for kind in ("svc", "deploy")]
-    assert before[0] == after[0]["resourceVersion"]
-    assert not any("ownerReferences" in one or "labels" in one for one in after)
-    assert "Deployment/m-server" in models.children("m"), "the others are made"
-    models.server.kubectl("delete", "svc/m", "deployment/m", "-n", models.namespace)
-    models.patch("lm/m", {"spec": {"cache": {"accessModes": ["ReadWriteMany"]}}})
-
-    def refused() -> bool:
-        return bool(models.condition("m", "Applied").get("reason") == "Refused")
-
-    until(refused, "the refusal")
-    assert "PersistentVolumeClaim m-weights" in models.condition("m", "Applied")["message"]
-    assert "Deployment/m" in models.children("m"), "its name is free"
-    models.patch("lm/m", {"spec": {"cache": {"accessModes": None}}})
-    until(lambda: models.condition("m", "Applied")["status"] == "True", "the end of it")
-
-
 def test_routes_and_monitors_come_when_their_kinds_do(models: Models) -> None:
     """The kind ServiceMonitor is installed after the model that asks for one; nobody restarts anything."""
     models.make("m", runtime={"type": "External", "external": {"url": "https://m.example.com"}},
