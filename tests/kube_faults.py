@@ -60,11 +60,6 @@ class FaultyApi:
         said = asyncio.run_coroutine_threadsafe(self._say(event), self._loop)
         return said.result(10)
 
-    def writes(self) -> Counter[str]:
-        """All but reads and watches."""
-        reads = ("GET ", "WATCH ")
-        return Counter({at: n for at, n in self.calls.items() if not at.startswith(reads)})
-
     def __enter__(self) -> Self:
         self._thread.start()
         assert self._up.wait(10)

@@ -16,6 +16,7 @@ from penstock_operator.cache import Cache
 from penstock_operator.cluster import ApiRefused
 from penstock_operator.command import operator
 from penstock_operator.metrics import Metrics
+from penstock_operator.preflight import missing
 from penstock_operator.running import Choices, run
 from penstock_operator.seen import Key
 from penstock_operator.tokens import NoMasterKey
@@ -32,6 +33,20 @@ def test_a_dead_watcher_is_told_after_a_while_and_not_before() -> None:
     assert liveness.problem() == "Only 7 of 8 watches live, for 30 s."
     live[0] = 8
     assert liveness.problem() == ""
+
+
+@pytest.mark.parametrize(("outside", "asked"), [(False, set()), (True, {"get", "create"})])
+def test_an_operator_outside_is_asked_for_its_way_to_the_gateways(
+    outside: bool, asked: set[str]
+) -> None:
+    """In the cluster nobody needs the API server's proxy, and from outside there is no other way."""
+
+    class Refuses:
+        async def allowed(self, verb: str, group: str, resource: str, place: str | None) -> bool:
+            return resource != "pods/proxy"
+
+    found = asyncio.run(missing(Refuses(), (), "system", outside=outside))  # type: ignore[arg-type]
+    assert {one.split()[4] for one in found} == asked
 
 
 def test_probes_and_metrics_answer() -> None:
