@@ -330,6 +330,6 @@ def test_first_run_to_first_answer_on_real_llamacpp(page: Any, tmp_path: Path) -
             assert latest["stream"]
             page.get_by_role("link", name="Log").click()
             page.locator("pre", has_text=latest["id"]).wait_for()
-            page.goto("about:blank")  # a page that outlives its gateway complains of that, rightly
             page.get_by_text(str(tmp_path / "gateway.log")).wait_for()
             assert gateway.http.get("/penstock/log").status_code == 403
+            page.goto("about:blank")  # a page that outlives its gateway complains of that, rightly
