@@ -118,7 +118,10 @@ def test_what_kubectl_shows_of_it(cluster: kube_cluster.Cluster, namespace: str)
     assert row.split()[:-1] == ["smallest", "smallest", "LlamaCpp", "True", "Ready", "1", "8192"]
     told = cluster.get("events", "-n", namespace, "--field-selector=involvedObject.kind=LocalModel,involvedObject.name=smallest")["items"]  # fmt: skip
     told.sort(key=lambda one: one["eventTime"] or one["lastTimestamp"])
-    assert told[-1]["reason"] == "Ready", [one["reason"] for one in told]
+    # On a busy node a probe may fail later on; what is told on the way to the first answer comes in its order.
+    reasons = [one["reason"] for one in told]
+    assert reasons[0] == "Pending"
+    assert "Ready" in reasons[1:], reasons
     assert {one["type"] for one in told} == {"Normal"}, told
 
 
