@@ -82,7 +82,7 @@ class Icon:
 def icon(monkeypatch: pytest.MonkeyPatch) -> Icon:
     """Made by `XEmbedIcon` instead of pystray's."""
     one = Icon()
-    monkeypatch.setattr(xembed, "_made", lambda _clicked, _look: one)
+    monkeypatch.setattr(xembed, "_made", lambda _clicked, _look, _sized: one)
     monkeypatch.setattr(xembed.XEmbedIcon, "_follow_embedding", xembed.XEmbedIcon._expect)
     return one
 
@@ -107,6 +107,7 @@ def test_a_slow_panel_gets_the_last_look_only(icon: Icon) -> None:
     lost = threading.Event()
     shown = xembed.XEmbedIcon(lambda: None, lost.set, look("a"))
     shown._embedded.set()
+    shown._sized.set()
     shown.start()
     icon.held.clear()
     before = threading.active_count()

@@ -24,6 +24,7 @@ from penstock_tray.drawing import draw
 
 _log = logging.getLogger(__name__)
 _TAKEN_WITHIN_S = 10.0
+_SMALLEST_PX = 8
 _PLATE = (236, 238, 240)
 """Behind the icon: an old panel gives no way to see through. All shapes are readable on it."""
 
@@ -65,6 +66,7 @@ class XEmbedIcon(threading.Thread):
         self._look = look
         self._icon: Any = None
         self._embedded = threading.Event()
+        self._sized = threading.Event()
         self._shown: Look | None = None
         self._wanted = threading.Event()
         self._ends = False
@@ -73,7 +75,7 @@ class XEmbedIcon(threading.Thread):
         logging.getLogger("pystray").setLevel(logging.CRITICAL)
         try:
             self._shown = self._look
-            self._icon = _made(self._clicked, self._shown)
+            self._icon = _made(self._clicked, self._shown, self._sized)
             self._follow_embedding()
             threading.Thread(target=self._update, name="xembed looks", daemon=True).start()
             self._icon.run(_visible)
@@ -127,7 +129,11 @@ class XEmbedIcon(threading.Thread):
         threading.Thread(target=self._check, name="xembed check", daemon=True).start()
 
     def _check(self) -> None:
-        if not self._embedded.wait(_TAKEN_WITHIN_S) and not self._ends:
+        taken = self._embedded.wait(_TAKEN_WITHIN_S)
+        # tint2 leaves an icon that comes while it starts at the size of a point.
+        if taken and self._sized.wait(_TAKEN_WITHIN_S):
+            return
+        if not self._ends:
             _log.info("No panel took the icon within %g s", _TAKEN_WITHIN_S)
             self.stop()
 
@@ -147,7 +153,7 @@ def _visible(icon: Any) -> None:
     icon.visible = True
 
 
-def _made(clicked: Callable[[], None], look: Look) -> Any:
+def _made(clicked: Callable[[], None], look: Look, sized: threading.Event) -> Any:
     os.environ["PYSTRAY_BACKEND"] = "xorg"
     import pystray
     from Xlib import X
@@ -159,6 +165,8 @@ def _made(clicked: Callable[[], None], look: Look) -> Any:
     )
 
     def fit(width: int, height: int) -> None:
+        if min(width, height) >= _SMALLEST_PX:
+            sized.set()
         if icon._icon_data and icon._icon_data.size == (width, height):
             return
         icon._icon_data = on_plate(icon._icon, width, height)
