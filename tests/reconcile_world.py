@@ -32,7 +32,6 @@ class World:
             self.cache,
             read,
             image="penstock:1",
-            version="1",
             token=lambda key, uid: token(b"m" * 32, key, uid),
             ask=self._ask,
             hold=self._hold,

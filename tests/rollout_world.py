@@ -89,7 +89,7 @@ class World:
             self.cache.heard(body)
         self.reconcile = Reconciler(
             _Counted(self),  # type: ignore[arg-type]
-            self.cache, read, image="penstock:1", version="1", token=lambda key, uid: "t",
+            self.cache, read, image="penstock:1", token=lambda key, uid: "t",
             ask=self._ask, hold=self._hold, resume=self._resume, apis=self._apis,
             now=lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.now_s),
         )  # fmt: skip

@@ -58,7 +58,7 @@ def _size(model: LocalModel, seen: Seen) -> Size:
 def _asked(model: LocalModel) -> Asked:
     spec = model.spec
     fetched = not model.external and (
-        model.runtime == "Ollama" or bool(weights(model, Seen("", "", "")).fetchers)
+        model.runtime == "Ollama" or bool(weights(model, Seen("", "")).fetchers)
     )
     return Asked(
         model.namespace,

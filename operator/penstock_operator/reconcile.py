@@ -70,7 +70,6 @@ class Reconciler:
         read: Callable[[Manifest], Read],
         *,
         image: str,
-        version: str,
         token: Callable[[Key, str], str],
         ask: Callable[[Key, tuple[Manifest, ...], str], Awaitable[Mapping[str, GatewayStatus]]],
         hold: Callable[[Key, Iterable[Manifest], str], Awaitable[Mapping[str, Work]]],
@@ -84,7 +83,6 @@ class Reconciler:
         self._cache = cache
         self._read = read
         self._image = image
-        self._version = version
         self._token = token
         self._ask = ask
         self._hold = hold
@@ -113,8 +111,10 @@ class Reconciler:
         seen = replace(seen, left=self._children.left(key), refused=tuple(failed))
         status = conditions.status(read.asked, seen, plan.rollout)
         await self._tell(body, status)
-        for refused in failed.values():
-            raise refused  # it is told, and tried again after a delay that grows
+        if failed:
+            raise next(
+                iter(failed.values())
+            )  # told by now, and tried again after a delay that grows
         if plan.again_s is not None:
             return Done(again_s=plan.again_s)
         return Done(again_s=_again_s(read, seen, status))
@@ -182,7 +182,6 @@ class Reconciler:
         return Seen(
             now=now,
             operator_image=self._image,
-            operator_version=self._version,
             admin_token=token,
             children=self._cache.children(key),
             pods=pods,

@@ -22,7 +22,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from penstock import __version__
 from penstock.errors import PenstockError
 from penstock_operator import health, tokens
 from penstock_operator.asking import Gateways, directly
@@ -196,7 +195,6 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         cache,
         read,
         image=choices.image,
-        version=__version__,
         token=lambda key, uid: tokens.token(master, key, uid),
         ask=gateways.ask,
         hold=gateways.hold,

@@ -77,7 +77,6 @@ class Seen:
 
     now: str
     operator_image: str
-    operator_version: str
     admin_token: str = ""
     children: Mapping[tuple[str, str], Manifest] = field(default_factory=dict)
     pods: tuple[Manifest, ...] = ()

@@ -75,7 +75,7 @@ async def life(cluster: Mortal, namespace: str, names: list[str]) -> None:
 
     cache = Cache()
     reconcile = Reconciler(
-        cluster, cache, read, image="penstock:1", version="1",
+        cluster, cache, read, image="penstock:1",
         token=lambda key, uid: uid * 2, ask=nobody, hold=nobody, resume=nobody, apis=none,
     )  # fmt: skip
     await Sweep(cluster, cache, WATCHED, [namespace], lambda key: None).first()

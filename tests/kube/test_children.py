@@ -15,7 +15,7 @@ from penstock_operator.seen import Manifest, Seen
 
 pytestmark = pytest.mark.real
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
-SEEN = Seen("2026-01-01T00:00:00Z", "ghcr.io/penstock/penstock:1", "1", admin_token="a" * 64)
+SEEN = Seen("2026-01-01T00:00:00Z", "ghcr.io/penstock/penstock:1", admin_token="a" * 64)
 EVERYTHING: dict[str, Any] = {
     "model": {
         "uri": "hf://weights/m",

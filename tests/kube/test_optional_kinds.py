@@ -74,7 +74,7 @@ def looked(cluster: kube_parts.ApiServer, namespace: str) -> frozenset[str]:
                 return {}
 
             reconcile = Reconciler(
-                api, cache, read, image="penstock:1", version="1", token=lambda key, uid: "t",
+                api, cache, read, image="penstock:1", token=lambda key, uid: "t",
                 ask=ask, hold=ask, resume=ask, apis=apis,
             )  # fmt: skip
             await reconcile(Key(namespace, "shown"))

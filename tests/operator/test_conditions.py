@@ -22,7 +22,7 @@ def pod(component: str, *, ready: bool = False, **status: Any) -> dict[str, Any]
 
 
 def seen(*pods: dict[str, Any], now: str = "2026-01-01T00:00:00Z", **more: Any) -> Seen:
-    return Seen(now=now, operator_image="image", operator_version="1", pods=pods, **more)
+    return Seen(now=now, operator_image="image", pods=pods, **more)
 
 
 def of(status: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from penstock_operator.rollout import Patience
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
-SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", "1", admin_token="t")
+SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", admin_token="t")
 
 
 def model(spec: dict, name: str = "m"):

@@ -17,7 +17,7 @@ from penstock_operator.desired import desired
 from penstock_operator.localmodel.parsing import parse
 from penstock_operator.seen import Seen
 
-SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", "1", admin_token="t")
+SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", admin_token="t")
 
 
 def pod(spec: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob(
 SEEN = Seen(
     "2026-01-01T00:00:00Z",
     "ghcr.io/penstock/penstock:1",
-    "1",
     admin_token="an admin token",
     apis=frozenset({"HTTPRoute", "ServiceMonitor"}),
     admitted=({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "prometheus"}}},),

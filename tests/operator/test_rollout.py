@@ -189,7 +189,7 @@ def seen_suspended(now: str, before: dict[str, Any], gateway: dict[str, Any], **
         {"metadata": {"labels": {"app.kubernetes.io/component": "server"}}},
     )
     children = {("Deployment", "m-server"): made}
-    seen = Seen(now, "penstock:1", "1", children=children, pods=pods, before=before)
+    seen = Seen(now, "penstock:1", children=children, pods=pods, before=before)
     return plan("m", [made], seen, Patience(), suspended=True)
 
 

@@ -43,7 +43,7 @@ class Machine:
         self._running = ""
         self.reconcile = Reconciler(
             self.cluster,  # type: ignore[arg-type]
-            self.cache, read, image="penstock:1", version="1", token=lambda key, uid: gateway.token,
+            self.cache, read, image="penstock:1", token=lambda key, uid: gateway.token,
             ask=(reach := Gateways(self._way)).ask, hold=reach.hold, resume=reach.resume, apis=self._apis,
         )  # fmt: skip
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))

@@ -15,7 +15,7 @@ from penstock_operator.localmodel.parsing import parse
 from penstock_operator.reading import read
 from penstock_operator.seen import GatewayStatus, Manifest, Seen
 
-SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", "1", admin_token="t")
+SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", admin_token="t")
 SPEC: dict[str, Any] = {
     "model": {"uri": "hf://a/b/c.gguf"},
     "tuning": {"parallelRequests": 2},

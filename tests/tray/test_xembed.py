@@ -102,12 +102,27 @@ def test_an_icon_that_no_panel_took_is_given_up(
     assert icon.gone.is_set()
 
 
+def test_an_icon_that_stays_as_small_as_a_point_is_given_up(
+    icon: Icon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tint2 takes one that comes while it starts, and never gives it a size; one with a size stays."""
+    monkeypatch.setattr(xembed, "_TAKEN_WITHIN_S", 0.3)
+    lost = threading.Event()
+    shown = xembed.XEmbedIcon(lambda: None, lost.set, look("a"))
+    shown._embedded.set()
+    shown._sized.set()
+    shown._check()
+    assert not shown._ends
+    shown._sized.clear()
+    shown._check()
+    assert shown._ends
+
+
 def test_a_slow_panel_gets_the_last_look_only(icon: Icon) -> None:
     """One thread for all changes; what is outdated before it could be shown is passed over."""
     lost = threading.Event()
     shown = xembed.XEmbedIcon(lambda: None, lost.set, look("a"))
     shown._embedded.set()
-    shown._sized.set()
     shown.start()
     icon.held.clear()
     before = threading.active_count()

@@ -97,9 +97,6 @@ def _server(value: Mapping[str, Any]) -> Server:
         Model(model["id"], model.get("loaded"), model.get("context_window"))
         for model in value["models"]
     )
-    kind = value.get("kind")
-    # For a status that does not say it. llama.cpp can as a router only, which has several models.
-    may_unload = kind in ("ollama", "lmstudio") or (kind == "llamacpp" and len(models) > 1)
     # The breaker lets nothing through: the gateway counts it as away in its `overall`, too.
     away = value.get("breaker", {}).get("retry_after_s") is not None
     return Server(
@@ -108,7 +105,7 @@ def _server(value: Mapping[str, Any]) -> Server:
         "unreachable" if away else value["state"],
         value["concurrency"]["in_flight"],
         models,
-        unloads=value.get("unloads", may_unload),
+        unloads=value.get("unloads", False),
         forgettable=value.get("found_by") in ("state", "discovered"),
         given_up=(value.get("supervised") or {}).get("state") == "given_up",
     )

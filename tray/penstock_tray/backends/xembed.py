@@ -4,7 +4,8 @@ dashboard, which can do nearly all that the menu can.
 
 Its defects are mended here: it never asked for clicks; it drew transparent icons on black, and stretched them; nobody
 docked an icon whose panel went away and came again; its thread may wait for ever when it is stopped from another one;
-an icon that no panel took (the panel was about to end when it was asked) waited for one without end.
+an icon that no panel took (the panel was about to end when it was asked), or that one left at the size of a point,
+waited for one without end.
 
 Sources: pystray 0.19.5, `_xorg.py`; System Tray Protocol Specification 0.4 (freedesktop.org).
 """
@@ -126,6 +127,7 @@ class XEmbedIcon(threading.Thread):
 
     def _expect(self) -> None:
         self._embedded.clear()
+        self._sized.clear()
         threading.Thread(target=self._check, name="xembed check", daemon=True).start()
 
     def _check(self) -> None:
