@@ -13,6 +13,7 @@ operator and its calls do not depend on it. There are no nodes: pods stay pendin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import kube_parts
 from operators import Operator, account
+from penstock_operator.cluster import RESOURCES
 from penstock_operator.localmodel.crd import crd
+from penstock_operator.localmodel.names import OURS
 
 PAGE = ROOT / "docs" / "kubernetes-scale.md"
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 BATCH = 100
 CHILDREN = 9  # of the smallest LocalModel
+CHILD_KINDS = "deployments,services,configmaps,pvc,pdb,networkpolicies,secrets"
+AT_A_TIME = 8
 CHANGES = 40
 IDLE_S = 60.0
 SPEC = {"model": {"uri": "hf://a/b.gguf"}}
@@ -66,6 +72,17 @@ def until(look: Callable[[], bool], within_s: float, every_s: float = 0.5) -> fl
             raise SystemExit(f"benchmarks: not done within {within_s:.0f} s")
         time.sleep(every_s)
     return time.monotonic() - began
+
+
+def bare(found: dict[str, Any]) -> dict[str, Any]:
+    """What stands in a cluster, as if it was to be made: without what the API server filled in and without an owner."""
+    about, spec = found["metadata"], dict(found.get("spec") or {})
+    for field in ("clusterIP", "clusterIPs"):
+        if spec.get(field) != "None" and spec.get(field) != ["None"]:
+            spec.pop(field, None)
+    kept = {name: value for name, value in found.items() if name in {"apiVersion", "kind", "data"}}
+    made = {"metadata": {"name": about["name"], "labels": about["labels"]}}
+    return {**kept, **made, **({"spec": spec} if spec else {})}
 
 
 class Scale:
@@ -133,6 +150,27 @@ class Scale:
             self.figures["idle_cpu"] = (cpu_s(one.process.pid) - used) / IDLE_S
             self.figures["end"] = memory_mb(one.process.pid, "VmRSS")
 
+    def floor(self) -> None:
+        """What the machine takes for the same children when a bare client writes them, eight at a time."""
+        at = self.server.namespace()
+        bodies = [
+            (f"{RESOURCES[one['kind']].path(at)}/{one['metadata']['name']}", json.dumps(bare(one)))
+            for one in self.server.get(CHILD_KINDS, "-n", self.places[0], "-l", OURS)["items"]
+        ]
+
+        def write(share: int) -> None:
+            with contextlib.closing(self.server.direct()) as api:
+                for path, body in bodies[share::AT_A_TIME]:
+                    api.call("PATCH", f"{path}?fieldManager=floor", body, patch="apply-patch+yaml")
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(AT_A_TIME) as pool:
+            list(pool.map(write, range(AT_A_TIME)))
+        each_s = (time.monotonic() - began) / min(BATCH, self.models)
+        self.figures["floor"] = each_s * self.models
+        say(f"a bare client takes {each_s * 1000:.0f} ms for the children of a model")
+        self.server.kubectl("delete", "namespace", at, "--wait=false")
+
     def again(self) -> None:
         """A restart, when all is as it should be."""
         began = time.monotonic()
@@ -190,6 +228,7 @@ def table(scale: Scale) -> str:
     found, number = scale.figures, scale.models
     rows = [
         (f"{number:,} new LocalModels, all at once, until each has its children and its status", f"**{found['all']:.0f} s**", "90 s"),
+        ("the same children written by a bare client, eight at a time: what API server and controllers take", f"{found['floor']:.0f} s", "reported"),
         ("CPU of the operator for that", f"{found['cpu_first']:.0f} s", "reported"),
         ("calls to the API server for a new LocalModel (9 children)", f"**{found['calls_first']:.1f}**", f"{CHILDREN + 4}"),
         ("the same, with all that its pods' coming and going causes", f"{found['calls']:.1f}", "reported"),
@@ -226,6 +265,8 @@ def main() -> None:
         scale.make()
         say("the operator starts ...")
         scale.first()
+        say("the same children by a bare client ...")
+        scale.floor()
         say("and once more ...")
         scale.again()
     text = table(scale)

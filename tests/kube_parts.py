@@ -105,6 +105,38 @@ class Process:
         self._process.stdin.close()
 
 
+class Direct:
+    """The API over one kept connection, for one thread."""
+
+    def __init__(self, connection: http.client.HTTPSConnection) -> None:
+        self._connection = connection
+
+    def call(
+        self, method: str, path: str, body: str | None = None, *, patch: str = "merge-patch+json"
+    ) -> Any:
+        """
+        The answer as values.
+
+        Args:
+            patch: how the body of a PATCH is meant: `merge-patch+json` or `apply-patch+yaml`.
+
+        Raises:
+            Refused: with what the API server said.
+        """
+        kind = patch if method == "PATCH" else "json"
+        headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}", "Content-Type": f"application/{kind}"}
+        self._connection.request(method, path, body, headers)
+        answer = self._connection.getresponse()
+        value = json.loads(answer.read())
+        if answer.status >= 400:
+            raise Refused(str(value.get("message")))
+        return value
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+
 class ApiServer:
     """
     A running control plane.
@@ -128,7 +160,7 @@ class ApiServer:
         self.folder = Path(tempfile.mkdtemp(prefix="penstock-kube-"))
         self._running: dict[str, Process] = {}
         self._namespaces = 0
-        self._direct: http.client.HTTPSConnection | None = None
+        self._direct: Direct | None = None
         try:
             self._begin()
         except BaseException:
@@ -313,19 +345,16 @@ class ApiServer:
         """An object or a list, as values."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
+    def direct(self) -> Direct:
+        """A connection of its own, for a thread that measures."""
+        trust = ssl.create_default_context(cafile=str(self.folder / "pki" / "apiserver.crt"))
+        return Direct(http.client.HTTPSConnection("127.0.0.1", self._port, context=trust))
+
     def call(self, method: str, path: str, body: str | None = None) -> Any:
         """The API itself, for who measures: kubectl takes a tenth of a second to start. A PATCH merges."""
         if self._direct is None:
-            trust = ssl.create_default_context(cafile=str(self.folder / "pki" / "apiserver.crt"))
-            self._direct = http.client.HTTPSConnection("127.0.0.1", self._port, context=trust)
-        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        headers = {"Authorization": f"Bearer {_ADMIN_TOKEN}", "Content-Type": kind}
-        self._direct.request(method, path, body, headers)
-        answer = self._direct.getresponse()
-        value = json.loads(answer.read())
-        if answer.status >= 400:
-            raise Refused(str(value.get("message")))
-        return value
+            self._direct = self.direct()
+        return self._direct.call(method, path, body)
 
     def apply(self, body: Any, *more: str, manager: str = "tests") -> str:
         """Server-side apply; `--dry-run=server` as one of *more* changes nothing."""
