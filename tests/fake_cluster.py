@@ -6,7 +6,7 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
-from penstock_operator.cluster import ApiRefused
+from penstock_operator.api.cluster import ApiRefused
 
 Manifest = dict[str, Any]
 

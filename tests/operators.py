@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 import kube_parts
 import parts
-from penstock_operator.permissions import PERMISSIONS, Permission
+from penstock_operator.api.permissions import PERMISSIONS, Permission
 
 WITHIN_S = 120.0
 _PR_SET_PDEATHSIG = 1

@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from fake_cluster import FakeCluster
-from penstock_operator.cache import Cache
+from penstock_operator.api.cache import Cache
+from penstock_operator.gateways.rollout import Work
+from penstock_operator.gateways.tokens import token
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.rollout import Work
 from penstock_operator.seen import Key
-from penstock_operator.tokens import token
 
 EXAMPLES = Path(__file__).parents[1] / "charts/penstock/examples"
 KINDS = ("LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim", "NetworkPolicy", "Pod")  # fmt: skip

@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fake_cluster import FakeCluster, Manifest
-from penstock_operator.cache import Cache
+from penstock_operator.api.cache import Cache
+from penstock_operator.gateways.rollout import LEASE_S, Work
 from penstock_operator.localmodel.names import TEMPLATE_HASH
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.rollout import LEASE_S, Work
 from penstock_operator.seen import GatewayStatus, Key
 
 STEP_S = 0.5

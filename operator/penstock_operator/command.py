@@ -78,7 +78,7 @@ def operator(
     import logging
 
     try:
-        from penstock_operator.running import Choices, run
+        from penstock_operator.process.running import Choices, run
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] in ("kopf", "kubernetes", "aiohttp"):
             raise MissingPart(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from functools import partial
 
-from penstock_operator.conditions import Asked
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import drain_s
 from penstock_operator.desired.weights import weights
-from penstock_operator.fits import Size
+from penstock_operator.gateways.rollout import Patience
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
 from penstock_operator.reconcile import Read
-from penstock_operator.rollout import Patience
 from penstock_operator.seen import Manifest, Seen
-from penstock_operator.sizing import sizing, weights_status
+from penstock_operator.sizing.fits_memory import Size
+from penstock_operator.sizing.size import sizing, weights_status
+from penstock_operator.status.conditions import Asked
 
 
 def read(body: Manifest) -> Read:

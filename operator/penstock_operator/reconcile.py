@@ -12,23 +12,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from penstock_operator import conditions, rollout
-from penstock_operator.applying import Applying
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused, Cluster, NameTaken, NotLeading
-from penstock_operator.conditions import Asked
-from penstock_operator.failures import condition, is_ready
+from penstock_operator.api.applying import Applying
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused, Cluster, NameTaken, NotLeading
+from penstock_operator.gateways import rollout
+from penstock_operator.gateways.rollout import Patience, Plan, Work
 from penstock_operator.localmodel.names import GATEWAY
-from penstock_operator.rollout import Patience, Plan, Work
+from penstock_operator.queueing.work_queue import Done
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Refusal, Seen
-from penstock_operator.stuck import look_again_s, stuck
-from penstock_operator.work_queue import Done
+from penstock_operator.status import conditions
+from penstock_operator.status.conditions import Asked
+from penstock_operator.status.failures import condition, is_ready
+from penstock_operator.status.stuck import look_again_s, stuck
 
 _log = logging.getLogger(__name__)
 _AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tells when that turns
 _SOON_S = 15.0  # while a gateway is there and cannot be asked, or nothing has turned for long
 _PATIENT = 30.0  # a thirtieth of the time since the last turn is waited
 _MEASURED_S = 120.0  # to read back what gateways measure
+_SETTLING_S, _SETTLED_S = 5.0, 60.0  # sooner for the first minute: a gateway learns of a new server after that is ready
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _NOTE_BYTES = 1024  # the API server's limit
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
@@ -274,7 +276,8 @@ def _again_s(read: Read, seen: Seen, status: Mapping[str, Any]) -> float | None:
     if not any(is_ready(pod) for pod in seen.pods_of(GATEWAY)):
         return starting_s  # there is nobody to ask, and what pods do is told by the watch
     if condition({"status": status}, "Ready").get("status") == "True":
-        return _MEASURED_S * random.uniform(0.75, 1.25)
+        every_s = _SETTLING_S if _still_s(seen, status) < _SETTLED_S else _MEASURED_S
+        return every_s * random.uniform(0.75, 1.25)
     if not seen.gateways:
         return _SOON_S
     return min(_SOON_S, max(_AT_ONCE_S, _still_s(seen, status) / _PATIENT))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from penstock_operator.failures import failures
+from penstock_operator.status.failures import failures
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "kubernetes-troubleshooting.md").read_text(encoding="utf-8")
@@ -48,7 +48,13 @@ def reasons(source: str) -> Iterator[str]:
 def test_every_reason_is_documented_and_no_other() -> None:
     """The page and the code have the same reasons."""
     used: set[str] = set()
-    for name in ("conditions", "failures", "fits", "rollout", "stuck"):
+    for name in (
+        "status/conditions",
+        "status/failures",
+        "sizing/fits_memory",
+        "gateways/rollout",
+        "status/stuck",
+    ):
         source = ROOT / "operator" / "penstock_operator" / f"{name}.py"
         used |= set(reasons(source.read_text(encoding="utf-8")))
     documented = set(re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from penstock_operator.permissions import PERMISSIONS
+from penstock_operator.api.permissions import PERMISSIONS
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "charts" / "penstock" / "templates"
 Rights = dict[tuple[str, str], set[str]]

@@ -12,8 +12,8 @@ import yaml
 
 import kube_parts
 from helm_runs import CHART, HELMS, helm, rendered
-from penstock_operator.cluster import Cluster
-from penstock_operator.preflight import missing
+from penstock_operator.api.cluster import Cluster
+from penstock_operator.api.preflight import missing
 
 pytestmark = pytest.mark.real
 CRD = "localmodels.penstock.dev"

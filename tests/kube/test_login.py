@@ -13,8 +13,8 @@ from kubernetes.aio.config import incluster_config
 
 import kube_parts
 from operators import rules
-from penstock_operator.cluster import ApiRefused, Cluster
-from penstock_operator.permissions import PERMISSIONS
+from penstock_operator.api.cluster import ApiRefused, Cluster
+from penstock_operator.api.permissions import PERMISSIONS
 
 pytestmark = pytest.mark.real
 

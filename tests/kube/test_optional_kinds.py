@@ -13,13 +13,13 @@ import yaml
 
 import kube_build
 import kube_parts
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import Cluster
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import Cluster
+from penstock_operator.api.sweep import Sweep
+from penstock_operator.process.running import OptionalApis
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.running import OptionalApis
 from penstock_operator.seen import Key
-from penstock_operator.sweep import Sweep
 
 pytestmark = pytest.mark.real
 OPTIONAL = ("HTTPRoute", "ServiceMonitor")

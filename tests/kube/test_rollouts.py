@@ -178,7 +178,7 @@ def test_nothing_breaks_while_server_gateways_and_operator_are_replaced(served: 
         _some(traffic, "after the context")
         assert not served.uids("server") & server
         assert served.uids("gateway") == gateways
-        assert served.model()["status"]["tuning"]["contextLength"] == 2048
+        _until(lambda: served.model()["status"]["tuning"]["contextLength"] == 2048, "the new window in the status")  # fmt: skip
         server = served.uids("server")
 
         traffic.phase = "gateways rolled"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_operator.backlog import Backlog, Pace
+from penstock_operator.queueing.backlog import Backlog, Pace
 
 
 def backlog() -> Backlog[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from penstock_operator import conditions
-from penstock_operator.conditions import Asked
 from penstock_operator.seen import GatewayStatus, Seen
+from penstock_operator.status import conditions
+from penstock_operator.status.conditions import Asked
 
 ASKED = Asked("team", "qwen", generation=3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from penstock_operator.conflicts import Conflict, conflicts, sentence, without
+from penstock_operator.api.conflicts import Conflict, conflicts, sentence, without
 
 SERVER = '.spec.template.spec.containers[name="server"]'
 

@@ -12,10 +12,10 @@ import yaml
 
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
+from penstock_operator.gateways.rollout import Patience
 from penstock_operator.localmodel.crd import crd
 from penstock_operator.localmodel.names import APPLIED
 from penstock_operator.localmodel.parsing import InvalidSpec, parse
-from penstock_operator.rollout import Patience
 from penstock_operator.seen import Seen
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))

@@ -14,8 +14,8 @@ import parts
 from gateways import RunningGateway
 from penstock.settings import Settings
 from penstock_operator.desired.gateway import configuration
-from penstock_operator.export_command import export
-from penstock_operator.exporting import NotExported, exported
+from penstock_operator.export.command import export
+from penstock_operator.export.exporting import NotExported, exported
 from penstock_operator.localmodel.parsing import parse
 from penstock_operator.localmodel.policy import GROUPS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock_operator.lease import Election, Holding, Move, Terms
+from penstock_operator.leading.lease import Election, Holding, Move, Terms
 
 TERMS = Terms(duration_s=10.0, renew_deadline_s=6.0, retry_s=2.0)
 

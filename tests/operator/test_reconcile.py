@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused
+from penstock_operator.api.sweep import Sweep
+from penstock_operator.gateways.tokens import NoMasterKey, master_key, token
 from penstock_operator.seen import Key
-from penstock_operator.sweep import Sweep
-from penstock_operator.tokens import NoMasterKey, master_key, token
 from reconcile_world import EXTERNAL, KINDS, SMALLEST, World
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from penstock_operator.cluster import ApiRefused, FieldConflict
-from penstock_operator.conflicts import Conflict
+from penstock_operator.api.cluster import ApiRefused, FieldConflict
+from penstock_operator.api.conflicts import Conflict
+from penstock_operator.api.sweep import Sweep
 from penstock_operator.localmodel.names import labels
-from penstock_operator.running import first_rollouts
+from penstock_operator.process.running import first_rollouts
+from penstock_operator.queueing.work_queue import Done, WorkQueue
 from penstock_operator.seen import Key, Manifest
-from penstock_operator.sweep import Sweep
-from penstock_operator.work_queue import Done, WorkQueue
 from reconcile_world import EXTERNAL, KINDS, SMALLEST, World
 
 LATE, EARLY = "2026-01-01T00:00:00Z", "2025-12-31T23:58:30Z"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from penstock_operator.rollout import LEASE_S, Patience, plan
+from penstock_operator.gateways.rollout import LEASE_S, Patience, plan
 from penstock_operator.seen import Seen
 from rollout_world import SPEC, World
 

@@ -14,8 +14,8 @@ import pytest
 import parts
 from fake_cluster import FakeCluster, Manifest
 from gateways import RunningGateway
-from penstock_operator.asking import Gateways, Way
-from penstock_operator.cache import Cache
+from penstock_operator.api.cache import Cache
+from penstock_operator.gateways.pods import Gateways, Way
 from penstock_operator.localmodel.names import TEMPLATE_HASH
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler

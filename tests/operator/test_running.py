@@ -10,16 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from penstock.cli import main as cli
-from penstock_operator import health
-from penstock_operator.asking import Gateways, directly
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused
+from penstock_operator.api.preflight import missing
 from penstock_operator.command import operator
-from penstock_operator.metrics import Metrics
-from penstock_operator.preflight import missing
-from penstock_operator.running import Choices, run
+from penstock_operator.gateways.pods import Gateways, directly
+from penstock_operator.gateways.tokens import NoMasterKey
+from penstock_operator.process import health
+from penstock_operator.process.metrics import Metrics
+from penstock_operator.process.running import Choices, run
 from penstock_operator.seen import Key
-from penstock_operator.tokens import NoMasterKey
 
 
 def test_a_dead_watcher_is_told_after_a_while_and_not_before() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import parts
 from penstock.adapters.model_file import model_facts
-from penstock_operator import conditions
 from penstock_operator.desired import desired
 from penstock_operator.localmodel.parsing import parse
 from penstock_operator.reading import read
 from penstock_operator.seen import GatewayStatus, Manifest, Seen
+from penstock_operator.status import conditions
 
 SEEN = Seen("2026-01-01T00:00:00Z", "penstock:1", admin_token="t")
 SPEC: dict[str, Any] = {

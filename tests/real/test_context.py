@@ -224,7 +224,9 @@ def test_ollama_serves_a_long_conversation_whole(folder: Path) -> None:
             loaded = server.get("/api/ps")["models"]
             assert loaded
             assert loaded[0]["context_length"] >= counted, "a side request made it load again"
-            # Beyond that the model's own window ends it: then it is fitted, and said to be.
+            # Beyond that the model's own window ends it: then it is fitted, and said to be. A prefill of eight thousand
+            # tokens may take minutes on a busy machine.
+            gateway.http.timeout = httpx.Timeout(240.0)
             longer = [*messages[:-1], *messages]
             answer = gateway.http.post("/v1/chat/completions", json={**body, "messages": longer})
             assert answer.status_code == 200, answer.text

@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- .Values.masterKey.existingSecret | default (printf "%s-master-key" (include "penstock.fullname" .)) -}}
 {{- end -}}
 
-{{/* Rights in each watched namespace; equal to the rows `model` of penstock_operator/permissions.py. */}}
+{{/* Rights in each watched namespace; equal to the rows `model` of penstock_operator/api/permissions.py. */}}
 {{- define "penstock.modelRules" -}}
 - apiGroups: [penstock.dev]
   resources: [localmodels]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.names import API_VERSION, KIND, TEMPLATE_HASH, labels, selector
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Resources, Scheduling
 from penstock_operator.seen import Manifest
+from penstock_operator.sizing.digests import digest_of
 
 POD_SECURITY = {
     "runAsNonRoot": True, "runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532,

@@ -15,9 +15,9 @@ from penstock_operator.desired.common import (
     resources,
     scheduling,
 )  # fmt: skip
+from penstock_operator.gateways.rollout import Patience
 from penstock_operator.localmodel.names import GATEWAY, PORT, children, selector
 from penstock_operator.localmodel.parsing import LocalModel
-from penstock_operator.rollout import Patience
 from penstock_operator.seen import Manifest, Seen
 
 ACCEPT_AFTER_STOP_S = 5

@@ -18,7 +18,6 @@ from penstock_operator.desired.common import (
     scheduling,
 )  # fmt: skip
 from penstock_operator.desired.weights import FOLDER, Weights, environment, weights
-from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.images import image
 from penstock_operator.localmodel.names import (
     APPLIED,
@@ -33,7 +32,8 @@ from penstock_operator.localmodel.names import (
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Manifest, Seen
-from penstock_operator.sizing import Sizing, memory_request, sizing, told
+from penstock_operator.sizing.digests import digest_of
+from penstock_operator.sizing.size import Sizing, memory_request, sizing, told
 
 _LOADS_WITHIN_S = 1800
 _FETCHES_AND_LOADS_WITHIN_S = 4 * 3600  # where the engine fetches while it starts

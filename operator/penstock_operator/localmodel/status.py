@@ -1,6 +1,6 @@
 """
 The shape of a LocalModel's status, as the CustomResourceDefinition states it. What stands in it is decided in
-`penstock_operator.conditions`.
+`penstock_operator.status.conditions`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any
 
 import kopf
 
-from penstock_operator.cluster import RESOURCES, Access
+from penstock_operator.api.cluster import RESOURCES, Access
 from penstock_operator.localmodel.names import OURS
 
 WATCHED = (

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from penstock_operator.backlog import Backlog, Pace
+from penstock_operator.queueing.backlog import Backlog, Pace
 
 K = TypeVar("K")
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from penstock_operator.seen import Seen
-from penstock_operator.sizing import Sizing, mebibytes
+from penstock_operator.sizing.size import Sizing, mebibytes
 
 _SOURCES = {"running": "Engine", "explicit": "Spec", "env": "Spec"}
 _LEAST_TOKENS = 8

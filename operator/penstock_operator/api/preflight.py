@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from penstock_operator.cluster import Cluster
-from penstock_operator.permissions import PERMISSIONS, Permission
+from penstock_operator.api.cluster import Cluster
+from penstock_operator.api.permissions import PERMISSIONS, Permission
 
 _AT_A_TIME = 10  # many namespaces are hundreds of questions
 

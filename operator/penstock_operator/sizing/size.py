@@ -33,12 +33,12 @@ from penstock.tokens.memory_fit import (
     memory_bytes,
     smaller,
 )
-from penstock_operator.digests import digest_of
 from penstock_operator.localmodel.names import SERVER
 from penstock_operator.localmodel.parsing import LocalModel
 from penstock_operator.localmodel.spec import Tuning
 from penstock_operator.seen import Seen
-from penstock_operator.step_down import StepDown, is_of, step_down
+from penstock_operator.sizing.digests import digest_of
+from penstock_operator.sizing.step_down import StepDown, is_of, step_down
 
 _MOST_STEPS = 64
 _VLLM_REQUESTS = 16

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 
 from kubernetes.aio.config import ConfigException
 
-from penstock_operator.cluster import ApiRefused, Cluster
-from penstock_operator.lease import Election, Holding, Move, Terms
+from penstock_operator.api.cluster import ApiRefused, Cluster
+from penstock_operator.leading.lease import Election, Holding, Move, Terms
 from penstock_operator.seen import Manifest
 
 _log = logging.getLogger(__name__)

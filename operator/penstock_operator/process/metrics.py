@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused, NotLeading
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused, NotLeading
 from penstock_operator.seen import Key
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -24,7 +24,7 @@ def export(upstream: str | None, uri: str | None, name: str | None, port: int | 
     import yaml
 
     from penstock.client import Client
-    from penstock_operator.exporting import NotExported, exported
+    from penstock_operator.export.exporting import NotExported, exported
     from penstock_operator.localmodel.parsing import InvalidSpec, parse
 
     with Client.find(port) as client:

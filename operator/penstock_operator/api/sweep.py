@@ -14,8 +14,8 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
-from penstock_operator.cache import Cache, version_of
-from penstock_operator.cluster import ApiRefused, Cluster
+from penstock_operator.api.cache import Cache, version_of
+from penstock_operator.api.cluster import ApiRefused, Cluster
 from penstock_operator.localmodel.names import OURS
 from penstock_operator.seen import Key
 

@@ -23,21 +23,22 @@ from pathlib import Path
 from typing import Any
 
 from penstock.errors import PenstockError
-from penstock_operator import health, tokens
-from penstock_operator.asking import Gateways, directly
-from penstock_operator.cache import Cache
-from penstock_operator.cluster import ApiRefused, Cluster
-from penstock_operator.handlers import WATCHED, Backoff
-from penstock_operator.leader import Leader
+from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused, Cluster
+from penstock_operator.api.preflight import missing
+from penstock_operator.api.sweep import Sweep
+from penstock_operator.gateways import tokens
+from penstock_operator.gateways.pods import Gateways, directly
+from penstock_operator.leading.leader import Leader
 from penstock_operator.localmodel.names import PORT
-from penstock_operator.metrics import Metrics
-from penstock_operator.preflight import missing
+from penstock_operator.process import health
+from penstock_operator.process.metrics import Metrics
+from penstock_operator.queueing.work_queue import WorkQueue
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
 from penstock_operator.seen import Key, Manifest
-from penstock_operator.sweep import Sweep
-from penstock_operator.watching import Watches
-from penstock_operator.work_queue import WorkQueue
+from penstock_operator.watches.handlers import WATCHED, Backoff
+from penstock_operator.watches.watching import Watches
 
 _log = logging.getLogger(__name__)
 OPTIONAL = ("HTTPRoute", "ServiceMonitor")

@@ -24,8 +24,8 @@ from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
 from penstock.errors import PenstockError
-from penstock_operator.asking import Way
-from penstock_operator.conflicts import Conflict, conflicts
+from penstock_operator.api.conflicts import Conflict, conflicts
+from penstock_operator.gateways.pods import Way
 from penstock_operator.seen import Manifest
 
 FIELD_MANAGER = "penstock"

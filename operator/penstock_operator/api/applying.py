@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from penstock_operator.cache import Cache, digest, fingerprint
-from penstock_operator.cluster import ApiRefused, Cluster, FieldConflict, NameTaken
-from penstock_operator.conflicts import Conflict, sentence, without
-from penstock_operator.handlers import WATCHED
+from penstock_operator.api.cache import Cache, digest, fingerprint
+from penstock_operator.api.cluster import ApiRefused, Cluster, FieldConflict, NameTaken
+from penstock_operator.api.conflicts import Conflict, sentence, without
 from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest, Seen
+from penstock_operator.watches.handlers import WATCHED
 
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
 _SOON_S, _LATER_S = 60.0, 900.0  # when what is not watched is applied again, not ready and ready

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from penstock_operator.seen import Seen
-from penstock_operator.sizing import Sizing, mebibytes
-from penstock_operator.tuned import beside_the_gpu
+from penstock_operator.sizing.size import Sizing, mebibytes
+from penstock_operator.status.measured import beside_the_gpu
 
 
 @dataclass(frozen=True, slots=True)

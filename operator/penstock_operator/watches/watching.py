@@ -15,8 +15,8 @@ from typing import Any
 
 import kopf
 
-from penstock_operator.cluster import Access
-from penstock_operator.handlers import WATCHED, Backoff, Tell, registry
+from penstock_operator.api.cluster import Access
+from penstock_operator.watches.handlers import WATCHED, Backoff, Tell, registry
 
 _log = logging.getLogger(__name__)
 

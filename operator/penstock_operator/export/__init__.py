@@ -1,0 +1,1 @@
+"""`penstock export`: what a desktop learned, as a LocalModel."""

@@ -1,0 +1,1 @@
+"""What the operator has a model's gateways do: tell their status, hold requests, let them go on."""

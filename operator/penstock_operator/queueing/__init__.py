@@ -1,0 +1,1 @@
+"""Which LocalModel is looked at next, and by whom."""

@@ -1,0 +1,1 @@
+"""How large a server is made, and whether it is."""

@@ -1,0 +1,1 @@
+"""What a LocalModel's status says: conditions, failures, what was measured."""

@@ -1,0 +1,1 @@
+"""The watches: kopf tells what happens in the cluster."""
