@@ -30,7 +30,10 @@ _AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tell
 _SOON_S = 15.0  # while a gateway is there and cannot be asked, or nothing has turned for long
 _PATIENT = 30.0  # a thirtieth of the time since the last turn is waited
 _MEASURED_S = 120.0  # to read back what gateways measure
-_SETTLING_S, _SETTLED_S = 5.0, 60.0  # sooner for the first minute: a gateway learns of a new server after that is ready
+_SETTLING_S = (
+    5.0  # the same in the first minute: a gateway learns of a new server after that is ready
+)
+_SETTLED_S = 60.0
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _NOTE_BYTES = 1024  # the API server's limit
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
