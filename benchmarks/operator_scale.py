@@ -211,7 +211,7 @@ class Scale:
         self.figures["p95"] = took[int(len(took) * 0.95) - 1] * 1000.0
 
     def change(self, place: str, name: str, replicas: int) -> float:
-        """Seconds from the answer to a patch until the Deployment has it."""
+        """Seconds from the answer to a patch until the Deployment has it. The pods that it then makes are waited for."""
         patch = json.dumps({"spec": {"replicas": replicas}})
         self.server.call("PATCH", f"/apis/penstock.dev/v1alpha1/namespaces/{place}/localmodels/{name}", patch)  # fmt: skip
         began = time.monotonic()
@@ -220,7 +220,9 @@ class Scale:
             if time.monotonic() - began > 60.0:
                 raise SystemExit("benchmarks: a change did not arrive")
             time.sleep(0.005)
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        until(lambda: self.server.call("GET", at)["status"].get("replicas") == replicas, 60.0, 0.1)
+        return took
 
 
 def table(scale: Scale) -> str:
