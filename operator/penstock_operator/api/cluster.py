@@ -29,7 +29,7 @@ from penstock_operator.gateways.pods import Way
 from penstock_operator.seen import Manifest
 
 FIELD_MANAGER = "penstock"
-_PAGE = 100
+_PAGE = 25
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 

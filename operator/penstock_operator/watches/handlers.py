@@ -84,7 +84,7 @@ def registry(tell: Tell, access: Callable[[], Awaitable[Access]]) -> kopf.Operat
         settings.watching.server_timeout = 270
         settings.watching.client_timeout = 300
         settings.watching.reconnect_backoff = 1.0
-        settings.watching.chunk_size = 100
+        settings.watching.chunk_size = 25
         settings.queueing.idle_timeout = 0.1  # a task for each object lives so long after its event
         settings.persistence.diffbase_storage = _NoDiffs()
         settings.persistence.progress_storage = _NoProgress()
