@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -119,6 +121,49 @@ def test_an_object_that_is_not_ours_is_never_taken_by_force(*, ours: bool) -> No
     assert ("Deployment", "m") in world.cluster.applied
     assert condition(world, "Ready")["reason"] == "NameTaken"
     assert condition(world, "Stalled")
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap", "Service"])
+@pytest.mark.parametrize("known", [False, True], ids=["a new model", "after a restart"])
+def test_an_object_without_a_field_of_ours_is_not_taken_either(kind: str, *, known: bool) -> None:
+    """Nothing in it conflicts, so an apply would be carried out; labelled and owned, it would go with the model."""
+    name = {"Secret": "m-admin", "ConfigMap": "m-gateway", "Service": "m"}[kind]
+    world = World()
+    theirs = world.cluster.put({"kind": kind, "metadata": {"name": name, "namespace": "n"}})
+    key = world.model(EXTERNAL)
+    if known:
+        body = world.cluster.objects["LocalModel", "n", "m"]
+        world.hear(world.cluster.put({**body, "status": {"phase": "Ready"}}))
+    with pytest.raises(ApiRefused, match=f"There is a {kind} {name} that does not belong"):
+        asyncio.run(world.reconcile(key))
+    assert world.cluster.objects[kind, "n", name] == theirs
+    assert (kind, name) not in world.cluster.applied
+    assert condition(world, "Applied")["reason"] == "NameTaken"
+
+
+def test_a_secret_of_ours_is_put_right_again_and_its_successor_is_not_taken() -> None:
+    """Nobody tells of Secrets: after a restart ours is written again; one that took its place meanwhile stays as it is."""
+    world = World()
+    key = world.model(EXTERNAL)
+    asyncio.run(world.reconcile(key))
+    at = "Secret", "n", "m-admin"
+    ours = world.cluster.objects[at]
+    after = World()
+    after.cluster.objects = world.cluster.objects
+    after.cluster.objects[at] = {**ours, "stringData": {"token": "edited"}}
+    after.hear(after.cluster.objects["LocalModel", "n", "m"])
+    with contextlib.suppress(ApiRefused):  # of the others this cache was told nothing
+        asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at]["stringData"] == ours["stringData"]
+    theirs = {"kind": "Secret", "metadata": {"name": "m-admin", "namespace": "n", "uid": "theirs"}}
+    theirs = after.cluster.put(theirs)
+    after.reconcile._children._clock = lambda: time.monotonic() + 3600.0
+    with pytest.raises(ApiRefused, match="There is a Secret m-admin"):
+        asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at] == theirs
+    del after.cluster.objects[at]
+    asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at]["stringData"] == ours["stringData"]
 
 
 def test_a_route_that_somebody_deleted_comes_back() -> None:
