@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -244,6 +245,31 @@ def test_a_pod_that_starts_as_it_should_costs_no_call_and_is_looked_at_again() -
     world.cluster.put(event("FailedMount", 'secret "keys" not found', "2025-12-31T23:50:00Z"))
     asyncio.run(world.reconcile(key))
     assert condition(world, "Ready")["reason"] != "CredentialsMissing", "told long ago"
+
+
+def test_the_events_of_a_pod_that_does_not_start_are_asked_for_once_in_a_while() -> None:
+    """While a gateway is ready the model is looked at every few seconds; that is no reason to list Events as often."""
+    world = World()
+    key = world.model(SMALLEST)
+    starting(world, EARLY)
+    world.gateway(EARLY)
+    found: Callable[..., Any] = world.cluster.found
+    asked: list[str] = []
+
+    async def counted(kind: str, *more: Any, **fields: Any) -> Any:
+        asked.append(kind)
+        return await found(kind, *more, **fields)
+
+    world.cluster.found = counted  # type: ignore[method-assign]
+    for _ in range(6):
+        asyncio.run(world.reconcile(key))
+        world.now += timedelta(seconds=4)
+    assert asked == ["Event"]
+    world.cluster.put(event("FailedMount", 'secret "keys" not found'))
+    world.now += timedelta(seconds=2)
+    asyncio.run(world.reconcile(key))
+    assert asked == ["Event"] * 2
+    assert condition(world, "ServerReady")["reason"] == "CredentialsMissing"
 
 
 def test_pods_that_kubernetes_does_not_make_are_told() -> None:
