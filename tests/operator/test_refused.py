@@ -16,7 +16,7 @@ from penstock_operator.api.cluster import ApiRefused, FieldConflict
 from penstock_operator.api.conflicts import Conflict
 from penstock_operator.api.sweep import Sweep
 from penstock_operator.localmodel.names import labels
-from penstock_operator.process.running import first_rollouts
+from penstock_operator.process.running import begin
 from penstock_operator.queueing.work_queue import Done, WorkQueue
 from penstock_operator.seen import Key, Manifest
 from reconcile_world import EXTERNAL, KINDS, SMALLEST, World
@@ -314,7 +314,7 @@ def test_who_takes_over_looks_first_where_requests_are_held() -> None:
             held = {"status": {"rollout": {"phase": "Draining"}}} if number == 3 else {}
             world.hear({**body, **held})
             queue.add(Key("n", f"m-{number}"))
-        first_rollouts(world.cache, queue)
+        begin(world.cache, queue)
         running = asyncio.ensure_future(queue.run())
         while len(order) < 5:
             await asyncio.sleep(0)
