@@ -6,7 +6,7 @@ import copy
 from collections.abc import AsyncIterator
 from typing import Any
 
-from penstock_operator.api.cluster import ApiRefused
+from penstock_operator.api.cluster import ABSENT, ApiRefused
 
 Manifest = dict[str, Any]
 
@@ -18,7 +18,7 @@ class FakeCluster:
         self.objects: dict[tuple[str, str, str], Manifest] = {}
         self.events: list[Manifest] = []
         self.applied: list[tuple[str, str]] = []
-        self._version = 0
+        self._version = int(ABSENT)
 
     def may_write(self) -> bool:
         return True
@@ -37,17 +37,27 @@ class FakeCluster:
         return copy.deepcopy(self.objects[at])
 
     async def apply(
-        self, manifest: Manifest, *, version: str | None = None, force: bool = False
+        self,
+        manifest: Manifest,
+        *,
+        version: str | None = None,
+        uid: str | None = None,
+        force: bool = False,
     ) -> Manifest:
         about = manifest["metadata"]
         at = (manifest["kind"], about["namespace"], about["name"])
         there = self.objects.get(at)
-        if version is not None and (
-            there is None or there["metadata"]["resourceVersion"] != version
-        ):
+        had = there["metadata"] if there else {"resourceVersion": ABSENT, "uid": ""}
+        if version is not None and had["resourceVersion"] != version:
             raise ApiRefused("It is not at that version.", 409, "Conflict")
+        if uid is not None and had["uid"] != uid:
+            raise ApiRefused("It is another one.", 409, "Conflict")
         self.applied.append((at[0], at[2]))
         return self.put(manifest)
+
+    async def standing(self, manifest: Manifest) -> Manifest | None:
+        about = manifest["metadata"]
+        return self.objects.get((manifest["kind"], about["namespace"], about["name"]))
 
     async def each(
         self, kind: str, namespace: str | None, labels: str = ""

@@ -1,4 +1,4 @@
-"""A world for unit tests of the reconciler: an API server in memory, a cache that hears of it, gateways that say nothing."""
+"""A world for unit tests of the reconciler: an API server in memory, a cache that hears of it, gateways that say what they are told to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from penstock_operator.gateways.rollout import Work
 from penstock_operator.gateways.tokens import token
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
-from penstock_operator.seen import Key
+from penstock_operator.seen import GatewayStatus, Key
 
 EXAMPLES = Path(__file__).parents[1] / "charts/penstock/examples"
 KINDS = ("LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim", "NetworkPolicy", "Pod")  # fmt: skip
@@ -27,6 +27,7 @@ class World:
         self.cluster, self.cache = FakeCluster(), Cache()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.stale: list[str] = []
+        self.gateways: dict[str, GatewayStatus] = {}
         self.reconcile = Reconciler(
             self.cluster,  # type: ignore[arg-type]
             self.cache,
@@ -41,8 +42,8 @@ class World:
             now=lambda: self.now,
         )
 
-    async def _ask(self, *_: Any) -> dict[str, Any]:
-        return {}
+    async def _ask(self, *_: Any) -> dict[str, GatewayStatus]:
+        return self.gateways
 
     async def _hold(self, key: Key, pods: Any, token: str) -> dict[str, Work]:
         return {}
@@ -68,6 +69,14 @@ class World:
         labels = {"penstock.dev/model": "m", "app.kubernetes.io/component": "server"}
         about = {"name": "m-server-0", "namespace": "n", "labels": labels}
         self.hear(self.cluster.put({"kind": "Pod", "metadata": about, "status": status}))
+
+    def gateway(self, ready_since: str) -> None:
+        """A pod that is ready, and says that the model answers it."""
+        labels = {"penstock.dev/model": "m", "app.kubernetes.io/component": "gateway"}
+        about = {"name": "m-0", "namespace": "n", "labels": labels}
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": ready_since}
+        self.hear(self.cluster.put({"kind": "Pod", "metadata": about, "status": {"conditions": [ready]}}))  # fmt: skip
+        self.gateways["m-0"] = GatewayStatus("m-0", {"upstreams": [{"state": "ok"}]})
 
     def status(self) -> dict[str, Any]:
         return self.cluster.objects["LocalModel", "n", "m"]["status"]

@@ -30,10 +30,9 @@ _AT_ONCE_S = 2.0  # while a gateway answers and the model does not: nothing tell
 _SOON_S = 15.0  # while a gateway is there and cannot be asked, or nothing has turned for long
 _PATIENT = 30.0  # a thirtieth of the time since the last turn is waited
 _MEASURED_S = 120.0  # to read back what gateways measure
-_SETTLING_S = (
-    5.0  # the same in the first minute: a gateway learns of a new server after that is ready
-)
+_SETTLING_S = 5.0  # to read it back in the first minute: gateways learn of a new server only then
 _SETTLED_S = 60.0
+_EVENTS_S = 25.0  # a pod's Events are not listed again; less than between two looks for its sake
 _QUIET_S = 900.0  # the same Event of the same model is not written again
 _NOTE_BYTES = 1024  # the API server's limit
 _APIS_S = 15.0  # while it waits for a kind that the API server does not serve
@@ -96,6 +95,7 @@ class Reconciler:
         self._admitted = admitted
         self._now = now
         self._told: dict[tuple[str, str, str], datetime] = {}
+        self._warnings: dict[str, tuple[datetime, list[Manifest]]] = {}  # by uid of the pod
         self._children = Applying(cluster, cache, stale=stale)
 
     async def __call__(self, key: Key) -> Done:
@@ -198,17 +198,26 @@ class Reconciler:
         )
 
     async def _events(self, pods: Iterable[Manifest]) -> tuple[Manifest, ...]:
-        """Warnings about those pods: asked for where a pod itself does not say why it does not start."""
+        """Warnings about those pods: asked for, once in a while, where a pod itself does not say why it does not start."""
+        now = self._now()
+        for uid, (at, _) in list(self._warnings.items()):
+            if (now - at).total_seconds() >= _EVENTS_S:
+                del self._warnings[uid]
         found: list[Manifest] = []
         for pod in pods:
             about = pod["metadata"]
-            try:
-                found += await self._cluster.found(
-                    "Event", about["namespace"], type="Warning", regarding__kind="Pod",
-                    regarding__name=about["name"],
-                )  # fmt: skip
-            except ApiRefused as exc:
-                _log.warning("The Events of the pod %s could not be read: %s", about["name"], exc)
+            uid = str(about["uid"])
+            if uid not in self._warnings:
+                try:
+                    told = await self._cluster.found(
+                        "Event", about["namespace"], type="Warning", regarding__kind="Pod",
+                        regarding__name=about["name"],
+                    )  # fmt: skip
+                except ApiRefused as exc:
+                    _log.warning("The Events of the pod %s could not be read: %s", about["name"], exc)  # fmt: skip
+                    continue
+                self._warnings[uid] = now, told
+            found += self._warnings[uid][1]
         return tuple(found)
 
     async def _tell(self, body: Manifest, status: dict[str, Any]) -> None:

@@ -15,9 +15,11 @@ import openai
 import pytest
 
 import kube_cluster
+import kube_images
 import kube_parts
 import kube_release
 import parts
+from traffic import Traffic
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 WITHIN_S = 180.0
@@ -238,6 +240,58 @@ def test_killed_for_memory_it_serves_smaller_and_says_so(
         )
     assert answer.choices
     cluster.kubectl("delete", "lm", "tight", "-n", namespace)
+
+
+def test_an_upgrade_by_helm_is_not_noticed(cluster: kube_cluster.Cluster, namespace: str) -> None:
+    """`helm upgrade` to another image under traffic: no request fails, servers stay, operators and gateways are replaced."""
+    wait_ready(cluster, namespace, "pair")
+    image, _, _ = kube_images.PENSTOCK.rpartition(":")
+    cluster.ctr("-n", "k8s.io", "images", "tag", kube_images.PENSTOCK, f"{image}:next")
+
+    def pods(component: str, space: str = namespace) -> dict[str, Any]:
+        """By uid, those on their way out among them."""
+        chosen = ("-l", f"app.kubernetes.io/component={component}") if component else ()
+        found = cluster.get("pods", "-n", space, *chosen)["items"]
+        return {one["metadata"]["uid"]: one for one in found if one["status"]["phase"] == "Running"}
+
+    def replaced(old: dict[str, Any], now: dict[str, Any]) -> bool:
+        images = {one["spec"]["containers"][0]["image"] for one in now.values()}
+        ready = all(_is_ready(one) for one in now.values())
+        return (
+            ready and len(now) == len(old) and not old.keys() & now and images == {f"{image}:next"}
+        )
+
+    servers, gateways = pods("server"), pods("gateway")
+    operators = pods("", kube_release.NAMESPACE)
+    assert (len(servers), len(gateways), len(operators)) == (3, 3, 2)
+    url = cluster.address(namespace, "pair")
+    with Traffic(f"{url}/v1", "pair", streams_per_s=0.5, stream_tokens=24, most=4) as traffic:
+        kube_release.helm(
+            cluster, "upgrade", kube_release.RELEASE, str(kube_release.CHART), "-n", kube_release.NAMESPACE,
+            "--reuse-values", "--set", "image.tag=next", "--wait", "--timeout", "90s",
+        )  # fmt: skip
+        until(lambda: replaced(operators, pods("", kube_release.NAMESPACE)), "the operators")
+        until(lambda: replaced(gateways, pods("gateway")), "the gateways of the next release")
+        traffic.phase = "after"
+        until(lambda: len(traffic.report.of("after").outcomes) >= 3, "traffic afterwards")
+        report = traffic.stop()
+    assert report.failed == [], str(report)
+    assert len(report.of("before").outcomes) >= 10, "there was traffic all the time"
+    after = pods("server")
+    assert _starts(after) == _starts(servers), "no server was restarted"
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    told = pod["status"].get("conditions", ())
+    return any((one["type"], one["status"]) == ("Ready", "True") for one in told)
+
+
+def _starts(pods: dict[str, Any]) -> dict[str, int]:
+    """How often the containers of each pod were started again."""
+    return {
+        uid: sum(one["restartCount"] for one in pod["status"]["containerStatuses"])
+        for uid, pod in pods.items()
+    }
 
 
 def test_uninstalled_cleanly_with_models_left(

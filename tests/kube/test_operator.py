@@ -177,6 +177,51 @@ def test_a_field_that_another_applies_is_told_and_not_fought_for(models: Models)
     until(lambda: models.condition("m", "Applied").get("status") != "False", "peace")
 
 
+def test_what_is_not_ours_stays_and_what_is_refused_is_told(models: Models) -> None:
+    """Objects of children's names are left alone, with and without fields of ours, and stay when the model goes."""
+    label = {"a": "b"}
+    pod = {"metadata": {"labels": label}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    deployment = {"replicas": 0, "selector": {"matchLabels": label}, "template": pod}
+    theirs: dict[str, Any] = {
+        "v1 Service m": {"spec": {"ports": [{"port": 5432}]}},
+        "v1 Service m-server": {"spec": {"selector": label, "ports": [{"port": 5432}]}},
+        "v1 Secret m-admin": {"stringData": {"mine": "for nobody"}},
+        "v1 ConfigMap m-gateway": {"data": {"mine": "stays"}},
+        "apps/v1 Deployment m": {"spec": deployment},
+    }
+    for at, more in theirs.items():
+        version, kind, name = at.split()
+        body = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, **more}
+        models.server.apply(body, "-n", models.namespace)
+
+    def now() -> dict[str, Any]:
+        return {at: models.get("/".join(at.split()[1:])) for at in theirs}
+
+    before = now()
+    models.make("m", **SMALLEST)
+    applied = until(lambda: models.condition("m", "Applied"), "the condition")
+    assert applied["reason"] == "NameTaken"
+    for at in theirs:
+        assert f"There is a {at.partition(' ')[2]} that does not belong" in applied["message"]
+    assert models.condition("m", "Stalled")["status"] == "True"
+    assert now() == before, "neither labelled nor owned"
+    others = {"Deployment/m-server", "PersistentVolumeClaim/m-weights", "NetworkPolicy/m", "NetworkPolicy/m-server"}  # fmt: skip
+    assert set(models.children("m")) == others
+    models.server.kubectl("delete", "svc/m", "deployment/m", "-n", models.namespace)
+    models.patch("lm/m", {"spec": {"cache": {"accessModes": ["ReadWriteMany"]}}})
+
+    def refused() -> str:
+        found = models.condition("m", "Applied")["message"]
+        return str(found) if "PersistentVolumeClaim m-weights" in found else ""
+
+    assert "could not be applied" in until(refused, "the refusal of the claim's new modes")
+    assert {"Deployment/m", "Service/m"} <= set(models.children("m")), "their names are free"
+    models.server.kubectl("delete", "lm", "m", "-n", models.namespace)
+    until(lambda: not models.children("m"), "the end of the children")
+    for at in ("v1 Service m-server", "v1 Secret m-admin", "v1 ConfigMap m-gateway"):
+        assert models.get("/".join(at.split()[1:])) == before[at]
+
+
 def test_suspended_it_keeps_all_but_its_pods(models: Models) -> None:
     """Both Deployments go to none, the claim stays, and both come back."""
     models.make("m", **SMALLEST)

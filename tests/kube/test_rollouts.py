@@ -9,11 +9,13 @@ found out.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pytest
@@ -76,6 +78,7 @@ class Served:
             "model": {"uri": "pvc://weights/model.gguf"},
             "tuning": {"contextLength": 1024, "parallelRequests": 2},
             "runtime": {"args": ["--threads", "1"]},
+            "resources": {"limits": {"memory": "448Mi"}},
             "rollout": {"idleTimeoutSeconds": 90},
             "gateway": {"replicas": 2, "settings": {"timeouts": {"heartbeatS": 2.0}, "resume": {"probeAfterS": 1.0}}},
         }  # fmt: skip
@@ -139,6 +142,24 @@ class Served:
         )["items"]
         ready = [one for one in found if any(c["type"] == "Ready" and c["status"] == "True" for c in one["status"].get("conditions", ()))]  # fmt: skip
         return len(found) == len(ready) == 2 and not old & {one["metadata"]["uid"] for one in found}
+
+    def fill_memory(self) -> None:
+        """Send the server requests that it cannot hold, past the gateways, which would refuse them; the kernel ends it."""
+        (pod,) = self.pods("server")
+
+        def send(_: int) -> None:
+            # It may be gone before all has been sent, and never answers.
+            with contextlib.suppress(OSError):
+                connection = http.client.HTTPConnection(pod["status"]["podIP"], 8080, timeout=60)
+                with contextlib.closing(connection):
+                    connection.putrequest("POST", "/v1/chat/completions")
+                    connection.putheader("Content-Length", str(90 * 2**20))
+                    connection.endheaders()
+                    for _ in range(90):
+                        connection.send(b" " * 2**20)
+
+        with ThreadPoolExecutor(8) as senders:
+            list(senders.map(send, range(8)))
 
     def events(self) -> list[str]:
         found = self.cluster.get("events.events.k8s.io", "-n", self.namespace)["items"]
@@ -218,6 +239,33 @@ def test_a_killed_server_loses_no_request(served: Served) -> None:
     assert {one.ending for one in report.failed} <= {"error"}, str(report)
     assert report.of("after the kill").failed == []
     assert texts(report.outcomes) == {SAYS}
+
+
+def test_killed_for_memory_under_traffic_it_serves_smaller(served: Served) -> None:
+    """The kernel ends the server at its limit: no stream ends in silence, what waits is answered, and status and Events tell."""
+    with served.traffic() as traffic:
+        _some(traffic, "before")
+        traffic.phase = "out of memory"
+        served.fill_memory()
+
+        def stepped_down() -> bool:
+            tuning = served.model()["status"].get("tuning", {})
+            return bool(tuning.get("stepDown", {}).get("steps"))
+
+        _until(stepped_down, "the step down")
+        served.wait_ready()
+        _some(traffic, "after the step down")
+        report = traffic.stop()
+    assert report.broken_streams == [], str(report)
+    assert {one.ending for one in report.failed} <= {"error"}, str(report)
+    assert report.of("after the step down").failed == []
+    assert texts(report.outcomes) == {SAYS}
+    status = served.model()["status"]
+    small = next(one for one in status["conditions"] if one["type"] == "FitsMemory")
+    assert (small["status"], small["reason"]) == ("False", "SteppedDown")
+    assert " for each of 1 requests at a time, in place of " in small["message"]
+    assert "SteppedDown" in served.events()
+    assert status["phase"] == "Ready"
 
 
 def _some(traffic: Traffic, phase: str) -> None:

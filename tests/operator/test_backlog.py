@@ -60,6 +60,23 @@ def test_news_shortens_a_long_delay_but_not_the_shortest() -> None:
     assert keys.next_due() == pytest.approx(failed_at + 1.0)
 
 
+def test_what_failed_while_the_api_server_was_away_is_due_when_that_is_back() -> None:
+    """It does not wait out a delay that grew meanwhile; the next failure waits as short as the first."""
+    keys = backlog()
+    keys.add("a", 0.0)
+    keys.add("well", 0.0, delay_s=500.0)
+    now = 0.0
+    for _ in range(6):
+        assert keys.take(now) == "a"
+        now += keys.failed("a", now, 0.5)
+    now -= 30.0
+    assert keys.take(now) is None
+    keys.forgive(now)
+    assert keys.take(now) == "a"
+    assert keys.take(now) is None, "only what failed"
+    assert keys.failed("a", now, 0.5) == pytest.approx(1.0)
+
+
 def test_a_success_forgets_failures_and_sets_the_resync() -> None:
     """After a success the next failure waits as short as the first, and the next look comes by itself."""
     keys = backlog()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from penstock.retry import delay_s
+from penstock.settings import Settings
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import configuration
 from penstock_operator.gateways.rollout import Patience
@@ -195,6 +197,23 @@ def test_a_held_request_outlasts_a_rollout():
     assert configuration(model(spec))["timeouts"]["hold_s"] == 3600 + Patience().hold_s
     mine = {**spec, "gateway": {"settings": {"timeouts": {"holdS": 50}}}}
     assert configuration(model(mine))["timeouts"]["hold_s"] == 50
+
+
+def test_a_request_outlasts_a_killed_server():
+    """What met no server asks again while Kubernetes brings one back; a person's own number wins, the rest is kept."""
+    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    local = configuration(model(spec))["retry"]["local"]
+    policy = Settings.model_validate({"retry": {"local": local}}).retry.local
+    waits_s = sum(delay_s(attempt, 0.5, policy) for attempt in range(1, policy.attempts))
+    assert waits_s > 45.0
+    said = {"retry": {"local": {"firstDelayS": 2.0}}}
+    retry = configuration(model({**spec, "gateway": {"settings": said}}))["retry"]
+    assert retry["local"] == {"attempts": policy.attempts, "first_delay_s": 2.0}
+    mine = {"retry": {"local": {"attempts": 2}}}
+    retry = configuration(model({**spec, "gateway": {"settings": mine}}))["retry"]
+    assert retry["local"]["attempts"] == 2
+    external = {"runtime": {"type": "External", "external": {"url": "http://a:1"}}}
+    assert "retry" not in configuration(model(external))
 
 
 def test_gateways_run_where_they_are_told_to_and_on_several_nodes():

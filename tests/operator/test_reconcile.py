@@ -76,6 +76,30 @@ def test_a_fetch_that_is_tried_again_and_again_is_told_once() -> None:
     assert len(world.cluster.events) == 3
 
 
+def test_a_model_that_has_just_turned_is_read_back_soon_and_later_seldom() -> None:
+    """A gateway learns of a new server a moment after that is ready, and no event tells when."""
+    world = World()
+    key = world.model(EXTERNAL)
+    world.gateway("2026-01-01T00:00:00Z")
+
+    def waits_s(after: timedelta) -> float:
+        world.now += after
+        again_s = asyncio.run(world.reconcile(key)).again_s
+        assert again_s is not None
+        return again_s
+
+    soon, seldom = (3.0, 7.0), (80.0, 160.0)
+    for what, after, (least, most) in (
+        ("ready just now", timedelta(seconds=1), soon),
+        ("in the first minute", timedelta(seconds=50), soon),
+        ("settled", timedelta(seconds=30), seldom),
+    ):
+        assert least < waits_s(after) < most, what
+    assert world.status()["phase"] == "Ready"
+    world.gateway("2026-01-01T00:10:00Z")
+    assert soon[0] < waits_s(timedelta(minutes=9)) < soon[1], "another pod"
+
+
 def test_a_child_deleted_while_nobody_watched_comes_back() -> None:
     """No event tells of it; the sweep finds it, and the next look makes it again."""
     world = World()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from penstock_operator.api.cluster import ApiRefused, FieldConflict
 from penstock_operator.api.conflicts import Conflict
 from penstock_operator.api.sweep import Sweep
 from penstock_operator.localmodel.names import labels
-from penstock_operator.process.running import first_rollouts
+from penstock_operator.process.running import begin
 from penstock_operator.queueing.work_queue import Done, WorkQueue
 from penstock_operator.seen import Key, Manifest
 from reconcile_world import EXTERNAL, KINDS, SMALLEST, World
@@ -121,6 +124,49 @@ def test_an_object_that_is_not_ours_is_never_taken_by_force(*, ours: bool) -> No
     assert condition(world, "Stalled")
 
 
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap", "Service"])
+@pytest.mark.parametrize("known", [False, True], ids=["a new model", "after a restart"])
+def test_an_object_without_a_field_of_ours_is_not_taken_either(kind: str, *, known: bool) -> None:
+    """Nothing in it conflicts, so an apply would be carried out; labelled and owned, it would go with the model."""
+    name = {"Secret": "m-admin", "ConfigMap": "m-gateway", "Service": "m"}[kind]
+    world = World()
+    theirs = world.cluster.put({"kind": kind, "metadata": {"name": name, "namespace": "n"}})
+    key = world.model(EXTERNAL)
+    if known:
+        body = world.cluster.objects["LocalModel", "n", "m"]
+        world.hear(world.cluster.put({**body, "status": {"phase": "Ready"}}))
+    with pytest.raises(ApiRefused, match=f"There is a {kind} {name} that does not belong"):
+        asyncio.run(world.reconcile(key))
+    assert world.cluster.objects[kind, "n", name] == theirs
+    assert (kind, name) not in world.cluster.applied
+    assert condition(world, "Applied")["reason"] == "NameTaken"
+
+
+def test_a_secret_of_ours_is_put_right_again_and_its_successor_is_not_taken() -> None:
+    """Nobody tells of Secrets: after a restart ours is written again; one that took its place meanwhile stays as it is."""
+    world = World()
+    key = world.model(EXTERNAL)
+    asyncio.run(world.reconcile(key))
+    at = "Secret", "n", "m-admin"
+    ours = world.cluster.objects[at]
+    after = World()
+    after.cluster.objects = world.cluster.objects
+    after.cluster.objects[at] = {**ours, "stringData": {"token": "edited"}}
+    after.hear(after.cluster.objects["LocalModel", "n", "m"])
+    with contextlib.suppress(ApiRefused):  # of the others this cache was told nothing
+        asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at]["stringData"] == ours["stringData"]
+    theirs = {"kind": "Secret", "metadata": {"name": "m-admin", "namespace": "n", "uid": "theirs"}}
+    theirs = after.cluster.put(theirs)
+    after.reconcile._children._clock = lambda: time.monotonic() + 3600.0
+    with pytest.raises(ApiRefused, match="There is a Secret m-admin"):
+        asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at] == theirs
+    del after.cluster.objects[at]
+    asyncio.run(after.reconcile(key))
+    assert after.cluster.objects[at]["stringData"] == ours["stringData"]
+
+
 def test_a_route_that_somebody_deleted_comes_back() -> None:
     """Optional kinds are not watched; once a listing missed one, the next look makes it again."""
     world = World()
@@ -201,6 +247,31 @@ def test_a_pod_that_starts_as_it_should_costs_no_call_and_is_looked_at_again() -
     assert condition(world, "Ready")["reason"] != "CredentialsMissing", "told long ago"
 
 
+def test_the_events_of_a_pod_that_does_not_start_are_asked_for_once_in_a_while() -> None:
+    """While a gateway is ready the model is looked at every few seconds; that is no reason to list Events as often."""
+    world = World()
+    key = world.model(SMALLEST)
+    starting(world, EARLY)
+    world.gateway(EARLY)
+    found: Callable[..., Any] = world.cluster.found
+    asked: list[str] = []
+
+    async def counted(kind: str, *more: Any, **fields: Any) -> Any:
+        asked.append(kind)
+        return await found(kind, *more, **fields)
+
+    world.cluster.found = counted  # type: ignore[method-assign]
+    for _ in range(6):
+        asyncio.run(world.reconcile(key))
+        world.now += timedelta(seconds=4)
+    assert asked == ["Event"]
+    world.cluster.put(event("FailedMount", 'secret "keys" not found'))
+    world.now += timedelta(seconds=2)
+    asyncio.run(world.reconcile(key))
+    assert asked == ["Event"] * 2
+    assert condition(world, "ServerReady")["reason"] == "CredentialsMissing"
+
+
 def test_pods_that_kubernetes_does_not_make_are_told() -> None:
     """A quota or Pod Security stands in the Deployment's condition only."""
     world = World()
@@ -243,7 +314,7 @@ def test_who_takes_over_looks_first_where_requests_are_held() -> None:
             held = {"status": {"rollout": {"phase": "Draining"}}} if number == 3 else {}
             world.hear({**body, **held})
             queue.add(Key("n", f"m-{number}"))
-        first_rollouts(world.cache, queue)
+        begin(world.cache, queue)
         running = asyncio.ensure_future(queue.run())
         while len(order) < 5:
             await asyncio.sleep(0)

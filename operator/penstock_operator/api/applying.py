@@ -4,8 +4,10 @@ Writes the children of a LocalModel, and deletes those that it no longer wants.
 A child is written only when what we want or what stands there has changed since we wrote it last; the memory of that
 is lost with the process, and then each child is applied once more, which changes nothing. Kinds that are not watched
 (Secrets are never read, optional kinds may be absent) are applied again after a while, soon while the model is not
-ready. Fields that another applier owns are left to it, and told. An object that has the name of a child and is not ours
-is never taken by force.
+ready. Fields that another applier owns are left to it, and told.
+
+An object that has the name of a child and is not ours is never touched: else it would go with the LocalModel. Where
+nothing is known to be there, only a write that makes the object is carried out; refused, what stands there is looked at.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from penstock_operator.api.cache import Cache, digest, fingerprint
-from penstock_operator.api.cluster import ApiRefused, Cluster, FieldConflict, NameTaken
+from penstock_operator.api.cluster import (
+    ABSENT,
+    ApiRefused,
+    Cluster,
+    FieldConflict,
+    NameTaken,
+)
 from penstock_operator.api.conflicts import Conflict, sentence, without
 from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest, Seen
@@ -33,12 +41,14 @@ class _Written:
     What was written last.
 
     Attributes:
+        uid: of the object.
         left: what others own of it, a sentence; empty when they own nothing.
     """
 
     wanted: str
     standing: str
     at_s: float
+    uid: str
     left: str
 
 
@@ -76,51 +86,92 @@ class Applying:
         same = last is not None and (last.wanted, last.standing) == (wanted, standing)
         if last is not None and same and now - last.at_s < lasts_s:
             return
-        version = str(there["metadata"]["resourceVersion"]) if there and watched else None
+        uid = str(there["metadata"]["uid"]) if there else last.uid if last and not watched else ""
         try:
-            written, left = await self._write(manifest, version, there)
+            if watched and there:
+                version = str(there["metadata"]["resourceVersion"])
+                written, left = await self._write(manifest, version=version)
+            elif uid:
+                written, left = await self._again(manifest, uid)
+            else:
+                written, left = await self._first(manifest, known=bool(seen.before))
         except ApiRefused as exc:
             self.refused(exc, at[0], there)
             raise
         after = _standing(at[0], written)
         if there is not None:
             self._outdated.pop(str(there["metadata"]["uid"]), None)
-        mine[at] = _Written(wanted, after, now, sentence(*at, left) if left else "")
+        mine[at] = _Written(
+            wanted,
+            after,
+            now,
+            str(written["metadata"]["uid"]),
+            sentence(*at, left) if left else "",
+        )
         if at[0] != "Secret":
             self._cache.heard({**written, "kind": at[0]})
 
-    async def _write(
-        self, manifest: Manifest, version: str | None, there: Manifest | None
-    ) -> tuple[Manifest, list[Conflict]]:
+    async def _first(self, manifest: Manifest, *, known: bool) -> tuple[Manifest, list[Conflict]]:
+        """
+        Nothing is known to be there.
+
+        Args:
+            known: the LocalModel is not new, so that its Secret, of which nobody tells, is probably there.
+        """
+        found = None
+        if known and manifest["kind"] == "Secret":
+            found = await self._ours(manifest)
+        if found is None:
+            try:
+                return await self._cluster.apply(manifest, version=ABSENT), []
+            except ApiRefused as exc:
+                if exc.reason not in ("Conflict", "FieldConflict"):
+                    raise
+                found = await self._ours(manifest)
+                if found is None:
+                    raise  # it went in between
+        return await self._write(manifest, version=str(found["metadata"]["resourceVersion"]))
+
+    async def _again(self, manifest: Manifest, uid: str) -> tuple[Manifest, list[Conflict]]:
+        """It was there, and no watch tells what became of it."""
         try:
-            return await self._cluster.apply(manifest, version=version), []
+            return await self._write(manifest, uid=uid)
+        except ApiRefused as exc:
+            if exc.reason != "Conflict":
+                raise
+        return await self._first(manifest, known=False)
+
+    async def _write(
+        self, manifest: Manifest, *, version: str | None = None, uid: str | None = None
+    ) -> tuple[Manifest, list[Conflict]]:
+        """Write ours on what is meant, which `Cluster.apply` explains."""
+        try:
+            return await self._cluster.apply(manifest, version=version, uid=uid), []
         except FieldConflict as exc:
-            if there is None and manifest["kind"] in WATCHED:
-                await self._must_be_ours(manifest)
             left = [one for one in exc.found if not _is_drift(one, manifest)]
-            fields = {one.field for one in left}
-            less = without(manifest, fields)
-            written = await self._cluster.apply(less, version=version, force=left != exc.found)
-            return written, left
+            less = without(manifest, {one.field for one in left})
+            force = left != exc.found
+            return await self._cluster.apply(less, version=version, uid=uid, force=force), left
 
-    async def _must_be_ours(self, manifest: Manifest) -> None:
+    async def _ours(self, manifest: Manifest) -> Manifest | None:
         """
-        Something of that name is there, and no watch told of it: it lacks our labels.
+        What stands under that name, or None.
 
-        An object of another almost always conflicts, and costs no call where there is none: selectors are compared as
-        a whole, and ours names the model.
+        Raises:
+            NameTaken: it is not ours.
         """
-        kind, about = str(manifest["kind"]), manifest["metadata"]
-        found = await self._cluster.found(kind, about["namespace"], metadata__name=about["name"])
+        found = await self._cluster.standing(manifest)
+        if found is None:
+            return None
+        about, had = manifest["metadata"], found["metadata"]
         owners = {owner["uid"] for owner in about.get("ownerReferences") or ()}
-        for one in found:
-            had = one["metadata"]
-            ours = owners & {owner.get("uid") for owner in had.get("ownerReferences") or ()}
-            if not ours and (had.get("labels") or {}).get(MODEL) != about["labels"][MODEL]:
-                raise NameTaken(
-                    f"There is a {kind} {about['name']} that does not belong to this model. It was not touched: rename "
-                    "or delete it, or give the LocalModel another name."
-                )
+        owned = owners & {owner.get("uid") for owner in had.get("ownerReferences") or ()}
+        if not owned and (had.get("labels") or {}).get(MODEL) != about["labels"][MODEL]:
+            raise NameTaken(
+                f"There is a {manifest['kind']} {about['name']} that does not belong to this model. It was not touched: "
+                "rename or delete it, or give the LocalModel another name."
+            )
+        return found
 
     async def remove(self, uid: str, key: Key, wanted: Iterable[Manifest], seen: Seen) -> None:
         """What was made for the LocalModel with *uid* and is no longer wanted."""

@@ -29,7 +29,15 @@ from penstock_operator.gateways.pods import Way
 from penstock_operator.seen import Manifest
 
 FIELD_MANAGER = "penstock"
+ABSENT = "1"
+"""
+As a version to write from: nothing is there. An apply with it makes an object or is refused (409), and changes none:
+etcd's empty store is its revision 1, so no object has it.
+Source: k8s.io/apiserver pkg/registry/generic/registry/store.go, Update.
+"""
+_LOOKS = "penstock-looks"  # owns nothing, ever
 _PAGE = 25
+_APPLY = "application/apply-patch+yaml"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
@@ -220,13 +228,19 @@ class Cluster:
         return any(one.get("name") == resource.plural for one in found.get("resources") or ())
 
     async def apply(
-        self, manifest: Manifest, *, version: str | None = None, force: bool = False
+        self,
+        manifest: Manifest,
+        *,
+        version: str | None = None,
+        uid: str | None = None,
+        force: bool = False,
     ) -> Manifest:
         """
         Server-side apply: what stands in *manifest* is ours, nothing else is touched.
 
         Args:
-            version: the resourceVersion that the decision was made from; a newer one refuses it (409).
+            version: the resourceVersion that the decision was made from, or ABSENT; another one refuses it (409).
+            uid: the very object that is meant; another one, or none, refuses it (409).
             force: take fields that others own.
 
         Raises:
@@ -235,12 +249,33 @@ class Cluster:
         metadata = dict(manifest["metadata"])
         if version is not None:
             metadata["resourceVersion"] = version
+        if uid is not None:
+            metadata["uid"] = uid
         path = RESOURCES[manifest["kind"]].path(metadata.get("namespace"), metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower()}
         body = {**manifest, "metadata": metadata}
-        return await self._write(
-            "PATCH", path, body, query, "application/apply-patch+yaml", manifest["kind"]
-        )
+        return await self._write("PATCH", path, body, query, _APPLY, manifest["kind"])
+
+    async def standing(self, manifest: Manifest) -> Manifest | None:
+        """
+        What stands under that name, its metadata only, or None.
+
+        A Secret may not be read. An apply that asks for nothing and is not carried out (`dryRun`) is answered by what is
+        there, and that answer can be had without the data.
+        """
+        about = manifest["metadata"]
+        kind, namespace, name = str(manifest["kind"]), about["namespace"], about["name"]
+        if kind != "Secret":
+            return next(iter(await self.found(kind, namespace, metadata__name=name)), None)
+        body = {
+            "apiVersion": manifest["apiVersion"], "kind": kind,
+            "metadata": {"name": name, "namespace": namespace},
+        }  # fmt: skip
+        query = {"fieldManager": _LOOKS, "dryRun": "All"}
+        path = RESOURCES[kind].path(namespace, name)
+        answer = await self._call("PATCH", path, body, query, _APPLY, kind=kind)
+        # One that is absent is answered by what would be made.
+        return answer if answer["metadata"].get("resourceVersion") else None
 
     async def create(self, kind: str, manifest: Manifest) -> Manifest:
         """Make it; 409 when it is there."""

@@ -24,6 +24,11 @@ ACCEPT_AFTER_STOP_S = 5
 """A gateway that ends takes requests for so long: until then Services have heard that it goes. A preStop hook would
 only do the same with less knowledge."""
 _BEYOND_DRAIN_S = ACCEPT_AFTER_STOP_S + 25
+_ATTEMPTS = 12
+"""
+About a minute: a server that the kernel or somebody killed is started again, or another takes its place, and requests
+that waited for it meanwhile are not to be lost.
+"""
 _KINDS = {"LlamaCpp": "llamacpp", "Ollama": "ollama", "VLLM": "vllm"}
 
 
@@ -49,6 +54,9 @@ def configuration(model: LocalModel, replicas: int = 1) -> dict[str, Any]:
         timeouts["hold_s"] = spec.rollout.idle_timeout_seconds + Patience().hold_s
     timeouts |= model.policy.get("timeouts", {})
     found = {**model.policy, "version": 1, "listen": listen, "timeouts": timeouts}
+    if spec.runtime.external is None:
+        retry = model.policy.get("retry", {})
+        found["retry"] = {**retry, "local": {"attempts": _ATTEMPTS, **retry.get("local", {})}}
     if spec.runtime.external is not None:
         upstream: dict[str, Any] = {
             "name": "server",

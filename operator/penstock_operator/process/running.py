@@ -181,7 +181,7 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         namespace=choices.lease_namespace,
         identity=f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}",
         name=choices.lease,
-        led=lambda: first_rollouts(cache, work),
+        led=lambda: begin(cache, work),
     )
     cluster.may_write = leader.leads
 
@@ -239,8 +239,12 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         await server.cleanup()
 
 
-def first_rollouts(cache: Cache, work: WorkQueue[Key]) -> None:
-    """At a take-over: gateways that hold requests wait for us, everything else has time."""
+def begin(cache: Cache, work: WorkQueue[Key]) -> None:
+    """
+    At a take-over, also of one's own Lease after the API server was away: what failed with it has waited long enough, and
+    gateways that hold requests wait for us.
+    """
+    work.forgive()
     for key in cache.models():
         body = cache.model(key)
         if body is not None and (body.get("status") or {}).get("rollout"):

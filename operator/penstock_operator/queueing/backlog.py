@@ -107,6 +107,14 @@ class Backlog(Generic[K]):
         self._schedule(key, now + delay_s)
         return delay_s
 
+    def forgive(self, now: float) -> None:
+        """What failed is due now, as if it had not: the API server was away, and the failures were of that."""
+        for key in self._failures:
+            self._not_before.pop(key, None)
+            if key not in self._running:
+                self._schedule(key, now)
+        self._failures.clear()
+
     def gone(self, key: K, now: float) -> None:
         """*key* needs no further look; news that came meanwhile still counts."""
         self._running.discard(key)

@@ -73,6 +73,11 @@ class WorkQueue(Generic[K]):
         self._backlog.first(key)
         self._wake()
 
+    def forgive(self) -> None:
+        """What failed is tried again now, and its delays begin anew. Call it in the loop of `run`."""
+        self._backlog.forgive(self._clock())
+        self._wake()
+
     def _wake(self) -> None:
         # A set event that each worker clears would lose wake-ups between workers; the waiters are few.
         for waiter in self._waiters:
