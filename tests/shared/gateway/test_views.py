@@ -51,7 +51,8 @@ def names(stream: AsyncIterator[bytes], then: Callable[[], None]) -> list[str]:
     async def main() -> list[str]:
         assert (await anext(stream)).startswith(b"event: snapshot\n")
         then()
-        return [event.split(b"\n")[0].decode() async for event in stream]
+        rest = b"".join([piece async for piece in stream])
+        return [line for line in rest.decode().splitlines() if line.startswith("event: ")]
 
     return asyncio.run(main())
 
@@ -78,13 +79,31 @@ def test_what_waits_is_told_together(quiet: bool, told: list[str]) -> None:
     assert names(stream, happen) == told
 
 
+def test_many_requests_come_in_few_pieces() -> None:
+    """The first at once, those of the next tenth of a second together; none is left out."""
+
+    async def main() -> list[int]:
+        runtime = Runtime(Settings(), (), LocalModelEnvironment())
+        stream = _events(runtime, cast(Request, Staying()), 0.0, quiet=False)
+        await anext(stream)
+        runtime.recorder.finish(ended())
+        found = [(await anext(stream)).count(b"event: request")]
+        for number in range(40):
+            runtime.recorder.finish(ended(number))
+            await asyncio.sleep(0)
+        runtime.recorder.end_streams()
+        return [*found, *[piece.count(b"event: request") async for piece in stream]]
+
+    assert asyncio.run(main()) == [1, 40]
+
+
 def test_a_stream_that_does_not_keep_up_ends_with_the_others() -> None:
     """Its queue is full when all streams end, and it hears of the end nevertheless."""
 
     async def main() -> None:
         made = recorder()
         queue = made.subscribe()
-        for _ in range(256):
+        for _ in range(queue.maxsize):
             made.changed()
         assert queue.full()
         made.end_streams()

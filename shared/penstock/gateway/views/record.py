@@ -22,7 +22,7 @@ from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
-_MOST_EVENTS_WAITING = 256
+_MOST_EVENTS_WAITING = 1024
 _MOST_ACTS = 100
 
 ActName = Literal[
