@@ -115,17 +115,29 @@ def test_a_stream_that_does_not_keep_up_ends_with_the_others() -> None:
     asyncio.run(main())
 
 
-def test_tokens_are_the_servers_own_count_where_it_told_one() -> None:
-    """Pieces while an answer runs; its tokens when it has ended, over the time that really went by."""
-    made, running = recorder(), ended(1, chunks=10)
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        # 10 pieces in the first sample; 60 tokens, so 50 more, over the twelve seconds since the first token.
+        pytest.param({"stream": True, "first_token_s": 3.0, "chunks": 10}, [3.67, 4.17], id="a stream"),
+        pytest.param({"sent_s": 0.0, "first_token_s": 14.9}, [4.0, 4.0], id="no stream"),
+    ],
+)  # fmt: skip
+def test_tokens_are_the_servers_own_count_where_it_told_one(
+    more: dict[str, Any], told: list[float]
+) -> None:
+    """What it counted beyond its pieces stands in the time that the answer took, and is told again there."""
+    made, running = recorder(), ended(1, **more)
     in_flight = {"req_1": running}
     history = History(made, in_flight, lambda: None)
-    history.sample((), 1000.0)
+    history.sample((), 1000.0, 5.0, now_s=5.0)
     in_flight.clear()
-    running.completion_tokens = 60
+    running.completion_tokens, running.ended_s = 60, 15.0
     made.finish(running)
-    history.sample((), 1010.0, elapsed_s=10.0)
-    assert [s["pieces_per_s"] for s in history.shown()["samples"]] == [2.0, 5.0]
+    history.sample((), 1010.0, 10.0, now_s=15.0)
+    assert [s["pieces_per_s"] for s in history.shown(1000.0)["samples"]] == told
+    history.sample((), 1015.0, 5.0, now_s=20.0)
+    assert [s["pieces_per_s"] for s in history.shown(1010.0)["samples"]] == [0.0]
 
 
 def test_a_clock_that_was_set_back_hides_no_sample() -> None:
