@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import page_states
+import parts
 from gateways import RunningGateway, free_port
 
 # The page's two streams, as the test tells them: `asked` holds what was asked for, `tell` says something on one.
@@ -220,3 +223,72 @@ def test_copy_says_what_it_did(
     script = "window.got" if said == "Copied" else "String(getSelection())"
     assert page.evaluate(script) == "penstock connect claude"
     page.locator("button", has_text=said).wait_for(state="detached")
+
+
+def test_a_stopped_answer_and_a_new_chat(told: Told) -> None:
+    """Stop keeps what came; a new chat during an answer has nothing of the old one."""
+    page = told.page
+
+    def ask(text: str) -> list[Any]:
+        before = page.evaluate("asked.length")
+        page.locator("#try-text").fill(text)
+        page.get_by_role("button", name="Send").click()
+        page.wait_for_function("(before) => asked.length > before", arg=before)
+        return list(json.loads(page.evaluate("asked.at(-1).body"))["messages"])
+
+    def answer(text: str) -> None:
+        piece = {"choices": [{"delta": {"content": text}}]}
+        page.evaluate("(text) => tell('chat', text)", f"data: {json.dumps(piece)}\n\n")
+        page.get_by_text(text).wait_for()
+
+    page.get_by_role("link", name="Try it").click()
+    assert [m["content"] for m in ask("one")] == ["one"]
+    answer("half of")
+    assert page.locator("#try-said").get_attribute("aria-busy") == "true"
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Send").wait_for()
+    assert page.evaluate("asked.at(-1).aborted") is True
+    assert page.locator("#try-said").get_attribute("aria-busy") is None
+    assert [m["content"] for m in ask("two")] == ["one", "half of", "two"]
+    answer("the second")
+    page.get_by_role("button", name="New chat").click()
+    assert [m["content"] for m in ask("three")] == ["three"]
+    answer("the third")
+    page.get_by_role("button", name="Stop").wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Send").wait_for()
+    assert [m["content"] for m in ask("four")] == ["three", "the third", "four"]
+
+
+def test_a_word_that_every_object_knows_is_no_view(page: Any, gateway: RunningGateway) -> None:
+    """The overview is shown for whatever stands in the address."""
+    page.goto(f"{gateway.url}/#toString")
+    page.get_by_role("heading", name="box", exact=True).wait_for()
+
+
+@pytest.mark.real
+def test_a_running_request_is_seen_as_it_goes(
+    page: Any, tmp_path: Path, llamacpp: Callable[..., parts.LlamaCpp]
+) -> None:
+    """A real answer of a real server: its row comes, its count grows, and it stands among those that ended."""
+    server = llamacpp("slow", ctx_size=4096)
+    settings = {"upstreams": [{"name": "box", "url": server.url, "local": True}]}
+    with RunningGateway(tmp_path / "gateway", settings) as gateway:
+        page.goto(gateway.url)
+        page.get_by_role("heading", name="box", exact=True).wait_for()
+        asked = threading.Thread(
+            target=lambda: gateway.chat("hello", stream=True, max_tokens=150, ignore_eos=True)
+        )
+        asked.start()
+        page.wait_for_function(
+            """() => {
+                const told = document.querySelector("#live .row")?.innerText ?? "";
+                const count = Number((told.match(/([0-9]+) pieces/) ?? [])[1] ?? 0);
+                window.counts = [...new Set([...(window.counts ?? []), count])];
+                return window.counts.filter((one) => one > 0).length > 1;
+            }"""
+        )
+        assert page.title().startswith("(1)")
+        asked.join(60.0)
+        page.locator("#recent details").first.wait_for()
+        page.locator("#live").get_by_text("Nothing runs.").wait_for()

@@ -37,14 +37,18 @@ class Stage:
         self.person, self.bus, self.server = person, bus, server
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        settings = {
+        self.settings = {
             "version": 1, "listen": {"port": port}, "health": {"every_s": 1.0},
             "upstreams": [{"name": "llama", "url": server.url}],
         }  # fmt: skip
-        person.write(".config/penstock/penstock.yaml", json.dumps(settings))
+        self.write_settings()
         person.write("bin/xdg-open", f'#!/bin/sh\necho "$1" >> {person.home}/opened\n', 0o755)
         person.env["PATH"] = f"{person.home}/bin:{person.env['PATH']}"
         person.env["BROWSER"] = f"{person.home}/bin/xdg-open"
+
+    def write_settings(self, **more: Any) -> None:
+        """The person's settings file, with *more*."""
+        self.person.write(".config/penstock/penstock.yaml", json.dumps({**self.settings, **more}))
 
     @asynccontextmanager
     async def tray(self, panel: FakePanel, *options: str) -> AsyncIterator[subprocess.Popen[bytes]]:
@@ -138,21 +142,77 @@ def test_it_follows_a_gateway_that_was_there_and_leaves_it(stage: Stage, gateway
     on_panel(stage, play)
 
 
-def test_what_the_menu_lists_is_added_shown_and_forgotten(stage: Stage, gateway: None) -> None:
-    """A second server that runs here is found, added and forgotten again from the menu; models show their window."""
+def test_what_the_menu_finds_is_added_and_forgotten(stage: Stage, gateway: None) -> None:
+    """A second server that runs here is found, added and forgotten again, all from the menu; models show their window."""
 
     async def play(panel: FakePanel) -> None:
-        async with stage.tray(panel):
-            model = await panel.until(lambda: row(panel, "llama", ""), "the model")
-            assert "window" in model.label
-            stage.person.run("penstock", "upstream", "add", "http://127.0.0.1:9", "--name", "attic")
-            await panel.until(
-                lambda: row(panel, "attic (does not answer)", "Forget attic"), "attic"
-            )
-            await panel.click("attic", "Forget attic")
-            await panel.until(lambda: _missing(panel, "attic"), "its end")
-            await panel.click("Add server", "Look for servers")
-            await panel.until(lambda: row(panel, "Add server", "Look for servers on"), "the search")
+        with parts.start_llamacpp() as second:
+            port = second.port
+            stage.write_settings(discovery={"ports": [port]})
+            async with stage.tray(panel):
+                await panel.until(lambda: _windowed(panel, "llama"), "the model's window")
+                await panel.click("Add server", "Look for servers")
+                one = f"Add llamacpp at 127.0.0.1:{port}"
+                await panel.until(
+                    lambda: row(panel, "Add server", one), "the server that was found"
+                )
+                await panel.click("Add server", one)
+                added = await panel.until(lambda: _upstream(stage, port), "the gateway's word")
+                await panel.until(lambda: row(panel, added), "the server in the menu")
+                await panel.until(
+                    lambda: _missing(panel, "Add server", one), "its end among those found"
+                )
+                await panel.click(added, f"Forget {added}")
+                await panel.until(lambda: _missing(panel, added), "its end")
+                assert _upstream(stage, port) == ""
+
+    try:
+        on_panel(stage, play)
+    finally:
+        stage.write_settings()
+
+
+async def _windowed(panel: FakePanel, server: str) -> bool:
+    model = await row(panel, server, "")
+    return model is not None and "window" in model.label
+
+
+def _upstream(stage: Stage, port: int) -> str:
+    """The name of the upstream at this port; empty if there is none."""
+    rows = stage.status().get("upstreams", [])
+    return next((str(one["name"]) for one in rows if one["url"].endswith(f":{port}")), "")
+
+
+def test_a_model_is_unloaded_from_the_menu_where_the_server_can(
+    stage: Stage, gateway: None
+) -> None:
+    """A real Ollama has its model in memory after a request and no longer after the click; llama.cpp offers none."""
+
+    async def play(panel: FakePanel) -> None:
+        with parts.start_ollama() as server:
+            added = stage.person.run("penstock", "upstream", "add", server.url, "--name", "attic")
+            assert added.returncode == 0, added.stderr
+            async with stage.tray(panel):
+                model = (await panel.until(lambda: row(panel, "attic", ""), "its model")).label
+                name = model.partition(",")[0]
+                body = {
+                    "model": name,
+                    "messages": [{"role": "user", "content": "hi"}],
+                    "max_tokens": 4,
+                }
+                async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+                    answer = await client.post(f"{stage.url}/v1/chat/completions", json=body)
+                assert answer.status_code == 200, answer.text
+                await panel.until(lambda: row(panel, "attic", f"Unload {name}"), "the offer")
+                assert await row(panel, "llama", "Unload") is None
+                await panel.click("attic", f"Unload {name}")
+                await panel.until(
+                    lambda: _missing(panel, "attic", "Unload"), "the end of the offer"
+                )
+                told = next(one for one in stage.status()["upstreams"] if one["name"] == "attic")
+                assert [one["loaded"] for one in told["models"]] == [False]
+                await panel.click("attic", "Forget attic")
+                await panel.until(lambda: _missing(panel, "attic"), "its end")
 
     on_panel(stage, play)
 

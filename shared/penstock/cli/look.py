@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -184,9 +185,16 @@ def _refused(url: str, why: str) -> dict[str, Any]:
 
 def _discover(model: str | None, as_json: bool) -> int:
     from penstock.adapters.discover import discover
+    from penstock.adapters.settings_file import load
+    from penstock.errors import SettingsError
 
+    more: Collection[int] = ()
+    try:
+        more = load(None).settings.discovery.ports
+    except SettingsError as exc:
+        note(f"The settings cannot be used, so only the usual ports are looked at. {exc}")
     with working("Looking for model servers on this machine"):
-        looks, tried = asyncio.run(discover())
+        looks, tried = asyncio.run(discover(extra_ports=more))
     values = [as_value(look, model) for look in looks]
     if as_json:
         print_json(values)

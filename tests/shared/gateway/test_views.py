@@ -51,7 +51,8 @@ def names(stream: AsyncIterator[bytes], then: Callable[[], None]) -> list[str]:
     async def main() -> list[str]:
         assert (await anext(stream)).startswith(b"event: snapshot\n")
         then()
-        return [event.split(b"\n")[0].decode() async for event in stream]
+        rest = b"".join([piece async for piece in stream])
+        return [line for line in rest.decode().splitlines() if line.startswith("event: ")]
 
     return asyncio.run(main())
 
@@ -78,13 +79,31 @@ def test_what_waits_is_told_together(quiet: bool, told: list[str]) -> None:
     assert names(stream, happen) == told
 
 
+def test_many_requests_come_in_few_pieces() -> None:
+    """The first at once, those of the next tenth of a second together; none is left out."""
+
+    async def main() -> list[int]:
+        runtime = Runtime(Settings(), (), LocalModelEnvironment())
+        stream = _events(runtime, cast(Request, Staying()), 0.0, quiet=False)
+        await anext(stream)
+        runtime.recorder.finish(ended())
+        found = [(await anext(stream)).count(b"event: request")]
+        for number in range(40):
+            runtime.recorder.finish(ended(number))
+            await asyncio.sleep(0)
+        runtime.recorder.end_streams()
+        return [*found, *[piece.count(b"event: request") async for piece in stream]]
+
+    assert asyncio.run(main()) == [1, 40]
+
+
 def test_a_stream_that_does_not_keep_up_ends_with_the_others() -> None:
     """Its queue is full when all streams end, and it hears of the end nevertheless."""
 
     async def main() -> None:
         made = recorder()
         queue = made.subscribe()
-        for _ in range(256):
+        for _ in range(queue.maxsize):
             made.changed()
         assert queue.full()
         made.end_streams()
@@ -96,17 +115,29 @@ def test_a_stream_that_does_not_keep_up_ends_with_the_others() -> None:
     asyncio.run(main())
 
 
-def test_tokens_are_the_servers_own_count_where_it_told_one() -> None:
-    """Pieces while an answer runs; its tokens when it has ended, over the time that really went by."""
-    made, running = recorder(), ended(1, chunks=10)
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        # 10 pieces in the first sample; 60 tokens, so 50 more, over the twelve seconds since the first token.
+        pytest.param({"stream": True, "first_token_s": 3.0, "chunks": 10}, [3.67, 4.17], id="a stream"),
+        pytest.param({"sent_s": 0.0, "first_token_s": 14.9}, [4.0, 4.0], id="no stream"),
+    ],
+)  # fmt: skip
+def test_tokens_are_the_servers_own_count_where_it_told_one(
+    more: dict[str, Any], told: list[float]
+) -> None:
+    """What it counted beyond its pieces stands in the time that the answer took, and is told again there."""
+    made, running = recorder(), ended(1, **more)
     in_flight = {"req_1": running}
     history = History(made, in_flight, lambda: None)
-    history.sample((), 1000.0)
+    history.sample((), 1000.0, 5.0, now_s=5.0)
     in_flight.clear()
-    running.completion_tokens = 60
+    running.completion_tokens, running.ended_s = 60, 15.0
     made.finish(running)
-    history.sample((), 1010.0, elapsed_s=10.0)
-    assert [s["pieces_per_s"] for s in history.shown()["samples"]] == [2.0, 5.0]
+    history.sample((), 1010.0, 10.0, now_s=15.0)
+    assert [s["pieces_per_s"] for s in history.shown(1000.0)["samples"]] == told
+    history.sample((), 1015.0, 5.0, now_s=20.0)
+    assert [s["pieces_per_s"] for s in history.shown(1010.0)["samples"]] == [0.0]
 
 
 def test_a_clock_that_was_set_back_hides_no_sample() -> None:

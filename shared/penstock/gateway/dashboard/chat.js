@@ -26,9 +26,11 @@ function build(models, refused) {
     h("label", { for: "try-text" }, W.prompt), text, h("div", { class: "bar" }, send, fresh));
   fresh.addEventListener("click", () => { stop?.abort(); stop = null; turns = []; put(send, W.send); said.replaceChildren(); fresh.hidden = true; text.focus(); });
   text.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit(); });
+  // Not by the form: that has a word to say against an empty text.
+  send.addEventListener("click", (event) => { if (stop) { event.preventDefault(); stop.abort(); } });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    if (stop) { stop.abort(); return; }
+    if (stop) return;
     turns.push({ role: "user", content: text.value });
     said.append(h("div", { class: "turn mine" }, text.value));
     text.value = ""; fresh.hidden = false;

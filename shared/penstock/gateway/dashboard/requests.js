@@ -29,8 +29,8 @@ export function live(requests) {
     const first = r.ttft_s == null ? "" : W.firstAfter(seconds(r.ttft_s)), count = r.completion_tokens == null ? W.pieces(made, rate) : W.made(made, rate);
     put(row.told, r.stage === "prefilling" && prefill ? W.prefill(prefill) : queue ? W.place(queue) : r.stage === "streaming" ? [count, first].filter(Boolean).join(" · ") : "");
     if (r.stage === "prefilling" && prefill) row.fill.value = prefill.processed / prefill.total;
-    else if (r.stage === "streaming") row.fill.removeAttribute("value");
-    else row.fill.value = 0;
+    else row.fill.value = r.stage === "streaming" ? 1 : 0;
+    row.fill.classList.toggle("read", r.stage === "streaming"); // the prompt is; nothing moves by itself, it would cost the model its cores
     row.fill.hidden = r.stage !== "prefilling" && r.stage !== "streaming";
   }
   const now = new Set(shown.map((r) => r.id));

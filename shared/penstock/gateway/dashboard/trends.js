@@ -31,7 +31,9 @@ export async function more(soon) {
   try {
     const got = await (await ask(`/penstock/history?since=${samples.at(-1)?.at ?? 0}`)).json();
     everyS = got.every_s;
-    samples = [...samples, ...got.samples].slice(-MOST_SAMPLES);
+    const known = new Map(samples.map((one) => [one.at, one]));
+    for (const one of got.samples) known.set(one.at, one); // also those that changed: tokens are counted when an answer ends
+    samples = [...known.values()].slice(-MOST_SAMPLES);
     soon();
   } catch { /* the stream tells when the gateway is away */ } finally { asking = false; }
 }

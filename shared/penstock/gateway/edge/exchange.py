@@ -188,6 +188,13 @@ class Exchange:
         return None if self.ended_s is None else self.ended_s - self.arrived_s
 
     @property
+    def answering_from_s(self) -> float:
+        """Since when its tokens were made, as far as that can be seen: from its first, or from when it was sent."""
+        if self.stream and self.first_token_s is not None:
+            return self.first_token_s
+        return self.arrived_s if self.sent_s is None else self.sent_s
+
+    @property
     def ttft_s(self) -> float | None:
         """Seconds from sending the attempt that was answered to its first token; None without one."""
         if self.first_token_s is None or self.sent_s is None:

@@ -25,6 +25,7 @@ from penstock.gateway.views.status import snapshot
 
 _KEEP_ALIVE_S = 15.0
 _SHORTEST_PAUSE_S = 0.1
+_BUNDLE_S = 0.1
 _STILL_HERE = b": still here\n\n"
 
 
@@ -61,8 +62,8 @@ def make_admin(runtime: Runtime, controls: Controls) -> FastAPI:
     async def events(
         request: Request, every_s: float = 0.0, quiet: bool = False
     ) -> StreamingResponse:
-        """One snapshot, then changes, as server-sent events; with `every_s` a snapshot at least as often, with
-        `quiet` snapshots only, and nothing while nothing changes."""
+        """One snapshot, then changes, as server-sent events, ten times a second at most; with `every_s` a snapshot at
+        least as often, with `quiet` snapshots only, and nothing while nothing changes."""
         return StreamingResponse(
             _events(runtime, request, every_s, quiet=quiet),
             media_type="text/event-stream",
@@ -151,6 +152,8 @@ async def _events(
     # `nan` and what is below the shortest are the shortest.
     pause_s = max(_SHORTEST_PAUSE_S, min(every_s, _KEEP_ALIVE_S)) if every_s else _KEEP_ALIVE_S
     due_s = _now() + pause_s
+    bundle_s = 0.0 if quiet else _BUNDLE_S
+    told_s = _now() - bundle_s
     try:
         yield _event("snapshot", snapshot(runtime, _now()))
         while not await request.is_disconnected():
@@ -161,19 +164,24 @@ async def _events(
                 due_s = _now() + pause_s
                 yield _event("snapshot", snapshot(runtime, _now())) if every_s else _STILL_HERE
                 continue
+            # Hundreds of requests a second would be as many pieces for both ends to handle.
+            await asyncio.sleep(max(0.0, told_s + bundle_s - _now()))
             # All that waits is told together: a snapshot is newer than every "changed" before it.
-            changed = False
+            changed, told = False, []
             while event is not None:
                 if event["event"] == "changed":
                     changed = True
                 else:
-                    yield _event(str(event["event"]), event)
+                    told.append(_event(str(event["event"]), event))
                 if queue.empty():
                     break
                 event = queue.get_nowait()
             if changed:
                 due_s = _now() + pause_s
-                yield _event("snapshot", snapshot(runtime, _now()))
+                told.append(_event("snapshot", snapshot(runtime, _now())))
+            if told:
+                yield b"".join(told)
+                told_s = _now()
             if event is None:
                 return
     finally:

@@ -22,8 +22,9 @@ from penstock.settings import Settings
 
 log = logging.getLogger("penstock.gateway")
 
-_MOST_EVENTS_WAITING = 256
+_MOST_EVENTS_WAITING = 1024
 _MOST_ACTS = 100
+_MOST_LATE = 20_000
 
 ActName = Literal[
     "paused", "resumed", "draining", "drained", "bypassed", "bypass_ended", "unloaded",
@@ -58,6 +59,11 @@ class Recorder:
     Args:
         settings: for the size of the ring and whether requests are logged.
         gauges: read when metrics are asked for.
+
+    Attributes:
+        pieces_ended: of all requests that have ended.
+        late: (tokens, from, to) for each that ended lately: what the server counted beyond the pieces it sent, and
+            the monotonic times between which it made them. Who reads it takes it away.
     """
 
     def __init__(self, settings: Settings, gauges: Callable[[], Iterable[Gauge]]) -> None:
@@ -65,7 +71,8 @@ class Recorder:
         self.log = RequestLog(facts, SINK.write)
         self.acts: deque[Act] = deque(maxlen=_MOST_ACTS)
         self._recent: OrderedDict[str, Exchange] = OrderedDict()
-        self.tokens_ended = 0
+        self.pieces_ended = 0
+        self.late: deque[tuple[int, float, float]] = deque(maxlen=_MOST_LATE)
         # {queue of events: whether it is told only that something changed}
         self._subscribers: dict[asyncio.Queue[dict[str, Any] | None], bool] = {}
         self.settings_changed(settings)
@@ -79,7 +86,10 @@ class Recorder:
     def finish(self, exchange: Exchange) -> None:
         """A request has ended."""
         self.metrics.request_ended(exchange)
-        self.tokens_ended += exchange.completion_tokens or exchange.chunks
+        self.pieces_ended += exchange.chunks
+        late = (exchange.completion_tokens or exchange.chunks) - exchange.chunks
+        if late and exchange.ended_s is not None:
+            self.late.append((late, exchange.answering_from_s, exchange.ended_s))
         if self._most_recent:
             recent = self._recent
             recent[exchange.id] = exchange
