@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import kube_parts
 from operators import Operator, account
-from penstock_operator.api.cluster import RESOURCES
+from penstock_operator.api.resources import RESOURCES
 from penstock_operator.localmodel.crd import crd
 from penstock_operator.localmodel.names import OURS
 

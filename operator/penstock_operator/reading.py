@@ -11,9 +11,9 @@ from penstock_operator.gateways.rollout import Patience
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
 from penstock_operator.reconcile import Read
 from penstock_operator.seen import Manifest, Seen
-from penstock_operator.sizing.fits_memory import Size
 from penstock_operator.sizing.size import sizing, weights_status
 from penstock_operator.status.conditions import Asked
+from penstock_operator.status.fits_memory import Size
 
 
 def read(body: Manifest) -> Read:

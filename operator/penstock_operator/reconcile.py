@@ -19,10 +19,9 @@ from penstock_operator.gateways import rollout
 from penstock_operator.gateways.rollout import Patience, Plan, Work
 from penstock_operator.localmodel.names import GATEWAY
 from penstock_operator.queueing.work_queue import Done
-from penstock_operator.seen import GatewayStatus, Key, Manifest, Refusal, Seen
+from penstock_operator.seen import GatewayStatus, Key, Manifest, Refusal, Seen, condition, is_ready
 from penstock_operator.status import conditions
 from penstock_operator.status.conditions import Asked
-from penstock_operator.status.failures import condition, is_ready
 from penstock_operator.status.stuck import look_again_s, stuck
 
 _log = logging.getLogger(__name__)

@@ -109,3 +109,19 @@ class Seen:
 def is_over(pod: Mapping[str, Any]) -> bool:
     """Nothing runs in it, and nothing ever will; it stays until somebody deletes it."""
     return (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+
+
+def condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Its condition of that type; empty when it has none."""
+    for one in (thing.get("status") or {}).get("conditions") or ():
+        if one.get("type") == kind:
+            found: Mapping[str, Any] = one
+            return found
+    return {}
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Its condition Ready is true, and it is not going away."""
+    if "deletionTimestamp" in pod.get("metadata", {}):
+        return False
+    return condition(pod, "Ready").get("status") == "True"

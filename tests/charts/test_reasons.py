@@ -51,7 +51,7 @@ def test_every_reason_is_documented_and_no_other() -> None:
     for name in (
         "status/conditions",
         "status/failures",
-        "sizing/fits_memory",
+        "status/fits_memory",
         "gateways/rollout",
         "status/stuck",
     ):

@@ -11,7 +11,7 @@ import pytest
 import kube_parts
 from kube_faults import FaultyApi
 from operators import Models, Operator, account, until
-from penstock_operator.watches.handlers import WATCHED
+from penstock_operator.api.resources import WATCHED
 
 pytestmark = pytest.mark.real
 MODELS = 20

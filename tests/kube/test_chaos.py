@@ -23,12 +23,12 @@ from kube_outage import Outage
 from operators import Models, Operator, account, until
 from penstock_operator.api.cache import Cache
 from penstock_operator.api.cluster import Cluster
+from penstock_operator.api.resources import WATCHED
 from penstock_operator.api.sweep import Sweep
 from penstock_operator.localmodel.crd import crd
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
 from penstock_operator.seen import Key, Manifest
-from penstock_operator.watches.handlers import WATCHED
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SMALLEST = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}

@@ -26,9 +26,9 @@ from penstock_operator.api.cluster import (
     NameTaken,
 )
 from penstock_operator.api.conflicts import Conflict, sentence, without
+from penstock_operator.api.resources import WATCHED
 from penstock_operator.localmodel.names import MODEL
 from penstock_operator.seen import Key, Manifest, Seen
-from penstock_operator.watches.handlers import WATCHED
 
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
 _SOON_S, _LATER_S = 60.0, 900.0  # when what is not watched is applied again, not ready and ready

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -25,6 +25,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from penstock.errors import PenstockError
 from penstock_operator.api.conflicts import Conflict, conflicts
+from penstock_operator.api.resources import RESOURCES
 from penstock_operator.gateways.pods import Way
 from penstock_operator.seen import Manifest
 
@@ -39,39 +40,6 @@ _LOOKS = "penstock-looks"  # owns nothing, ever
 _PAGE = 25
 _APPLY = "application/apply-patch+yaml"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-
-
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Where a kind lives in the API."""
-
-    group: str
-    version: str
-    plural: str
-
-    def path(self, namespace: str | None, name: str = "", part: str = "") -> str:
-        """The path of the collection, an object or a subresource; None for all namespaces."""
-        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-        rest = "".join(f"/{quote(one, safe='')}" for one in (name, part) if one)
-        return f"{root}{place}/{self.plural}{rest}"
-
-
-RESOURCES: Mapping[str, Resource] = {
-    "LocalModel": Resource("penstock.dev", "v1alpha1", "localmodels"),
-    "Deployment": Resource("apps", "v1", "deployments"),
-    "Service": Resource("", "v1", "services"),
-    "ConfigMap": Resource("", "v1", "configmaps"),
-    "Secret": Resource("", "v1", "secrets"),
-    "PersistentVolumeClaim": Resource("", "v1", "persistentvolumeclaims"),
-    "Pod": Resource("", "v1", "pods"),
-    "Event": Resource("events.k8s.io", "v1", "events"),
-    "PodDisruptionBudget": Resource("policy", "v1", "poddisruptionbudgets"),
-    "NetworkPolicy": Resource("networking.k8s.io", "v1", "networkpolicies"),
-    "ServiceMonitor": Resource("monitoring.coreos.com", "v1", "servicemonitors"),
-    "HTTPRoute": Resource("gateway.networking.k8s.io", "v1", "httproutes"),
-    "Lease": Resource("coordination.k8s.io", "v1", "leases"),
-}
 
 
 class ApiRefused(PenstockError):

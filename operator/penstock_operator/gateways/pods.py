@@ -19,8 +19,7 @@ from penstock.client import Client
 from penstock.errors import PenstockError
 from penstock_operator.gateways.rollout import LEASE_S, UPSTREAM, Work
 from penstock_operator.localmodel.names import COMPONENT, GATEWAY, PORT
-from penstock_operator.seen import GatewayStatus, Key, Manifest
-from penstock_operator.status.failures import is_ready
+from penstock_operator.seen import GatewayStatus, Key, Manifest, is_ready
 
 WITHIN_S = 2.0
 T = TypeVar("T")

@@ -23,8 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from penstock_operator.localmodel.names import GATEWAY, SERVER, TEMPLATE_HASH, children
-from penstock_operator.seen import Manifest, Seen
-from penstock_operator.status.failures import is_ready
+from penstock_operator.seen import Manifest, Seen, is_ready
 
 Step = Literal["Waiting", "Draining", "Replacing", "Starting", "GivenUp"]
 

@@ -26,6 +26,7 @@ from penstock.errors import PenstockError
 from penstock_operator.api.cache import Cache
 from penstock_operator.api.cluster import ApiRefused, Cluster
 from penstock_operator.api.preflight import missing
+from penstock_operator.api.resources import WATCHED
 from penstock_operator.api.sweep import Sweep
 from penstock_operator.gateways import tokens
 from penstock_operator.gateways.pods import Gateways, directly
@@ -37,7 +38,7 @@ from penstock_operator.queueing.work_queue import WorkQueue
 from penstock_operator.reading import read
 from penstock_operator.reconcile import Reconciler
 from penstock_operator.seen import Key, Manifest
-from penstock_operator.watches.handlers import WATCHED, Backoff
+from penstock_operator.watches.handlers import Backoff
 from penstock_operator.watches.watching import Watches
 
 _log = logging.getLogger(__name__)

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 from penstock_operator.gateways.rollout import WORRYING, Rollout
-from penstock_operator.seen import Seen, is_over
-from penstock_operator.sizing.fits_memory import Size, too_small
-from penstock_operator.status.failures import FOR_A_PERSON, Failure, failures, is_ready
+from penstock_operator.seen import Seen, is_over, is_ready
+from penstock_operator.status.failures import FOR_A_PERSON, Failure, failures
+from penstock_operator.status.fits_memory import Size, too_small
 from penstock_operator.status.measured import performance, tuning
 from penstock_operator.status.stuck import BINDS_WITHIN_S, not_made, not_started
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from penstock_operator.seen import Manifest
+from penstock_operator.seen import Manifest, condition, is_ready
 
 _IMAGE = {
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull",
@@ -81,13 +81,6 @@ def failures(component: str, pods: Iterable[Manifest]) -> Iterator[Failure]:
         found = _of_pod(component, pod)
         if found is not None:
             yield found
-
-
-def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Its condition Ready is true, and it is not going away."""
-    if "deletionTimestamp" in pod.get("metadata", {}):
-        return False
-    return condition(pod, "Ready").get("status") == "True"
 
 
 def _of_pod(component: str, pod: Manifest) -> Failure | None:
@@ -173,12 +166,3 @@ def _told(message: str) -> tuple[str, str] | None:
     reason = _FETCH[said] if said in _FETCH else "DownloadFailed"  # noqa: SIM401 - a test reads reasons here
     advice = _ADVICE.get(reason, "It is tried again.")
     return reason, f"{value['message']} {advice}"
-
-
-def condition(thing: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
-    """Its condition of that type; empty when it has none."""
-    for one in (thing.get("status") or {}).get("conditions") or ():
-        if one.get("type") == kind:
-            found: Mapping[str, Any] = one
-            return found
-    return {}

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from penstock_operator.seen import Manifest
-from penstock_operator.status.failures import Failure, condition, is_ready
+from penstock_operator.seen import Manifest, condition, is_ready
+from penstock_operator.status.failures import Failure
 
 _STARTS_WITHIN_S = 30.0
 BINDS_WITHIN_S = 60.0

@@ -14,13 +14,9 @@ from typing import Any
 
 import kopf
 
-from penstock_operator.api.cluster import RESOURCES, Access
+from penstock_operator.api.cluster import Access
+from penstock_operator.api.resources import RESOURCES, WATCHED
 from penstock_operator.localmodel.names import OURS
-
-WATCHED = (
-    "LocalModel", "Deployment", "Service", "ConfigMap", "PersistentVolumeClaim",
-    "PodDisruptionBudget", "NetworkPolicy", "Pod",
-)  # fmt: skip
 
 Tell = Callable[[str | None, Mapping[str, Any]], None]
 """Is told the type of an event (None: part of a listing) and the object."""

@@ -16,7 +16,8 @@ from typing import Any
 import kopf
 
 from penstock_operator.api.cluster import Access
-from penstock_operator.watches.handlers import WATCHED, Backoff, Tell, registry
+from penstock_operator.api.resources import WATCHED
+from penstock_operator.watches.handlers import Backoff, Tell, registry
 
 _log = logging.getLogger(__name__)
 
