@@ -37,6 +37,9 @@ class Outage:
             operator.wait_leads()
             models.settled("before")
             models.settled("doomed")
+        self._doomed = {
+            models.namespace: _uids(models) for models in (self.refused, self.unavailable)
+        }
         self._long_s = long_s
         self.health: list[tuple[int, str]] = []
         self.failure: BaseException | None = None
@@ -76,21 +79,24 @@ class Outage:
         The same processes have found out what happened meanwhile; the seconds that it took from the return on.
 
         The children of what was deleted are collected by Kubernetes' controllers, which wait between attempts of their
-        own; that is checked, and not counted.
+        own, for minutes after a long outage. An operator is to know that it is gone, and to make none again.
         """
         began = time.monotonic()
         assert self.health == [(200, "ok\n")] * 2, self.health
-        both = (self.refused, self.unavailable)
-        for operator, models in zip(self.operators, both, strict=True):
+        for operator, models in zip(self.operators, (self.refused, self.unavailable), strict=True):
             try:
                 models.settled("after")
-                until(lambda one=models: len(one.children("before")) == 5, "the ConfigMap")
+                until(lambda one=models: len(one.children("before")) == 5, "the ConfigMap that was deleted")  # fmt: skip
+                until(lambda one=operator: one.metric("models") == 2.0, "the model that is gone")
             except AssertionError as exc:
                 exc.add_note(operator.log[-4000:])
                 raise
-        took = time.monotonic() - began
-        for operator, models in zip(self.operators, both, strict=True):
-            until(lambda one=models: not one.children("doomed"), "the end of the children", 120.0 + self._long_s)  # fmt: skip
+            assert _uids(models) <= self._doomed[models.namespace], "made again without an owner"
             assert operator.process.poll() is None, operator.log
             assert operator.metric("leads") == 1.0
-        return took
+        return time.monotonic() - began
+
+
+def _uids(models: Models) -> set[str]:
+    """Of the children of what is deleted meanwhile."""
+    return {one["metadata"]["uid"] for one in models.children("doomed").values()}
