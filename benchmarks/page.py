@@ -42,7 +42,7 @@ from rawserver import CHUNKED_HEAD, Peer, Received, chunk
 from scripted import Script, ScriptedLlama, delta, event
 
 RATE, PAINTS, SLOTS = 300.0, 20, 32
-WITHOUT_SHARE = 0.25
+MOST_CONNECTIONS, WITHOUT_SHARE = 128, 0.25
 MOST_LONG_SHARE, MOST_STYLES_A_SECOND, MOST_NODES = 0.05, 15, 6_000
 SHOWN_WITHIN_S = 10.0
 FOLDER = ROOT / "shared" / "penstock" / "gateway" / "dashboard"
@@ -149,7 +149,8 @@ class QuickLlama(ScriptedLlama):
 @dataclass(slots=True)
 class Load:
     """
-    Chats at a rate that waits for no answer, over connections that stay.
+    Chats at a rate that waits for no answer, over connections that stay. When the machine stops for a moment those
+    that are due wait here for one.
 
     Attributes:
         asked, answered: how many so far.
@@ -161,6 +162,7 @@ class Load:
     answered: int = 0
     _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _free: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_CONNECTIONS))
 
     async def go(self, seconds: float) -> None:
         """For so long, and until all are answered."""
@@ -176,6 +178,10 @@ class Load:
         await asyncio.gather(*self._running)
 
     async def _ask(self, text: str) -> None:
+        async with self._free:
+            await self._ask_now(text)
+
+    async def _ask_now(self, text: str) -> None:
         body = b'{"model": "m", "stream": true, "messages": [{"role": "user", "content": "%b"}]}' % text.encode()  # fmt: skip
         whole = (
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"

@@ -25,7 +25,7 @@ export const WORDS = {
   overall: { none: "No server yet", ok: "All is well", starting: "Starting", degraded: "Not every server can be reached", error: "No server can be reached", draining: "Ending" },
   running: "Running", queued: "Waiting", limit: "Limit", speedNote: "all answers together", chart: "chart", now: "now", requests: (count) => many(count, "request", "requests"), full: (share) => `${n(share)} % full`, newcomer: (s) => `a new one waits ${s}`, heldNote: "held",
   tile: { running: "Running", waiting: "Waiting", speed: "Tokens per second", first: "To first token", failed: "Failed", memory: "Memory" },
-  ofLimit: (limit) => (limit ? `of ${n(limit)} at a time` : ""), failedOf: "since the start", median: "median of recent requests",
+  ofLimit: (limit) => (limit ? `of ${n(limit)} at a time` : ""), failedOf: "since the start", median: "recent median",
   memory: "Memory", gpu: "GPU", busy: (share) => `${share} busy`, calm: { calm: "room enough", pressure: "getting short", heavy: "short" },
   used: (used, total) => `${used} of ${total}`, noMemory: "Not measured here.",
   load: (c) => `${n(c.in_flight)} running`, waits: (c) => `${n(c.queued + c.held)} waiting`,
