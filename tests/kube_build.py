@@ -21,7 +21,9 @@ from pathlib import Path
 
 import parts
 
-KUBERNETES = os.environ.get("PENSTOCK_TEST_KUBERNETES") or "1.37.2"  # an older one is for a run by hand
+KUBERNETES = (
+    os.environ.get("PENSTOCK_TEST_KUBERNETES") or "1.37.2"
+)  # an older one is for a run by hand
 _STAMPED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 _RECIPE = "1"  # raise it when the way of building changes: the programs are then built anew
 

@@ -406,3 +406,14 @@ def test_a_gateway_that_was_killed_comes_back_only_where_a_tray_started_it(stage
             assert await _unchecked(panel, "Penstock on")
 
     on_panel(stage, play)
+
+
+def test_without_a_desktop_it_says_so_and_ends(person: Person) -> None:
+    """Nothing could ever be shown where there is neither bus nor display; no gateway is started either."""
+    told = person.run(
+        "penstock", "tray", DBUS_SESSION_BUS_ADDRESS="unix:path=/nowhere/bus", DISPLAY=""
+    )
+    assert told.returncode == 1
+    assert "There is no desktop session here" in told.stderr
+    assert "penstock serve" in told.stderr
+    assert person.run("penstock", "status").returncode != 0

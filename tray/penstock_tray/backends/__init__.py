@@ -10,8 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.errors import PenstockError
 from penstock_tray.icon_state import IconState
 from penstock_tray.menu import Item
+
+
+class NoDesktop(PenstockError):
+    """There is no desktop that could ever show an icon."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,12 @@ class Calls:
 
 
 class Backend(Protocol):
-    """One owner: `start`, `show` and `stop` are called in the event loop."""
+    """
+    One owner: `start`, `show` and `stop` are called in the event loop.
+
+    Raises:
+        NoDesktop: by `start`.
+    """
 
     async def start(self) -> None:
         """Show what `show` was given last, as soon as there is a place for it."""

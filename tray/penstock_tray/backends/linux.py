@@ -13,7 +13,7 @@ import os
 import sys
 from functools import partial
 
-from penstock_tray.backends import Calls, Look
+from penstock_tray.backends import Calls, Look, NoDesktop
 from penstock_tray.drawing import pixmaps
 from penstock_tray.icon_state import IconState
 
@@ -46,9 +46,10 @@ class LinuxBackend:
             self._has_bus = True
         except (OSError, ValueError, EOFError) as exc:
             if not os.environ.get("DISPLAY"):
-                self._calls.hidden(
-                    f"There is no desktop session here ({exc}): no bus and no display."
-                )
+                raise NoDesktop(
+                    f"There is no desktop session here, neither a session bus ({exc}) nor a display, so nothing can be "
+                    "shown. `penstock serve` runs the gateway without an icon."
+                ) from exc
         self._search = asyncio.create_task(self._search_old_panel())
 
     def show(self, look: Look) -> None:
