@@ -17,7 +17,7 @@ import kube_parts
 import parts
 
 CHART = kube_images.ROOT / "charts" / "penstock"
-NAMESPACE = "penstock-system"
+NAMESPACE = "penstock"
 RELEASE = "penstock"
 LIBRARY = "http://library.library.svc.cluster.local"
 

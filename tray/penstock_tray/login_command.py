@@ -21,7 +21,7 @@ _TELLS = {
 @click.group(invoke_without_command=True)
 @click.pass_context
 def login(ctx: click.Context) -> int:
-    """Start Penstock when you log in. Off unless you switch it on; without ON or OFF it says what is so."""
+    """Start Penstock when you log in. Off unless you switch it on; by itself it says what is so."""
     if ctx.invoked_subcommand is None:
         click.echo(_TELLS[entries.entry().state()])
     return 0

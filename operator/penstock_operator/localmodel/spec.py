@@ -148,7 +148,7 @@ class Tuning(Part):
 
     context_length: int | None = option(
         None,
-        effect="Tokens of prompt and answer of one request. Default: what the engine fits; 8192 for LlamaCpp on CPU.",
+        effect="Tokens of prompt and answer of one request. Default: what the engine fits; on CPU LlamaCpp gets what the memory limit holds, up to 32768, and 8192 without a limit.",
         ge=256,
         le=10_000_000,
     )

@@ -11,7 +11,7 @@ export const WORDS = {
   connectIt: "Connect a client", failedWhy: "Why it failed",
   away: "The gateway does not answer. Trying again.",
   readOnly: "Looking is all this page may do. To switch something, open it with: penstock open",
-  needsKey: "This gateway shows itself only to who has a key. Run penstock open on its machine, or enter a client key.",
+  needsKey: "This gateway shows itself only to who has a key. Run penstock open where it runs (in a cluster: kubectl exec deployment/NAME -- penstock open --print), or enter a client key, if it has any.",
   key: "Client key", show: "Show", close: "Close",
   pause: "Pause", resume: "Resume", drain: "Drain", bypassOn: "Pass through unchanged", bypassOff: "Tune requests again",
   probe: "Look again", forget: "Forget", unload: (model) => `Unload ${model}`, more: "More", add: "Add server", address: "Address of a server, for example http://192.168.1.20:8080",

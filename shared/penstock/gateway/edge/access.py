@@ -89,13 +89,14 @@ def decide_access(
         raise RequestError(
             ErrorCode.ADMIN_TOKEN_REQUIRED,
             "The admin token is not this gateway's.",
-            hint="It changes at each start; `penstock` finds it by itself.",
+            hint="It changes at each start, and `penstock` finds it by itself; one from listen.admin_token_file stays. "
+            "That of a LocalModel is in the Secret NAME-admin.",
         )
     if route.kind == "health":
         if route.upstream_path == "/metrics" and not (
             rules.only_loopback or rules.metrics_open or is_admin or ours
         ):
-            raise _unauthorized("/metrics")
+            raise _unauthorized("/metrics", rules)
         return access
     if route.kind == "admin":
         if method == "GET" and _is_page(route.upstream_path):
@@ -103,10 +104,10 @@ def decide_access(
         if not is_admin and (method not in ("GET", "HEAD") or route.upstream_path == _LOG):
             raise _admin(route.upstream_path)
         if not (rules.only_loopback or is_admin or ours):
-            raise _unauthorized(route.upstream_path)
+            raise _unauthorized(route.upstream_path, rules)
         return access
     if rules.client_keys and not ours and not is_admin:
-        raise _unauthorized(route.upstream_path)
+        raise _unauthorized(route.upstream_path, rules)
     if route.kind == "change" and not is_admin:
         raise _admin(route.upstream_path)
     if route.kind == "generate":
@@ -233,7 +234,13 @@ def _client(headers: Mapping[str, str], keys: Mapping[str, str]) -> tuple[str, b
     return found or "anonymous", found is not None
 
 
-def _unauthorized(path: str) -> RequestError:
+def _unauthorized(path: str, rules: AccessRules) -> RequestError:
+    if not rules.client_keys:
+        return RequestError(
+            ErrorCode.UNAUTHORIZED,
+            f"{path} is told only to who runs this gateway, which has no client keys.",
+            hint="Run `penstock open` where the gateway runs, or send its admin token as `penstock-admin-token`.",
+        )
     return RequestError(
         ErrorCode.UNAUTHORIZED,
         f"{path} needs a client key of this gateway.",

@@ -34,6 +34,11 @@ ActName = Literal[
     "member_found", "member_gone",
 ]  # fmt: skip
 """What the gateway does to an upstream by itself or because somebody told it to."""
+_ORDINARY: frozenset[ActName] = frozenset(
+    {"resumed", "drained", "bypass_ended", "upstream_added", "upstream_forgotten", "breaker_closed",
+     "server_started", "server_ready", "member_found"}
+)  # fmt: skip
+"""Nothing that somebody has to look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,8 @@ class Recorder:
         done = Act(round(time.time(), 3), upstream, act, why)
         self.acts.append(done)
         self.metrics.count("penstock_acts", (upstream, act))
-        log.warning("%s", act, extra={"penstock": {"upstream": upstream, "why": why}})
+        level = logging.INFO if act in _ORDINARY else logging.WARNING
+        log.log(level, "%s", act, extra={"penstock": {"upstream": upstream, "why": why}})
         if self._subscribers:
             self.publish({"event": "act", **asdict(done)})
             self.changed()
