@@ -13,7 +13,7 @@ import kube_parts
 from operators import Models, Operator, account, until
 
 pytestmark = pytest.mark.real
-SMALLEST = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
+SMALLEST = {"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
 ITS_CHILDREN = {
     "Deployment/m", "Deployment/m-server", "Service/m", "Service/m-server", "ConfigMap/m-gateway",
     "Secret/m-admin", "PersistentVolumeClaim/m-weights", "NetworkPolicy/m", "NetworkPolicy/m-server",

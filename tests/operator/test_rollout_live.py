@@ -59,7 +59,7 @@ class Machine:
         there = self.cluster.objects.get(("LocalModel", *KEY), {})
         about = dict(there.get("metadata") or {"name": "m", "namespace": "n"})
         about["generation"] = int(about.get("generation", 0)) + 1
-        spec = {"model": {"uri": "hf://a/b.gguf"}, "tuning": {"contextLength": context}}
+        spec = {"model": {"uri": "hf://a/b/b.gguf"}, "tuning": {"contextLength": context}}
         kind = {"apiVersion": "penstock.dev/v1alpha1", "kind": "LocalModel"}
         self.cache.heard(self.cluster.put({**there, **kind, "metadata": about, "spec": spec}))
 
