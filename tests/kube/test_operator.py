@@ -214,7 +214,9 @@ def test_what_is_not_ours_stays_and_what_is_refused_is_told(models: Models) -> N
         found = models.condition("m", "Applied")["message"]
         return str(found) if "PersistentVolumeClaim m-weights" in found else ""
 
-    assert "could not be applied" in until(refused, "the refusal of the claim's new modes")
+    told = until(refused, "the refusal of the claim's new modes")
+    assert "The API server refused the PersistentVolumeClaim m-weights: spec" in told
+    assert "PATCH" not in told
     assert {"Deployment/m", "Service/m"} <= set(models.children("m")), "their names are free"
     models.server.kubectl("delete", "lm", "m", "-n", models.namespace)
     until(lambda: not models.children("m"), "the end of the children")

@@ -50,15 +50,17 @@ def test_a_refused_child_holds_up_neither_the_others_nor_the_status(
     """The claim comes first: all others are made, the status has the API server's words, and then it is a failure."""
     world = World()
     key = world.model(SMALLEST)
-    refusing(world, "PersistentVolumeClaim", ApiRefused("forbidden: too big", status, "No"))
+    call = "The API server refused PATCH /api/v1/namespaces/n: "
+    said = 'persistentvolumeclaims "m-weights" is forbidden: too big'
+    refusing(world, "PersistentVolumeClaim", ApiRefused(call + said, status, "No", said))
     for _ in range(2):
         with pytest.raises(ApiRefused, match="too big"):
             asyncio.run(world.reconcile(key))
     assert ("Deployment", "m-server") in world.cluster.applied
     for kind in ("Applied", "Ready"):
         assert condition(world, kind)["reason"] == "Refused"
-        assert "PersistentVolumeClaim m-weights" in condition(world, kind)["message"]
-        assert "too big" in condition(world, kind)["message"]
+        told = "The API server refused the PersistentVolumeClaim m-weights: too big."
+        assert condition(world, kind)["message"] == told
     assert bool(condition(world, "Stalled")) is stalled
     assert [(one["type"], one["reason"]) for one in world.cluster.events] == [("Warning", "Refused")]  # fmt: skip
 
