@@ -247,6 +247,8 @@ def test_a_gateway_is_given_the_time_that_its_answers_have():
         pytest.param({"model": {"uri": "s3://a"}}, "spec.model.uri", id="unknown scheme"),
         pytest.param({"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}}, "gpuLayers", id="a switch the engine lacks"),
         pytest.param({}, "spec.model.uri", id="nothing to serve"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "resources": {"limits": {"memory": "plenty"}}}, r"^spec\.resources\.limits\.memory: this is no quantity", id="no quantity"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"size": "big"}}, r"^spec\.cache\.size: this is no quantity", id="no size"),
         pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell", id="no engine"),
         pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "gateway": {"settings": {"limits": {"window": 1}}}}, "the operator decides", id="window"),
     ],
