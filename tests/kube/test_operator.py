@@ -271,7 +271,10 @@ def test_a_missing_secret_is_named_and_forgotten_once_it_is_there(models: Models
 
     found = until(failure, "the failure")
     assert found["reason"] == "CredentialsMissing"
-    assert 'secret "keys" not found' in found["message"]
+    assert (
+        found["message"]
+        == "The Secret keys (spec.gateway.keysSecretRef) does not exist; make it and the gateway starts."
+    )
     assert models.condition("m", "Stalled")["status"] == "True"
     models.play_ready("m")
     until(lambda: models.condition("m", "Ready").get("status") == "True", "Ready")
