@@ -296,6 +296,10 @@ def test_a_claim_that_does_not_exist_is_told_at_once() -> None:
         said = unscheduled(f'persistentvolumeclaim "{name}" not found')
         status = conditions.status(read(body).asked, seen(said, now=at))
         assert of(status, "Ready")["reason"] == reason
+    body = {"metadata": {"namespace": "team", "name": "qwen"}, "spec": {"model": {"uri": "pvc://models/a.gguf"}}}  # fmt: skip
+    unbound = unscheduled("pod has unbound immediate PersistentVolumeClaims")
+    status = conditions.status(read(body).asked, seen(unbound, now=at))
+    assert of(status, "Ready")["message"] == "No pod of the server has a node yet."
 
 
 def test_a_server_whose_weights_are_on_their_way_waits_for_them() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from penstock_operator.gateways.rollout import WORRYING, Rollout
 from penstock_operator.localmodel.references import References
-from penstock_operator.seen import Seen, is_over, is_ready
+from penstock_operator.seen import Seen, condition, is_over, is_ready
 from penstock_operator.sentences import answering
 from penstock_operator.status.failures import FOR_A_PERSON, Failure
 from penstock_operator.status.fits_memory import Size, too_small
@@ -274,10 +274,13 @@ def _server(
         return Condition("ServerReady", "False", failure.reason, failure.message)
     if rollout is not None and rollout.goes_on:
         return Condition("ServerReady", "False", rollout.reason, rollout.message)
-    if not any(seen.live_pods("server")):
+    pods = list(seen.live_pods("server"))
+    if not pods:
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
     if not ready and cached is not None and cached.status == "False":
         return Condition("ServerReady", "False", cached.reason, "The server waits for its weights.")
+    if all(condition(pod, "PodScheduled").get("status") == "False" for pod in pods):
+        return Condition("ServerReady", "False", "Pending", "No pod of the server has a node yet.")
     told = _answering(ready, asked.server_replicas)
     return Condition("ServerReady", "False", "Loading", f"The model is being loaded: {told}")
 
