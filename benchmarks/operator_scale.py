@@ -42,7 +42,7 @@ CHILD_KINDS = "deployments,services,configmaps,pvc,pdb,networkpolicies,secrets"
 AT_A_TIME = 8
 CHANGES = 40
 IDLE_S = 60.0
-SPEC = {"model": {"uri": "hf://a/b.gguf"}}
+SPEC = {"model": {"uri": "hf://a/b/b.gguf"}}
 
 
 def say(text: str) -> None:

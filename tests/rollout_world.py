@@ -25,7 +25,7 @@ from penstock_operator.seen import GatewayStatus, Key
 
 STEP_S = 0.5
 KEY = Key("n", "m")
-SPEC: dict[str, Any] = {"model": {"uri": "hf://a/b.gguf"}, "rollout": {"idleTimeoutSeconds": 60}}
+SPEC: dict[str, Any] = {"model": {"uri": "hf://a/b/b.gguf"}, "rollout": {"idleTimeoutSeconds": 60}}
 
 
 class Killed(Exception):

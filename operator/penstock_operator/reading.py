@@ -6,9 +6,11 @@ from functools import partial
 
 from penstock_operator.desired import desired
 from penstock_operator.desired.gateway import drain_s
-from penstock_operator.desired.weights import weights
+from penstock_operator.desired.weights import has_claim, weights
 from penstock_operator.gateways.rollout import Patience
+from penstock_operator.localmodel.names import children
 from penstock_operator.localmodel.parsing import InvalidSpec, LocalModel, parse
+from penstock_operator.localmodel.references import references
 from penstock_operator.reconcile import Read
 from penstock_operator.seen import Manifest, Seen
 from penstock_operator.sizing.size import sizing, weights_status
@@ -75,6 +77,7 @@ def _asked(model: LocalModel) -> Asked:
         route=spec.expose.http_route is not None,
         monitor=spec.monitoring.service_monitor,
         access=_access(model),
+        names=references(model, claim=children(model.name).weights if has_claim(model) else ""),
     )
 
 

@@ -20,6 +20,7 @@ from penstock_operator.gateways.rollout import Patience, Plan, Work
 from penstock_operator.localmodel.names import GATEWAY
 from penstock_operator.queueing.work_queue import Done
 from penstock_operator.seen import GatewayStatus, Key, Manifest, Refusal, Seen, condition, is_ready
+from penstock_operator.sentences import ended, refusal
 from penstock_operator.status import conditions
 from penstock_operator.status.conditions import Asked
 from penstock_operator.status.stuck import look_again_s, stuck
@@ -133,8 +134,8 @@ class Reconciler:
             return read.children(seen)
         except Exception as exc:  # noqa: BLE001 - a fault of ours, and the status must not stay silent about it
             _log.exception("%s: what it needs could not be thought out.", key)
-            said = f"What the model needs could not be thought out, nothing was changed: {exc or type(exc).__name__}"
-            failed[Refusal(said)] = exc
+            said = f"What the model needs could not be thought out, nothing was changed: {str(exc) or type(exc).__name__}"
+            failed[Refusal(ended(said))] = exc
             return None
 
     async def _apply(
@@ -147,8 +148,8 @@ class Reconciler:
             taken = isinstance(exc, NameTaken)
             if not taken and not _concerns_the_child(exc):
                 raise
-            at = f"{manifest['kind']} {manifest['metadata']['name']}"
-            said = str(exc) if taken else f"The {at} could not be applied. {exc}"
+            at = str(manifest["kind"]), str(manifest["metadata"]["name"])
+            said = str(exc) if taken else refusal(*at, exc.said)
             failed[Refusal(said, taken, lasting=taken or exc.status == 422)] = exc
 
     async def _plan(self, key: Key, read: Read, wanted: list[Manifest], seen: Seen) -> Plan:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 import golden
@@ -39,6 +42,17 @@ def test_the_chart_renders_what_was_reviewed(name: str, program: str) -> None:
     """Nothing that the chart makes changes unseen, and both Helms make the same."""
     found = rendered(*COMMON, *VALUES[name], program=program)
     golden.check(HERE / f"{name}.yaml", [found[at] for at in sorted(found)])
+
+
+def test_the_test_pod_says_which_name_nobody_knows() -> None:
+    """`helm test` for a model that is not there is answered by its name, not by a number of an error."""
+    made = yaml.safe_load_all((HERE / "everything.yaml").read_text("utf-8"))
+    (pod,) = [one for one in made if one["kind"] == "Pod"]
+    script = pod["spec"]["containers"][0]["command"][-1]
+    env = {"URL": "http://m.models.invalid/v1", "MODEL": "m", "RES_OPTIONS": "timeout:1 attempts:1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)  # fmt: skip
+    told = "cannot be reached: the name m.models.invalid could not be resolved"
+    assert (done.returncode, told in done.stderr, "Errno" in done.stderr) == (1, True, False)
 
 
 @pytest.mark.parametrize("program", HELMS)

@@ -25,7 +25,7 @@ def test_a_new_model_costs_little_and_a_settled_one_nothing(
     """At most children + 4 calls for each of some models that come at once; then only the lease and the watches."""
     models = Models(cluster, cluster.namespace())
     place = models.namespace
-    spec = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
     items = [
         {**models.body(f"m-{one}", spec), "metadata": {"name": f"m-{one}", "namespace": place}}
         for one in range(MODELS)

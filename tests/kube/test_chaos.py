@@ -31,7 +31,7 @@ from penstock_operator.reconcile import Reconciler
 from penstock_operator.seen import Key, Manifest
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-SMALLEST = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
+SMALLEST = {"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
 OUTAGE_S = 90.0
 
 

@@ -98,7 +98,7 @@ SPECS = [
         id="external with a key",
     ),
     pytest.param(
-        {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Retain"}, "suspend": True},
+        {"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"retentionPolicy": "Retain"}, "suspend": True},
         id="suspended and retained",
     ),
 ]  # fmt: skip
@@ -153,7 +153,7 @@ def test_a_second_apply_changes_nothing_and_deletion_takes_all(
     cluster: kube_parts.ApiServer, namespace: str
 ) -> None:
     """Children applied again keep their resource version; they go with their LocalModel."""
-    made = children(cluster, namespace, {"model": {"uri": "hf://a/b.gguf"}}, "twice")
+    made = children(cluster, namespace, {"model": {"uri": "hf://a/b/b.gguf"}}, "twice")
     settled = [one for one in made if one["kind"] not in ("Deployment", "PersistentVolumeClaim")]
     whole = {"apiVersion": "v1", "kind": "List", "items": settled}
     cluster.apply(whole, manager="penstock")

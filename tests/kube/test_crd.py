@@ -12,7 +12,7 @@ import yaml
 import kube_parts
 from penstock_operator.localmodel.crd import crd
 from penstock_operator.localmodel.parsing import InvalidSpec, parse
-from penstock_operator.localmodel.rules import RULES
+from penstock_operator.localmodel.rules import RULES, WRITTEN
 
 pytestmark = pytest.mark.real
 EXAMPLES = sorted((Path(__file__).parents[2] / "charts/penstock/examples").glob("*.yaml"))
@@ -336,6 +336,16 @@ REFUSED = [
         'spec.model.uri: Invalid value: "s3://bucket/file.gguf": weights are at hf://, https://, pvc://, oci:// or ollama://',
         id="unknown scheme",
     ),
+    pytest.param(
+        {"model": {"uri": "hf://a"}},
+        "the address is not complete: hf://OWNER/REPOSITORY/FILE",
+        id="no repository",
+    ),
+    pytest.param(
+        {"model": {"uri": "hf://a/b-gguf"}},
+        "LlamaCpp loads a file: give hf://OWNER/REPOSITORY/FILE",
+        id="no file",
+    ),
     pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell the engine", id="no engine"),
     pytest.param(
         {"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}},
@@ -357,7 +367,19 @@ REFUSED = [
         id="a checksum that nobody compares",
     ),
     pytest.param(
-        {"model": {**GGUF, "sha256": "short"}}, "spec.model.sha256", id="no checksum of this kind"
+        {"model": {**GGUF, "sha256": "short"}},
+        "a SHA-256 has 64 digits",
+        id="no checksum of this kind",
+    ),
+    pytest.param(
+        {"runtime": {"type": "External", "external": {"url": "models:8000"}}},
+        "the address of a server begins with http:// or https://",
+        id="no address of a server",
+    ),
+    pytest.param(
+        {"model": {**GGUF, "mirror": "hub.example.com"}},
+        "a mirror is an address that begins with https:// or http://",
+        id="no address of a mirror",
     ),
     pytest.param(
         {"model": GGUF, "runtime": {"type": "Triton"}},
@@ -418,8 +440,9 @@ def test_the_operator_refuses_what_admission_refuses(spec: dict[str, Any], told:
     """An object that is older than a rule is refused by the operator's own reading too, in the rule's words."""
     with pytest.raises(InvalidSpec) as refused:
         parse(localmodel(spec))
-    if any(told in rule.sentence for rule in RULES):
+    if any(told in one for one in (*(rule.sentence for rule in RULES), *WRITTEN.values())):
         assert told in str(refused.value)
+    assert "pattern" not in str(refused.value)
 
 
 def test_every_rule_has_a_row() -> None:
@@ -433,6 +456,17 @@ def test_a_long_name_is_refused(cluster: kube_parts.ApiServer, namespace: str) -
     tried(cluster, namespace, localmodel({"model": GGUF}, "m" * 40))
     with pytest.raises(kube_parts.Refused, match="the name has at most 40 characters"):
         tried(cluster, namespace, localmodel({"model": GGUF}, "m" * 41))
+
+
+@pytest.mark.parametrize("name", ["qwen3.6", "3b"])
+def test_a_name_that_no_service_can_have_is_refused(
+    cluster: kube_parts.ApiServer, namespace: str, name: str
+) -> None:
+    """Services are called after the model, so the operator and admission refuse it in the same words, with an example."""
+    with pytest.raises(kube_parts.Refused, match=r"begins with a letter .* qwen3-6"):
+        tried(cluster, namespace, localmodel({"model": GGUF}, name))
+    with pytest.raises(InvalidSpec, match=r"^metadata\.name: the name begins with a letter"):
+        parse(localmodel({"model": GGUF}, name))
 
 
 def test_a_misspelt_field_is_refused_by_plain_apply_too(

@@ -13,7 +13,7 @@ import kube_parts
 from operators import Models, Operator, account, until
 
 pytestmark = pytest.mark.real
-SMALLEST = {"model": {"uri": "hf://a/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
+SMALLEST = {"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"retentionPolicy": "Delete"}}
 ITS_CHILDREN = {
     "Deployment/m", "Deployment/m-server", "Service/m", "Service/m-server", "ConfigMap/m-gateway",
     "Secret/m-admin", "PersistentVolumeClaim/m-weights", "NetworkPolicy/m", "NetworkPolicy/m-server",
@@ -214,7 +214,9 @@ def test_what_is_not_ours_stays_and_what_is_refused_is_told(models: Models) -> N
         found = models.condition("m", "Applied")["message"]
         return str(found) if "PersistentVolumeClaim m-weights" in found else ""
 
-    assert "could not be applied" in until(refused, "the refusal of the claim's new modes")
+    told = until(refused, "the refusal of the claim's new modes")
+    assert "The API server refused the PersistentVolumeClaim m-weights: spec" in told
+    assert "PATCH" not in told
     assert {"Deployment/m", "Service/m"} <= set(models.children("m")), "their names are free"
     models.server.kubectl("delete", "lm", "m", "-n", models.namespace)
     until(lambda: not models.children("m"), "the end of the children")
@@ -269,7 +271,10 @@ def test_a_missing_secret_is_named_and_forgotten_once_it_is_there(models: Models
 
     found = until(failure, "the failure")
     assert found["reason"] == "CredentialsMissing"
-    assert 'secret "keys" not found' in found["message"]
+    assert (
+        found["message"]
+        == "The Secret keys (spec.gateway.keysSecretRef) does not exist; make it and the gateway starts."
+    )
     assert models.condition("m", "Stalled")["status"] == "True"
     models.play_ready("m")
     until(lambda: models.condition("m", "Ready").get("status") == "True", "Ready")

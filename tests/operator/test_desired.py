@@ -48,7 +48,7 @@ def test_an_example_becomes_restricted_pods(path):
 
 def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
     """Another image of the operator leaves a running server as it is, until its spec changes too."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     before = children(spec)
     upgraded = replace(SEEN, operator_image="penstock:2", children=before)
     assert children(spec, upgraded)["Deployment", "m-server"] == before["Deployment", "m-server"]
@@ -60,7 +60,7 @@ def test_an_operator_upgrade_restarts_no_server_and_rolls_gateways():
 
 def test_a_release_that_writes_pods_in_another_way_restarts_no_server():
     """What runs stays as it is until something else is asked for; a drift from it is still put right."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     before = children(spec)
     older = copy.deepcopy(before)
     template = older["Deployment", "m-server"]["spec"]["template"]
@@ -87,7 +87,7 @@ def compact(template):
 @pytest.mark.parametrize("release", ["penstock:1", "penstock:2"])
 def test_what_others_changed_of_a_running_server_is_put_right(release):
     """An image of `kubectl set image` is not adopted, nor what was injected when a release writes pods anew."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     before = children(spec)["Deployment", "m-server"]
     for written in ("this", "another"):
         wanted = copy.deepcopy(before)
@@ -105,7 +105,7 @@ def test_what_others_changed_of_a_running_server_is_put_right(release):
 
 def test_another_gateway_image_restarts_no_server():
     """The fetcher of the weights is of that image too, and has done its work."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     before = children(spec)
     changed = children({**spec, "gateway": {"image": "mine:1"}}, replace(SEEN, children=before))
     assert changed["Deployment", "m-server"] == before["Deployment", "m-server"]
@@ -136,7 +136,7 @@ def test_a_pull_ends_when_its_ollama_has_ended(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "strategy"),
     [
-        pytest.param({"uri": "hf://a/b.gguf"}, "Recreate", id="the only volume"),
+        pytest.param({"uri": "hf://a/b/b.gguf"}, "Recreate", id="the only volume"),
         pytest.param({"uri": "oci://a/b", "files": ["b.gguf"]}, "RollingUpdate", id="an image"),
     ],
 )
@@ -149,14 +149,14 @@ def test_a_server_that_shares_nothing_is_replaced_one_by_one(spec, strategy):
 def test_replicas_of_gateways_are_left_to_an_autoscaler():
     """Where the spec names no number of gateways, none is applied."""
     assert (
-        "replicas" not in children({"model": {"uri": "hf://a/b.gguf"}})["Deployment", "m"]["spec"]
+        "replicas" not in children({"model": {"uri": "hf://a/b/b.gguf"}})["Deployment", "m"]["spec"]
     )
 
 
 def test_settings_reach_the_gateway_in_its_own_words():
     """camelCase in the cluster is snake_case in the gateway's file."""
     spec = {
-        "model": {"uri": "hf://a/b.gguf"},
+        "model": {"uri": "hf://a/b/b.gguf"},
         "gateway": {"settings": {"timeouts": {"stallS": 60}}},
     }
     assert configuration(model(spec))["timeouts"] == {
@@ -172,7 +172,7 @@ def gateway_file(made):
 @pytest.mark.parametrize(
     "spec",
     [
-        pytest.param({"model": {"uri": "hf://a/b.gguf"}}, id="ours"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}}, id="ours"),
         pytest.param({"runtime": {"type": "External", "external": {"url": "http://a:1"}}}, id="theirs"),
     ],
 )  # fmt: skip
@@ -193,7 +193,7 @@ def test_gateways_of_an_autoscaler_know_how_many_they_are(spec):
 
 def test_a_held_request_outlasts_a_rollout():
     """It may wait for the last answers of the old server and for the new one; a person's own number wins."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}, "rollout": {"idleTimeoutSeconds": 3600}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}, "rollout": {"idleTimeoutSeconds": 3600}}
     assert configuration(model(spec))["timeouts"]["hold_s"] == 3600 + Patience().hold_s
     mine = {**spec, "gateway": {"settings": {"timeouts": {"holdS": 50}}}}
     assert configuration(model(mine))["timeouts"]["hold_s"] == 50
@@ -201,7 +201,7 @@ def test_a_held_request_outlasts_a_rollout():
 
 def test_a_request_outlasts_a_killed_server():
     """What met no server asks again while Kubernetes brings one back; a person's own number wins, the rest is kept."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     local = configuration(model(spec))["retry"]["local"]
     policy = Settings.model_validate({"retry": {"local": local}}).retry.local
     waits_s = sum(delay_s(attempt, 0.5, policy) for attempt in range(1, policy.attempts))
@@ -218,7 +218,7 @@ def test_a_request_outlasts_a_killed_server():
 
 def test_gateways_run_where_they_are_told_to_and_on_several_nodes():
     """They are spread softly, and taints and nodes are chosen as for servers."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     pod = children(spec)["Deployment", "m"]["spec"]["template"]["spec"]
     assert pod["topologySpreadConstraints"][0]["whenUnsatisfiable"] == "ScheduleAnyway"
     asked = {"tolerations": [{"key": "gpu"}], "topologySpreadConstraints": [{"maxSkew": 2}]}
@@ -229,7 +229,7 @@ def test_gateways_run_where_they_are_told_to_and_on_several_nodes():
 
 def test_a_gateway_is_given_the_time_that_its_answers_have():
     """The kubelet waits longer than the gateway lets its answers run, whoever set that."""
-    spec = {"model": {"uri": "hf://a/b.gguf"}}
+    spec = {"model": {"uri": "hf://a/b/b.gguf"}}
     for more, drain_s in (
         ({}, 300),
         ({"rollout": {"idleTimeoutSeconds": 20}}, 20),
@@ -247,8 +247,10 @@ def test_a_gateway_is_given_the_time_that_its_answers_have():
         pytest.param({"model": {"uri": "s3://a"}}, "spec.model.uri", id="unknown scheme"),
         pytest.param({"model": {"uri": "ollama://a"}, "tuning": {"gpuLayers": 3}}, "gpuLayers", id="a switch the engine lacks"),
         pytest.param({}, "spec.model.uri", id="nothing to serve"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "resources": {"limits": {"memory": "plenty"}}}, r"^spec\.resources\.limits\.memory: this is no quantity", id="no quantity"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "cache": {"size": "big"}}, r"^spec\.cache\.size: this is no quantity", id="no size"),
         pytest.param({"model": {"uri": "hf://a/b"}}, "Auto cannot tell", id="no engine"),
-        pytest.param({"model": {"uri": "hf://a/b.gguf"}, "gateway": {"settings": {"limits": {"window": 1}}}}, "the operator decides", id="window"),
+        pytest.param({"model": {"uri": "hf://a/b/b.gguf"}, "gateway": {"settings": {"limits": {"window": 1}}}}, "the operator decides", id="window"),
     ],
 )  # fmt: skip
 def test_a_spec_that_cannot_be_used_says_where_and_why(spec, told):

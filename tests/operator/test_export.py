@@ -47,6 +47,8 @@ def test_the_round_trip_keeps_settings_and_what_the_server_runs_with(
     monkeypatch.setenv("XDG_RUNTIME_DIR", gateway.env["XDG_RUNTIME_DIR"])
     done = CliRunner().invoke(export, ["--model-uri", URI, "--name", "desk"], catch_exceptions=False)  # fmt: skip
     body = yaml.safe_load(done.stdout)
+    with pytest.raises(NotExported, match=r"spec\.model\.uri: weights are at hf://"):
+        CliRunner().invoke(export, ["--model-uri", "foo"], catch_exceptions=False)
     assert body["spec"]["tuning"] == {"contextLength": 1024, "parallelRequests": 2}
     assert body["spec"]["runtime"] == {"type": "LlamaCpp"}
     assert body["spec"]["model"]["uri"] == URI

@@ -16,7 +16,7 @@ from penstock_operator.api.cluster import ApiRefused, FieldConflict
 from penstock_operator.api.conflicts import Conflict
 from penstock_operator.api.sweep import Sweep
 from penstock_operator.localmodel.names import labels
-from penstock_operator.process.running import begin
+from penstock_operator.process.running import begin, passing
 from penstock_operator.queueing.work_queue import Done, WorkQueue
 from penstock_operator.seen import Key, Manifest
 from reconcile_world import EXTERNAL, KINDS, SMALLEST, World
@@ -50,15 +50,17 @@ def test_a_refused_child_holds_up_neither_the_others_nor_the_status(
     """The claim comes first: all others are made, the status has the API server's words, and then it is a failure."""
     world = World()
     key = world.model(SMALLEST)
-    refusing(world, "PersistentVolumeClaim", ApiRefused("forbidden: too big", status, "No"))
+    call = "The API server refused PATCH /api/v1/namespaces/n: "
+    said = 'persistentvolumeclaims "m-weights" is forbidden: too big'
+    refusing(world, "PersistentVolumeClaim", ApiRefused(call + said, status, "No", said))
     for _ in range(2):
         with pytest.raises(ApiRefused, match="too big"):
             asyncio.run(world.reconcile(key))
     assert ("Deployment", "m-server") in world.cluster.applied
     for kind in ("Applied", "Ready"):
         assert condition(world, kind)["reason"] == "Refused"
-        assert "PersistentVolumeClaim m-weights" in condition(world, kind)["message"]
-        assert "too big" in condition(world, kind)["message"]
+        told = "The API server refused the PersistentVolumeClaim m-weights: too big."
+        assert condition(world, kind)["message"] == told
     assert bool(condition(world, "Stalled")) is stalled
     assert [(one["type"], one["reason"]) for one in world.cluster.events] == [("Warning", "Refused")]  # fmt: skip
 
@@ -296,6 +298,40 @@ def test_after_a_restored_etcd_a_listing_is_believed() -> None:
     asyncio.run(sweep.look("Service"))
     assert told == [Key("n", "m")]
     assert world.cache.children(Key("n", "m"))["Service", "m"]["spec"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "level", "words"),
+    [
+        ("Conflict", "INFO", "n/m: Somebody else wrote in between, and nothing was changed. It is looked at again in "),
+        ("Invalid", "WARNING", "n/m: ApiRefused: the object has been modified; tried again in "),
+    ],
+)  # fmt: skip
+def test_a_version_that_has_moved_on_is_no_warning(
+    caplog: pytest.LogCaptureFixture, reason: str, level: str, words: str
+) -> None:
+    """It happens every day, and the next look settles it; of what a person may have to end it is warned."""
+    failed = asyncio.Event()
+
+    async def work(key: Key) -> Done:
+        raise ApiRefused("the object has been modified", 409, reason)
+
+    async def run() -> None:
+        queue: WorkQueue[Key] = WorkQueue(
+            work, workers=1, passing=passing, finished=lambda *_: failed.set()
+        )
+        queue.add(Key("n", "m"))
+        running = asyncio.ensure_future(queue.run())
+        await failed.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    with caplog.at_level("INFO"):
+        asyncio.run(run())
+    (said,) = caplog.records
+    assert said.levelname == level
+    assert said.getMessage().startswith(words)
 
 
 def test_who_takes_over_looks_first_where_requests_are_held() -> None:

@@ -15,6 +15,7 @@ import parts
 from fake_cluster import FakeCluster, Manifest
 from gateways import RunningGateway
 from penstock_operator.api.cache import Cache
+from penstock_operator.api.cluster import ApiRefused
 from penstock_operator.gateways.pods import Gateways, Way
 from penstock_operator.localmodel.names import TEMPLATE_HASH
 from penstock_operator.reading import read
@@ -59,7 +60,7 @@ class Machine:
         there = self.cluster.objects.get(("LocalModel", *KEY), {})
         about = dict(there.get("metadata") or {"name": "m", "namespace": "n"})
         about["generation"] = int(about.get("generation", 0)) + 1
-        spec = {"model": {"uri": "hf://a/b.gguf"}, "tuning": {"contextLength": context}}
+        spec = {"model": {"uri": "hf://a/b/b.gguf"}, "tuning": {"contextLength": context}}
         kind = {"apiVersion": "penstock.dev/v1alpha1", "kind": "LocalModel"}
         self.cache.heard(self.cluster.put({**there, **kind, "metadata": about, "spec": spec}))
 
@@ -77,7 +78,12 @@ class Machine:
 
     async def _run(self) -> None:
         while not self._stop.is_set():
-            await self.reconcile(KEY)
+            try:
+                await self.reconcile(KEY)
+            except ApiRefused as exc:
+                if exc.reason != "Conflict":  # an apply came in between: it is looked at again
+                    raise
+                continue
             await self._controller()
             await asyncio.sleep(0.2)
 

@@ -55,7 +55,9 @@ def test_probes_and_metrics_answer() -> None:
     metrics, cache = Metrics(), Cache()
     about = {"name": "m", "namespace": "n", "resourceVersion": "1"}
     cache.heard({"kind": "LocalModel", "metadata": about, "status": {"phase": "Ready"}})
-    metrics.models(cache)
+    leads = [False]
+    metrics.models(cache, lambda: leads[0])
+    metrics.waiting(lambda: 3, lambda: leads[0])
     metrics.finished(Key("n", "m"), 0.1, ApiRefused("no", 409, "Conflict"))
     metrics.finished(Key("n", "m"), 0.1, None)
 
@@ -78,10 +80,15 @@ def test_probes_and_metrics_answer() -> None:
                 assert (await get("/healthz"))[0] == 200
                 live[0], now[0] = 0, 10.0
                 assert await get("/healthz") == (503, "Only 0 of 1 watches live, for 10 s.\n")
+                standby = (await get("/metrics"))[1]
+                assert "models{" not in standby, "counted by who leads, once"
+                assert "queue_depth 0.0" in standby
+                leads[0] = True
                 text = (await get("/metrics"))[1]
         finally:
             await server.cleanup()
         assert 'penstock_operator_models{phase="Ready"} 1.0' in text
+        assert "penstock_operator_queue_depth 3.0" in text
         assert 'penstock_operator_reconcile_errors_total{reason="Conflict"} 1.0' in text
         assert "penstock_operator_reconcile_seconds_count 2.0" in text
 

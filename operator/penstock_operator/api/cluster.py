@@ -43,10 +43,11 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class ApiRefused(PenstockError):
-    """The API server said no. `status` is its HTTP status, `reason` its own word."""
+    """The API server said no. `status` is its HTTP status, `reason` its own word, `said` its own sentence."""
 
-    def __init__(self, message: str, status: int, reason: str) -> None:
+    def __init__(self, message: str, status: int, reason: str, said: str = "") -> None:
         super().__init__(message)
+        self.said = said or message
         self.status = status
         self.reason = reason
 
@@ -361,7 +362,7 @@ class Cluster:
             owned = conflicts(value)
             if owned:
                 raise FieldConflict(message, owned)
-            raise ApiRefused(message, response.status, str(value.get("reason", "")))
+            raise ApiRefused(message, response.status, str(value.get("reason", "")), said)
         assert isinstance(value, dict)
         return value
 

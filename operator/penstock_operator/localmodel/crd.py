@@ -17,8 +17,8 @@ from pydantic.alias_generators import to_camel
 from penstock.settings import Settings
 from penstock_operator.localmodel import names
 from penstock_operator.localmodel.policy import GROUPS, LEFT_OUT
-from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES
-from penstock_operator.localmodel.spec import URI, LocalModelSpec
+from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES, WRITTEN
+from penstock_operator.localmodel.spec import LocalModelSpec
 from penstock_operator.localmodel.status import LocalModelStatus
 
 _KEPT = (
@@ -26,12 +26,6 @@ _KEPT = (
     "enum", "x-kubernetes-int-or-string", "x-kubernetes-preserve-unknown-fields", "x-kubernetes-list-type",
     "x-kubernetes-list-map-keys",
 )  # fmt: skip
-_URI_RULES = (
-    (
-        f"self.matches('{URI}')",
-        "weights are at hf://, https://, pvc://, oci:// or ollama://",
-    ),
-)
 _CACHE_RULES = (
     (
         "!has(self.claimName) || !(has(self.size) || has(self.storageClassName) || has(self.retentionPolicy))",
@@ -47,9 +41,8 @@ def crd() -> dict[str, Any]:
     spec["properties"]["replicas"]["default"] = 1
     spec["properties"]["gateway"]["properties"]["settings"] = policy_schema()
     spec["x-kubernetes-validations"] = _rules((one.cel, one.sentence) for one in RULES)
-    uri = spec["properties"]["model"]["properties"]["uri"]
-    del uri["pattern"]  # the rule says the same in words
-    uri["x-kubernetes-validations"] = _rules(_URI_RULES)
+    for path, sentence in WRITTEN.items():
+        _in_words(spec, path, sentence)
     spec["properties"]["cache"]["x-kubernetes-validations"] = _rules(_CACHE_RULES)
     env = spec["properties"]["runtime"]["properties"]["env"]
     env["items"]["x-kubernetes-validations"] = _rules(_ENV_RULES)
@@ -66,10 +59,8 @@ def crd() -> dict[str, Any]:
         },
         "x-kubernetes-validations": _rules(
             [
-                (
-                    f"size(self.metadata.name) <= {names.MOST_NAME_LENGTH}",
-                    f"the name has at most {names.MOST_NAME_LENGTH} characters: names of its children append to it",
-                )
+                (f"size(self.metadata.name) <= {names.MOST_NAME_LENGTH}", names.TOO_LONG),
+                (f"self.metadata.name.matches('{names.NAME}')", names.MISNAMED),
             ]
         ),
     }
@@ -107,6 +98,16 @@ def crd() -> dict[str, Any]:
             ],
         },
     }
+
+
+def _in_words(spec: Mapping[str, Any], path: str, sentence: str) -> None:
+    """A rule with a sentence in place of the field's pattern, of which the API server would show the expression."""
+    field: Any = spec
+    for name in path.split("."):
+        field = field["properties"][name]
+    field["x-kubernetes-validations"] = _rules(
+        [(f"self.matches('{field.pop('pattern')}')", sentence)]
+    )
 
 
 def structural(model: type[BaseModel]) -> dict[str, Any]:

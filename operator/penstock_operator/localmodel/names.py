@@ -15,6 +15,13 @@ SHORT = "lm"
 CATEGORY = "penstock"
 MOST_NAME_LENGTH = 40
 """Names of children append to it, and a label holds 63 characters."""
+NAME = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""Services are called after it: RFC 1035, which Kubernetes before 1.34 holds them to."""
+TOO_LONG = f"the name has at most {MOST_NAME_LENGTH} characters: names of its children append to it"
+MISNAMED = (
+    "the name begins with a letter and has only lower-case letters, digits and dashes, since Services are called after "
+    "it: qwen3-6, and not qwen3.6 or 3b"
+)
 
 PORT = 8080
 """Of servers and of gateways."""

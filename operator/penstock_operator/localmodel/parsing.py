@@ -5,16 +5,24 @@ between its fields. Admission has checked them already, except for objects that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
-from penstock_operator.localmodel.names import MOST_NAME_LENGTH
+from penstock_operator.localmodel.names import MISNAMED, MOST_NAME_LENGTH, NAME, TOO_LONG
 from penstock_operator.localmodel.policy import Policy, as_policy
-from penstock_operator.localmodel.rules import CLAIM_OF_THEIRS, ONE_VALUE, RULES, engine
-from penstock_operator.localmodel.spec import LocalModelSpec, Runtime
+from penstock_operator.localmodel.rules import (
+    CLAIM_OF_THEIRS,
+    NO_QUANTITY,
+    ONE_VALUE,
+    RULES,
+    WRITTEN,
+    engine,
+)
+from penstock_operator.localmodel.spec import QUANTITY, LocalModelSpec, Runtime
 
 
 class InvalidSpec(ValueError):
@@ -63,13 +71,13 @@ def parse(body: Mapping[str, Any]) -> LocalModel:
     about = body.get("metadata") or {}
     name = str(about.get("name", ""))
     if len(name) > MOST_NAME_LENGTH:
-        raise InvalidSpec("metadata.name", f"expected at most {MOST_NAME_LENGTH} characters")
+        raise InvalidSpec("metadata.name", TOO_LONG)
+    if not re.search(NAME, name):
+        raise InvalidSpec("metadata.name", MISNAMED)
     try:
         spec = LocalModelSpec.model_validate(body.get("spec") or {}, by_name=False, by_alias=True)
     except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        path = ".".join(str(one) for one in ("spec", *first["loc"]))
-        raise InvalidSpec(path, str(first["msg"])) from exc
+        raise _in_words(exc) from exc
     policy = as_policy(spec.gateway.settings)
     if isinstance(policy, str):
         raise InvalidSpec("spec.gateway.settings", policy)
@@ -83,6 +91,22 @@ def parse(body: Mapping[str, Any]) -> LocalModel:
     )
     _check(model)
     return model
+
+
+def _in_words(exc: ValidationError) -> InvalidSpec:
+    """The first of what pydantic found; of a pattern in our words."""
+    found = exc.errors(include_url=False)
+    first = found[0]
+    steps = [str(one) for one in first["loc"]]
+    path = ".".join(steps)
+    if first["type"] == "string_pattern_mismatch" and path in WRITTEN:
+        return InvalidSpec(f"spec.{path}", WRITTEN[path])
+    if any(
+        one.get("ctx", {}).get("pattern") == QUANTITY and one["loc"][:-1] == first["loc"][:-1]
+        for one in found
+    ):
+        return InvalidSpec(".".join(("spec", *steps[:-1])), NO_QUANTITY)
+    return InvalidSpec(f"spec.{path}", str(first["msg"]))
 
 
 def _check(model: LocalModel) -> None:

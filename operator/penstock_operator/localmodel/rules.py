@@ -17,6 +17,14 @@ from penstock_operator.localmodel.spec import LocalModelSpec, Runtime
 CLAIM_OF_THEIRS = "a claim of yours has its own size and storage class and is never deleted; give claimName, or these"
 ONE_VALUE = "give value or secretKeyRef, not both"
 """Rules of one part, whose CEL stands with that part's schema."""
+WRITTEN = {
+    "model.uri": "weights are at hf://, https://, pvc://, oci:// or ollama://",
+    "model.sha256": "a SHA-256 has 64 digits, 0 to 9 and a to f in lower case, as sha256sum prints it",
+    "model.mirror": "a mirror is an address that begins with https:// or http://",
+    "runtime.external.url": "the address of a server begins with http:// or https://, for example http://models.example.com:8000",
+}
+"""How a text must be written, by the path of its field, in place of its pattern."""
+NO_QUANTITY = "this is no quantity; write it as Kubernetes does: 500m of a CPU, 8Gi of memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +86,21 @@ def _at(*schemes: str) -> str:
     return _any(*(f"{_URI}.startsWith('{one}://')" for one in schemes))
 
 
+_INCOMPLETE = f"({_at('hf')} && !{_URI}.matches('^hf://[^/]+/[^/]+'))"
+
+
 def _is_at(spec: LocalModelSpec, *schemes: str) -> bool:
     return (spec.model.uri or "").lower().startswith(tuple(f"{one}://" for one in schemes))
+
+
+def _incomplete(spec: LocalModelSpec) -> bool:
+    parts = (spec.model.uri or "").removeprefix("hf://").split("/")
+    return _is_at(spec, "hf") and (len(parts) < 2 or not all(parts[:2]))
+
+
+def _names_a_file(spec: LocalModelSpec) -> bool:
+    parts = (spec.model.uri or "").removeprefix("hf://").split("/")
+    return bool(spec.model.files) or (len(parts) > 2 and all(parts))
 
 
 def _external(spec: LocalModelSpec) -> bool:
@@ -162,10 +183,29 @@ RULES = (
         ),
     ),
     Rule(
+        "model.uri",
+        "the address is not complete: hf://OWNER/REPOSITORY/FILE, or hf://OWNER/REPOSITORY for a whole repository",
+        f"!{_INCOMPLETE}",
+        lambda spec, _: not _incomplete(spec),
+    ),
+    Rule(
+        "model.uri",
+        "LlamaCpp loads a file: give hf://OWNER/REPOSITORY/FILE, or name files of the repository in model.files",
+        f"{_ENGINE} != 'LlamaCpp' || !{_at('hf')} || {_INCOMPLETE} || "
+        f"({_has('model', 'files')} && size(self.model.files) > 0) || "
+        f"{_URI}.matches('^hf://[^/]+/[^/]+/[^/]')",
+        lambda spec, runs: (
+            runs != "LlamaCpp"
+            or not _is_at(spec, "hf")
+            or _incomplete(spec)
+            or _names_a_file(spec)
+        ),
+    ),
+    Rule(
         "runtime.type",
         "Auto cannot tell the engine: weights that are no GGUF need runtime.type, or an NVIDIA accelerator",
-        f"{_URI} == '' || {_ENGINE} != ''",
-        lambda spec, runs: runs is not None,
+        f"{_URI} == '' || {_ENGINE} != '' || {_INCOMPLETE}",
+        lambda spec, runs: runs is not None or _incomplete(spec),
     ),
     Rule(
         "model.uri",

@@ -82,6 +82,7 @@ class Model(Part):
         effect="SHA-256 that the (first) file must have, in hexadecimal; another file is refused. An image is pinned "
         "by its digest in the URI instead.",
         pattern="^[0-9a-f]{64}$",
+        max_length=256,
     )
     credentials_secret_ref: SecretName | None = option(
         None,

@@ -55,22 +55,33 @@ class Metrics:
         """A gauge that is read from *value*."""
         Gauge(f"penstock_operator_{name}", text, registry=self.registry).set_function(value)
 
-    def models(self, cache: Cache) -> None:
-        """LocalModels by phase, read from *cache*."""
-        self.registry.register(_Models(cache))
+    def waiting(self, depth: Callable[[], int], leads: Callable[[], bool]) -> None:
+        """LocalModels that wait, read from *depth*; none while this replica does not lead: they wait in all of them."""
+        self.reads(
+            "queue_depth",
+            "LocalModels that wait to be looked at; 0 in a replica that does not lead.",
+            lambda: depth() if leads() else 0,
+        )
+
+    def models(self, cache: Cache, leads: Callable[[], bool]) -> None:
+        """LocalModels by phase, read from *cache*; none while this replica does not lead, so that replicas can be summed."""
+        self.registry.register(_Models(cache, leads))
 
 
 class _Models(Collector):
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, leads: Callable[[], bool]) -> None:
         self._cache = cache
+        self._leads = leads
 
     def collect(self) -> Iterator[Metric]:
         phases: Tally[str] = Tally()
-        for key in self._cache.models():
+        for key in self._cache.models() if self._leads() else ():
             body = self._cache.model(key) or {}
             phases[str((body.get("status") or {}).get("phase") or "Pending")] += 1
         family = GaugeMetricFamily(
-            "penstock_operator_models", "LocalModels by phase.", labels=["phase"]
+            "penstock_operator_models",
+            "LocalModels by phase; none in a replica that does not lead.",
+            labels=["phase"],
         )
         for phase, number in sorted(phases.items()):
             family.add_metric([phase], number)

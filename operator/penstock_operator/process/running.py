@@ -205,7 +205,9 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
         admitted=choices.admitted,
         stale=sweep.owed,
     )
-    work: WorkQueue[Key] = WorkQueue(reconciler, may_work=leader.leads, finished=metrics.finished)
+    work: WorkQueue[Key] = WorkQueue(
+        reconciler, may_work=leader.leads, finished=metrics.finished, passing=passing
+    )
     ready = False
 
     def heard(event: str | None, body: Mapping[str, Any]) -> None:
@@ -217,8 +219,8 @@ async def _run(cluster: Cluster, choices: Choices, master: bytes, stop: asyncio.
             work.add(key)
 
     watches = Watches(choices.namespaces, heard, lambda: _known(cluster), cluster.access)
-    metrics.models(cache)
-    metrics.reads("queue_depth", "LocalModels that wait to be looked at.", lambda: work.depth)
+    metrics.models(cache, leader.leads)
+    metrics.waiting(lambda: work.depth, leader.leads)
     metrics.reads("api_calls", "Calls to the API server since the start.", lambda: cluster.calls)
     metrics.reads("leads", "1 while this replica leads.", lambda: float(leader.leads()))
     metrics.reads("watches", "Watches that live.", watches.live)
@@ -250,6 +252,13 @@ def begin(cache: Cache, work: WorkQueue[Key]) -> None:
         body = cache.model(key)
         if body is not None and (body.get("status") or {}).get("rollout"):
             work.first(key)
+
+
+def passing(failure: Exception) -> str:
+    """Of what happens every day."""
+    if isinstance(failure, ApiRefused) and failure.reason == "Conflict":
+        return "Somebody else wrote in between, and nothing was changed."
+    return ""
 
 
 async def _first_listing(

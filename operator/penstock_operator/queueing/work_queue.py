@@ -40,6 +40,7 @@ class WorkQueue(Generic[K]):
     Args:
         work: brings one key where it should be.
         finished: is told key, seconds and the failure (None for success): metrics.
+        passing: a sentence for a failure that is usual and needs nobody; empty for others, of which it is warned.
         clock, chance: for tests.
     """
 
@@ -51,6 +52,7 @@ class WorkQueue(Generic[K]):
         workers: int = 8,
         may_work: Callable[[], bool] = lambda: True,
         finished: Callable[[K, float, Exception | None], None] = lambda key, seconds, failure: None,
+        passing: Callable[[Exception], str] = lambda failure: "",
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -59,6 +61,7 @@ class WorkQueue(Generic[K]):
         self._workers = workers
         self._may_work = may_work
         self._finished = finished
+        self._passing = passing
         self._clock = clock
         self._chance = chance
         self._waiters: list[asyncio.Future[None]] = []
@@ -125,7 +128,12 @@ class WorkQueue(Generic[K]):
         except Exception as exc:  # noqa: BLE001 - whatever it is, it concerns this key alone
             failure = exc
             delay_s = self._backlog.failed(key, self._clock(), self._chance())
-            _log.warning("%s: %s: %s; tried again in %.1f s", key, type(exc).__name__, exc, delay_s)
+            usual = self._passing(exc)
+            if usual:
+                _log.info("%s: %s It is looked at again in %.1f s.", key, usual, delay_s)
+            else:
+                why = type(exc).__name__
+                _log.warning("%s: %s: %s; tried again in %.1f s", key, why, exc, delay_s)
         else:
             if done.gone:
                 self._backlog.gone(key, self._clock())

@@ -10,16 +10,17 @@ Source: sigs.k8s.io/cli-utils pkg/kstatus; the API conventions' typical status p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from penstock_operator.gateways.rollout import WORRYING, Rollout
-from penstock_operator.seen import Seen, is_over, is_ready
-from penstock_operator.status.failures import FOR_A_PERSON, Failure, failures
+from penstock_operator.localmodel.references import References
+from penstock_operator.seen import Seen, condition, is_over, is_ready
+from penstock_operator.sentences import answering
+from penstock_operator.status.failures import FOR_A_PERSON, Failure
 from penstock_operator.status.fits_memory import Size, too_small
 from penstock_operator.status.measured import performance, tuning
-from penstock_operator.status.stuck import BINDS_WITHIN_S, not_made, not_started
+from penstock_operator.status.worst import worst
 
 Truth = Literal["True", "False", "Unknown"]
 _REFUSED = frozenset({"Refused", "NameTaken"})
@@ -42,6 +43,7 @@ class Asked:
         route: an HTTPRoute is asked for.
         monitor: a ServiceMonitor is asked for.
         access: who reaches the model, a sentence.
+        names: objects that the spec names, by their fields.
     """
 
     namespace: str
@@ -59,6 +61,7 @@ class Asked:
     monitor: bool = False
     access: str = ""
     size: Callable[[Seen], Size] | None = None
+    names: References = field(default_factory=References)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ def status(asked: Asked, seen: Seen, rollout: Rollout | None = None) -> dict[str
         rollout: of a changed server; None while there is none. The model is not ready before it is through: what is
             asked for is not what answers.
     """
-    failure = _failure(asked, seen)
+    failure = worst(asked.name, asked.names, seen)
     found = _conditions(asked, seen, failure, rollout)
     ready = _rolled_up(asked, seen, found, failure, rollout)
     by_type = {one.type: one for one in [ready, *found]}
@@ -195,9 +198,8 @@ def _conditions(
     if asked.suspended:
         return found
     if not asked.external:
-        if asked.cached:
-            found.append(_weights(seen, failure))
-        found.append(_server(asked, seen, failure, rollout))
+        cached = [_weights(seen, failure)] if asked.cached else []
+        found += [*cached, _server(asked, seen, failure, rollout, *cached)]
     found.append(_gateway(asked, seen, failure))
     found.append(_loaded(seen))
     return [*found, *_optional(asked, seen)]
@@ -257,25 +259,34 @@ def _weights(seen: Seen, failure: Failure | None) -> Condition:
 
 
 def _server(
-    asked: Asked, seen: Seen, failure: Failure | None, rollout: Rollout | None
+    asked: Asked,
+    seen: Seen,
+    failure: Failure | None,
+    rollout: Rollout | None,
+    cached: Condition | None = None,
 ) -> Condition:
     ready = _count(seen, "server", only_ready=True)
     if _is_scaled_to_zero(asked, seen):
         return Condition("ServerReady", "False", "ScaledToZero", _SCALED_TO_ZERO)
     if ready >= max(1, asked.server_replicas):
-        return Condition("ServerReady", "True", "Ready", f"{ready} of {ready} servers answer.")
+        return Condition("ServerReady", "True", "Ready", _answering(ready, ready))
     if failure is not None and failure.component in ("server", "weights"):
         return Condition("ServerReady", "False", failure.reason, failure.message)
     if rollout is not None and rollout.goes_on:
         return Condition("ServerReady", "False", rollout.reason, rollout.message)
-    if not any(seen.live_pods("server")):
+    pods = list(seen.live_pods("server"))
+    if not pods:
         return Condition("ServerReady", "False", "Pending", "No pod of the server is there yet.")
-    return Condition(
-        "ServerReady",
-        "False",
-        "Loading",
-        f"The model is being loaded: {ready} of {asked.server_replicas} servers answer.",
-    )
+    if not ready and cached is not None and cached.status == "False":
+        return Condition("ServerReady", "False", cached.reason, "The server waits for its weights.")
+    if all(condition(pod, "PodScheduled").get("status") == "False" for pod in pods):
+        return Condition("ServerReady", "False", "Pending", "No pod of the server has a node yet.")
+    told = _answering(ready, asked.server_replicas)
+    return Condition("ServerReady", "False", "Loading", f"The model is being loaded: {told}")
+
+
+def _answering(ready: int, whole: int) -> str:
+    return f"{answering(ready, whole, 'server', 'answers', 'answer')}."
 
 
 def _is_scaled_to_zero(asked: Asked, seen: Seen) -> bool:
@@ -286,7 +297,9 @@ def _is_scaled_to_zero(asked: Asked, seen: Seen) -> bool:
 def _gateway(asked: Asked, seen: Seen, failure: Failure | None) -> Condition:
     ready = _count(seen, "gateway", only_ready=True)
     if ready:
-        return Condition("GatewayReady", "True", "Ready", f"{ready} of {max(ready, asked.gateway_replicas)} gateways take requests.")  # fmt: skip
+        whole = max(ready, asked.gateway_replicas)
+        told = answering(ready, whole, "gateway", "takes requests", "take requests")
+        return Condition("GatewayReady", "True", "Ready", f"{told}.")
     if failure is not None and failure.component == "gateway":
         return Condition("GatewayReady", "False", failure.reason, failure.message)
     return Condition("GatewayReady", "False", "WaitingForGateway", "No gateway takes requests yet.")
@@ -315,7 +328,8 @@ def _rolled_up(
     rollout: Rollout | None,
 ) -> Condition:
     if asked.suspended and not asked.refused:
-        return Condition("Ready", "False", "Suspended", "`spec.suspend` is true: no pods run, the weights are kept. Set it to false to serve again.")  # fmt: skip
+        pods = "its pods are ending" if _serving(asked, seen) else "no pods run"
+        return Condition("Ready", "False", "Suspended", f"`spec.suspend` is true: {pods}, the weights are kept. Set it to false to serve again.")  # fmt: skip
     # Unknown of ModelLoaded does not take Ready away: pods' own probes speak, and an operator that
     # cannot reach a gateway is no failure of the model.
     missing = [one for one in found if one.status == "False" and one.reason != "FieldConflict"]
@@ -354,45 +368,6 @@ def _phase(
     if ready.reason in ("Fetching", "Loading"):
         return ready.reason
     return "Pending"
-
-
-def _failure(asked: Asked, seen: Seen) -> Failure | None:
-    """The failure that is told: a fetcher's, then a server's, then a gateway's."""
-    # Pods that ended for good come last: others have taken their place.
-    pods = sorted(seen.pods, key=is_over)
-    seen = replace(seen, pods=tuple(pods))
-    servers = [
-        one for one in failures("server", seen.pods_of("server")) if not _may_pass(one, seen.now)
-    ]
-    inits = {
-        str(one.get("name"))
-        for pod in seen.pods_of("server")
-        for one in (pod.get("status") or {}).get("initContainerStatuses") or ()
-    }
-    for one in servers:
-        if one.container and one.container in inits:
-            return Failure(
-                "weights", one.pod, one.container, one.reason, one.message, one.exit_code, one.at
-            )
-    for one in [
-        *failures("weights", seen.pods_of("weights")),
-        *servers,
-        *not_started("server", seen.pods_of("server"), seen.events, seen.now),
-        *not_made("server", seen.child("Deployment", f"{asked.name}-server")),
-        *failures("gateway", seen.pods_of("gateway")),
-        *not_started("gateway", seen.pods_of("gateway"), seen.events, seen.now),
-        *not_made("gateway", seen.child("Deployment", asked.name)),
-    ]:
-        return one
-    return None
-
-
-def _may_pass(failure: Failure, now: str) -> bool:
-    """A volume that is made on demand takes a while: until then the scheduler calls its claim unbound."""
-    if failure.reason != "CacheUnbindable" or not failure.at:
-        return False
-    age = datetime.fromisoformat(now) - datetime.fromisoformat(failure.at)
-    return age.total_seconds() < BINDS_WITHIN_S
 
 
 def _serving(asked: Asked, seen: Seen) -> bool:

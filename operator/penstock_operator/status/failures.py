@@ -54,6 +54,7 @@ class Failure:
     Attributes:
         reason: stable, CamelCase, documented.
         message: a sentence: what happened, who refused, what to do.
+        said: Kubernetes' own words; empty where there are none.
         at: RFC 3339 of when it happened, empty where Kubernetes does not say.
     """
 
@@ -64,6 +65,7 @@ class Failure:
     message: str
     exit_code: int | None = None
     at: str = ""
+    said: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """As `status.lastFailure`."""
@@ -90,12 +92,13 @@ def _of_pod(component: str, pod: Manifest) -> Failure | None:
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
         said = str(scheduled.get("message", ""))
-        claim = "PersistentVolumeClaim" in said or "persistentvolumeclaim" in said
+        unbound = "persistent volumes to bind" in said and "Insufficient" not in said
+        claim = unbound or "persistentvolumeclaim" in said.lower()
         return Failure(
             component, name, "",
             "CacheUnbindable" if claim else "Unschedulable",
             f"No node takes the pod {name}: {said or 'the scheduler does not say why'}",
-            at=str(scheduled.get("lastTransitionTime", "")),
+            at=str(scheduled.get("lastTransitionTime", "")), said=said,
         )  # fmt: skip
     status = pod.get("status") or {}
     for container in [
@@ -127,7 +130,12 @@ def _of_container(component: str, pod: str, container: Mapping[str, Any]) -> Fai
     if why in _CONFIG:
         reason = "CredentialsMissing" if "secret" in said.lower() else "ConfigurationMissing"
         return Failure(
-            component, pod, name, reason, f"A container of {pod} cannot be made: {said or why}"
+            component,
+            pod,
+            name,
+            reason,
+            f"A container of {pod} cannot be made: {said or why}",
+            said=said,
         )
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
     code = ended.get("exitCode")

@@ -87,7 +87,13 @@ def _of_event(component: str, pod: str, event: Manifest) -> Failure | None:
         elif absent and "configmap" in lower:
             reason = "ConfigurationMissing"
         return Failure(
-            component, pod, "", reason, f"A volume of {pod} cannot be mounted: {said}", at=at
+            component,
+            pod,
+            "",
+            reason,
+            f"A volume of {pod} cannot be mounted: {said}",
+            at=at,
+            said=said,
         )
     if why == "FailedCreatePodSandBox":
         return Failure(

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import sys
 import time
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
@@ -72,6 +74,8 @@ class Access:
 
 Progress = Callable[[int, int | None], None]
 """Gets the bytes that are there and those of the whole file, when known."""
+Failed = Callable[[FetchFailed, float], None]
+"""Gets why an attempt failed, and after how many seconds there is another."""
 
 
 def address_of(uri: str, hub: str = HUGGING_FACE) -> str:
@@ -102,6 +106,7 @@ def fetch(
     access: Access,
     sha256: str | None = None,
     progress: Progress = lambda have, size: None,
+    failed: Failed = lambda why, wait_s: None,
     tries: int = 5,
     wait_s: float = 1.0,
 ) -> Fetched:
@@ -124,7 +129,7 @@ def fetch(
             if known is not None:
                 return known
             return _until_it_is_there(
-                url, uri, destination, access, sha256, progress, tries, wait_s
+                url, uri, destination, access, sha256, progress, failed, tries, wait_s
             )
     except OSError as exc:
         reason = "DiskFull" if exc.errno == 28 else "Unwritable"
@@ -148,7 +153,7 @@ def verify(path: Path, sha256: str | None) -> Fetched:
 
 def _until_it_is_there(
     url: str, uri: str, destination: Path, access: Access, sha256: str | None,
-    progress: Progress, tries: int, wait_s: float,
+    progress: Progress, failed: Failed, tries: int, wait_s: float,
 ) -> Fetched:  # fmt: skip
     part = destination.with_name(destination.name + ".part")
     headers = {"accept-encoding": "identity"}
@@ -170,7 +175,9 @@ def _until_it_is_there(
             failures = 1 if gained else failures + 1
             if failures >= tries:
                 raise failure
-            time.sleep(min(30.0, wait_s * 2 ** (failures - 1)))
+            again_s = min(30.0, wait_s * 2 ** (failures - 1))
+            failed(failure, again_s)
+            time.sleep(again_s)
     found = _digest(part)
     wanted = (sha256 or told or found).lower()
     if found != wanted:
@@ -261,9 +268,30 @@ def _told_sha256(answer: httpx.Response) -> str | None:
 
 
 def _of_the_way(url: str, exc: httpx.HTTPError) -> FetchFailed:
-    return FetchFailed(
-        "Unreachable", f"{url} cannot be reached: {exc or type(exc).__name__}.", is_passing=True
-    )
+    return FetchFailed("Unreachable", f"{url} cannot be reached: {_why(exc)}.", is_passing=True)
+
+
+def _why(exc: httpx.HTTPError) -> str:
+    """What the system said below it, without numbers of errors."""
+    if isinstance(exc, httpx.TimeoutException):
+        return "no answer came in time"
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return f"the name {_resolved(exc.request.url)} could not be resolved"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({cause.verify_message})"
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+        cause = cause.__cause__ or cause.__context__
+    return str(exc).rstrip(".") or type(exc).__name__
+
+
+def _resolved(url: httpx.URL) -> str:
+    """Whose name is looked up on the way to that address."""
+    proxies = getproxies()
+    is_proxied = (url.scheme in proxies or "all" in proxies) and not proxy_bypass(url.host)
+    return "of the proxy" if is_proxied else url.host
 
 
 def _check_room(part: Path, size: int | None, have: int) -> None:

@@ -56,6 +56,9 @@ def fetch(
         if status_file is not None:
             _write(status_file, {"bytes": have, "size": size})
 
+    def failed(why: fetching.FetchFailed, wait_s: float) -> None:
+        click.echo(f"{why} It is tried again in {wait_s:.0f} s.", err=True)
+
     try:
         if uri.startswith("pvc://"):
             found = fetching.verify(destination, sha256)
@@ -65,7 +68,13 @@ def fetch(
                 token = _read(token_file)
             access = fetching.Access(token or None, ca_file, hub or fetching.HUGGING_FACE)
             found = fetching.fetch(
-                uri, destination, access=access, sha256=sha256, progress=progress, tries=tries
+                uri,
+                destination,
+                access=access,
+                sha256=sha256,
+                progress=progress,
+                failed=failed,
+                tries=tries,
             )
     except fetching.FetchFailed as exc:
         click.echo(f"penstock: {exc}", err=True)

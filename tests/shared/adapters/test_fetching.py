@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -156,6 +157,42 @@ def test_refusals_have_reasons(
         _get(shop, tmp_path / "m.gguf")
     assert caught.value.reason == reason
     assert len(shop.seen) == asked
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "told"),
+    [("*", "the name hub.example could not be resolved"), ("", "the name of the proxy could not be resolved")],
+)  # fmt: skip
+def test_each_attempt_that_fails_is_told_in_plain_words(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    no_proxy: str,
+    told: str,
+) -> None:
+    """Whoever reads the log while it tries learns why, by the name that nobody knows and not by an error's number."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("penstock.adapters.fetching.time.sleep", lambda _: None)
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert run(["fetch", "http://hub.example/m", str(tmp_path / "m"), "--tries", "3"]) == 1
+    why = f"http://hub.example/m cannot be reached: {told}."
+    again = [f"{why} It is tried again in {wait_s} s." for wait_s in (1, 2)]
+    assert capsys.readouterr().err.splitlines() == [*again, f"penstock: {why}"]
+
+
+def test_a_refused_connection_has_no_number(tmp_path: Path) -> None:
+    """The system's words are enough."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and nobody listens
+        url = f"http://127.0.0.1:{held.getsockname()[1]}/m"
+        with pytest.raises(FetchFailed) as caught:
+            fetch(url, tmp_path / "m", access=Access(), tries=1)
+    assert str(caught.value) == f"{url} cannot be reached: connection refused."
 
 
 def test_a_full_disk_is_told_before_it_begins(
