@@ -261,9 +261,14 @@ def test_an_upgrade_by_helm_is_not_noticed(cluster: kube_cluster.Cluster, namesp
             ready and len(now) == len(old) and not old.keys() & now and images == {f"{image}:next"}
         )
 
-    servers, gateways = pods("server"), pods("gateway")
-    operators = pods("", kube_release.NAMESPACE)
-    assert (len(servers), len(gateways), len(operators)) == (3, 3, 2)
+    def seen() -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return pods("server"), pods("gateway"), pods("", kube_release.NAMESPACE)
+
+    until(
+        lambda: [len(one) for one in seen()] == [3, 3, 2],
+        "the end of what tests before left on its way out",
+    )
+    servers, gateways, operators = seen()
     url = cluster.address(namespace, "pair")
     with Traffic(f"{url}/v1", "pair", streams_per_s=0.5, stream_tokens=24, most=4) as traffic:
         kube_release.helm(

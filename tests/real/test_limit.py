@@ -57,7 +57,7 @@ class Crowd:
         self.limits.append(found["limit"])
         return found
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> None:
+    async def until(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 180.0) -> None:
         """Look until what the status tells is as wanted."""
         async with asyncio.timeout(within_s):
             while not holds(await self.concurrency()):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,12 @@ Pooling = Literal["none", "mean", "cls", "last", "rank"]
 
 _READY_WITHIN_S = 120.0
 _LISTENING = "listening"
+
+
+def announced(log: bytes) -> str | None:
+    """The address that the child has written into its *log*; the engine's own words may stand on the same line."""
+    found = re.search(rb'\{"%s": "([^"]+)"\}' % _LISTENING.encode(), log)
+    return found[1].decode() if found else None
 
 
 class ServerDied(PenstockError):
@@ -141,7 +148,8 @@ def run_server(options: LlamaServerOptions) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    print(json.dumps({_LISTENING: server.listening_address}), flush=True)
+    # In one write, on a line of its own: the engine's threads log into the same file.
+    os.write(1, f"\n{json.dumps({_LISTENING: server.listening_address})}\n".encode())
     ended.wait()
     # The server's threads do not always end by themselves while requests run; nothing is left to save.
     os._exit(0)
@@ -262,10 +270,7 @@ class EmbeddedServer:
     def _announced(self) -> str | None:
         """The address that the child has written into its log, if it has."""
         assert self._log_file is not None
-        for line in self._log_file.read_bytes().splitlines():
-            if line.startswith(b'{"%s"' % _LISTENING.encode()):
-                return str(json.loads(line)[_LISTENING])
-        return None
+        return announced(self._log_file.read_bytes())
 
     def _close(self) -> None:
         assert self._process.stdin is not None

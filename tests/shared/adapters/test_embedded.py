@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import parts
-from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions, ServerDied
+from penstock.adapters.embedded import EmbeddedServer, LlamaServerOptions, ServerDied, announced
 from penstock.errors import PenstockError
 
 pytestmark = pytest.mark.real
@@ -125,3 +125,17 @@ def test_command_ends(how: str) -> None:
 
             run.send_signal(signal.SIGINT)
         assert run.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("log", "address"),
+    [
+        pytest.param(b'0.1 I srv\n{"listening": "http://127.0.0.1:1"}\n', "http://127.0.0.1:1", id="own line"),
+        pytest.param(b'0.1 I {"listening": "http://127.0.0.1:1"}0.2 I srv', "http://127.0.0.1:1", id="amid others"),
+        pytest.param(b'{"listening": "http://127.', None, id="half written"),
+        pytest.param(b"I srv init: listening on http://127.0.0.1:1\n", None, id="the engine's own"),
+    ],
+)  # fmt: skip
+def test_the_address_is_found_in_whatever_the_engine_logs(log: bytes, address: str | None) -> None:
+    """Its threads write into the same file at the same time."""
+    assert announced(log) == address
