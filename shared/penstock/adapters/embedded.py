@@ -148,8 +148,8 @@ def run_server(options: LlamaServerOptions) -> int:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    # In one write, on a line of its own: the engine's threads log into the same file.
-    os.write(1, f"\n{json.dumps({_LISTENING: server.listening_address})}\n".encode())
+    # In one write: the engine's threads may log into the same file.
+    os.write(1, f"{json.dumps({_LISTENING: server.listening_address})}\n".encode())
     ended.wait()
     # The server's threads do not always end by themselves while requests run; nothing is left to save.
     os._exit(0)
