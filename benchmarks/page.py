@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import signal
 import sys
 import tempfile
 import time
@@ -362,6 +363,7 @@ def main() -> int:
     options.add_argument("--rate", type=float, default=RATE)
     options.add_argument("--write", action="store_true")
     chosen = options.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # browser and gateway end with it
     paints, seen = asyncio.run(measure(chosen.seconds, chosen.rate))
     text = table(paints, seen)
     print(text)
