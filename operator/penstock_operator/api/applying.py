@@ -28,7 +28,7 @@ from penstock_operator.api.cluster import (
 from penstock_operator.api.conflicts import Conflict, sentence, without
 from penstock_operator.api.resources import WATCHED
 from penstock_operator.localmodel.names import MODEL
-from penstock_operator.seen import Key, Manifest, Seen
+from penstock_operator.seen import Key, Manifest, Seen, condition
 
 _KEPT = frozenset({"PersistentVolumeClaim"})  # weights outlive a change of the spec
 _SOON_S, _LATER_S = 60.0, 900.0  # when what is not watched is applied again, not ready and ready
@@ -230,5 +230,4 @@ def _is_drift(found: Conflict, manifest: Manifest) -> bool:
 
 
 def _is_ready(seen: Seen) -> bool:
-    found = {one["type"]: one["status"] for one in seen.before.get("conditions") or ()}
-    return found.get("Ready") == "True"
+    return condition({"status": seen.before}, "Ready").get("status") == "True"

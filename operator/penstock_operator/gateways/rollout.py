@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from penstock_operator.localmodel.names import GATEWAY, SERVER, TEMPLATE_HASH, children
-from penstock_operator.seen import Manifest, Seen, is_ready
+from penstock_operator.seen import Manifest, Seen, condition, is_ready
 
 Step = Literal["Waiting", "Draining", "Replacing", "Starting", "GivenUp"]
 
@@ -321,8 +321,7 @@ def before(seen: Seen) -> Rollout | None:
     said = seen.before.get("rollout")
     if not said:
         return None
-    conditions = seen.before.get("conditions") or ()
-    about: Mapping[str, Any] = next((one for one in conditions if one["type"] == "Progressing"), {})
+    about = condition({"status": seen.before}, "Progressing")
     return Rollout(
         said["step"], str(said.get("since") or seen.now), str(said.get("template", "")),
         str(about.get("reason", "RollingOut")), str(about.get("message", "")),
